@@ -1,0 +1,30 @@
+# Each target does its own set-up: a virtual environment in .venv, the pinned packages, then the job.
+.DELETE_ON_ERROR:
+.PHONY: demo test lint clean
+
+BIN := .venv/bin
+# the first Python on the PATH that is 3.11 or 3.12
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+
+# make demo            simulates x4 on a picture that ships with scikit-image
+# make demo IMG=a.jpg  enlarges your picture four times
+demo: .venv/installed
+	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$(IMG)")
+
+test: lint
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11 or 3.12 on the PATH (or make PYTHON=...)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

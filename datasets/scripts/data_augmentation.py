@@ -1,0 +1,26 @@
+"""Shrink training images: python datasets/scripts/data_augmentation.py --input DIV2K_train_HR --output DIV2K_scales"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
+
+from datasets.prepare import data_augmentation, folders_parser
+from utils.errors import run
+
+
+def main() -> None:
+    parser = folders_parser(
+        "Shrink every image to several scales by antialiased bicubic, as NAME_s0.9.png.",
+        source="images of 8 or 16 bits, such as DIV2K train HR",
+        output="where the PNG files go",
+    )
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1, 0.9, 0.8, 0.7, 0.6], metavar="S", help="in (0,1]"
+    )
+    args = parser.parse_args()
+    data_augmentation(args.input, args.output, args.scales, args.workers)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,156 @@
+"""One image in, pictures and a report out.
+
+python demo.py                                 simulates x4 on a picture that ships with scikit-image
+python demo.py --img_path hr.png               the same on your HR image: it is shrunk, then restored and measured
+python demo.py --img_path photo.jpg --upscale  enlarges the image itself
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import skimage.data
+import torch
+import torch.nn.functional as F
+
+from datasets.folder import check_side, mod_crop
+from models.blocks import Backbone
+from models.pcsr import PCSR
+from utils.checkpoint import WEIGHTS, load_model
+from utils.device import pick_device
+from utils.errors import InputError, Parser, run
+from utils.evaluate import Protocol, measure
+from utils.files import write_atomic
+from utils.image import Image, read_image, to_pixels, to_tensor, write_image
+from utils.options import (
+    add_decision_options,
+    add_model_options,
+    checked_scale,
+    chosen_model,
+    refinement,
+    settings,
+)
+from utils.report import format_table, image_table, summarise, summary_json
+from utils.resize import downscale, imresize
+from utils.restore import Restore, Restored, original_restorer, pcsr_restorer
+from utils.runs import SAVE
+from utils.visual import busiest, colour_assignment, panel
+
+CONFIG = "configs/carn-pcsr-phase1.yaml"
+
+
+def parse_options() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--img_path", help="the image (default: scikit-image's astronaut)")
+    parser.add_argument("--upscale", action="store_true", help="take the image itself as LR and write it enlarged")
+    parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor of 1 or more (default: 4)")
+    parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
+    add_decision_options(parser)
+    add_model_options(parser)
+    args = parser.parse_args()
+    if args.config is None and args.model is None:
+        args.config = CONFIG
+    return args
+
+
+def load_image(path: str | None) -> tuple[Image, Path]:
+    """The image asked for, or the default picture."""
+    if path is None:
+        return Image(skimage.data.astronaut(), None, gray=False), Path("astronaut.png")
+    return read_image(path), Path(path)
+
+
+def suffix(restored: Restored, results: list[Restored]) -> str:
+    """Tells the files of several settings apart."""
+    return f"_{restored.setting}" if len(results) > 1 else ""
+
+
+def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Path) -> list[Restored]:
+    """Enlarge the image itself; alpha is enlarged on its own by bicubic, 16 bits stay 16, gray stays gray."""
+    lr = check_side(to_tensor(image.pixels), path)
+    results = restore(lr, scale, None)
+    for restored in results:
+        assert restored.assignment is not None
+        sr = restored.sr.cpu()
+        pixels = to_pixels(sr.mean(1, keepdim=True) if image.gray else sr, image.bits)
+        alpha = None
+        if image.alpha is not None:
+            alpha = to_pixels(imresize(to_tensor(image.alpha), (sr.shape[2], sr.shape[3])), image.bits)
+        name = f"{path.stem}_x{scale:g}{suffix(restored, results)}"
+        write_image(folder / f"{name}.png", pixels, alpha)
+        write_image(folder / f"{name}_assignment.png", colour_assignment(sr, restored.assignment))
+        print(f"{lr.shape[3]}x{lr.shape[2]} -> {sr.shape[3]}x{sr.shape[2]}: {folder / name}.png")
+    return results
+
+
+def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torch.device) -> list[Restored]:
+    """What the backbone's original model makes of the image, if its weights are there and do this scale."""
+    folder = SAVE / f"{backbone}-x4"
+    if not (folder / WEIGHTS).exists():
+        print(f"left out the original model: no weights in {folder}")
+        return []
+    model, _ = load_model(folder)
+    assert isinstance(model, Backbone)
+    if model.scale != scale:
+        print(f"left out the original model: {folder} does x{model.scale} only")
+        return []
+    return original_restorer(model, device)(lr, scale, None)
+
+
+def simulate(
+    image: Image, path: Path, restore: Restore, backbone: str, scale: float, device: torch.device, folder: Path
+) -> pd.DataFrame:
+    """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
+    hr = mod_crop(to_tensor(image.pixels), scale, path)
+    lr = downscale(hr.double(), scale).float()
+    originals, results = original_results(backbone, lr, scale, device), restore(lr, scale, None)
+    write_image(folder / "hr.png", to_pixels(hr))
+    write_image(folder / "lr.png", to_pixels(lr))
+    enlarged = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # only to be seen beside the others
+    row = [("HR", to_pixels(hr)), ("LR", to_pixels(enlarged))]
+    table = image_table([measure(path.stem, r, hr, Protocol(scale)) for r in (*originals, *results)], path.stem, scale)
+    captions = [f"{line.setting}: {line.psnr:.2f} dB" for line in table.itertuples()]
+    for restored, caption in zip((*originals, *results), captions, strict=True):
+        name = "original" if restored.assignment is None else f"pcsr{suffix(restored, results)}"
+        pixels = to_pixels(restored.sr)
+        write_image(folder / f"{name}.png", pixels)
+        row.append((caption, pixels))
+        if restored.assignment is not None:
+            overlay = colour_assignment(restored.sr, restored.assignment)
+            write_image(folder / f"assignment{suffix(restored, results)}.png", overlay)
+            row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
+    chosen = results[0].assignment
+    assert chosen is not None
+    write_atomic(folder / "comparison.png", panel(row, busiest(chosen)))
+    summary = summarise(table)
+    write_atomic(folder / "report.csv", summary.to_csv(index=False).encode())
+    return summary
+
+
+def main() -> None:
+    args = parse_options()
+    scale = checked_scale(args.scale)
+    device = pick_device(args.device)
+    model, spec, _ = chosen_model(args)
+    if not isinstance(model, PCSR):
+        raise InputError(f"{args.model or args.config}: an original model; the demo needs a PCSR model")
+    restore = pcsr_restorer(model, settings(args), refinement(args), device)
+    image, path = load_image(args.img_path)
+    folder = Path(args.out_dir)
+    if args.upscale:
+        results = upscale(image, path, restore, scale, folder)
+        table = image_table(
+            [measure(path.stem, restored, None, Protocol(scale)) for restored in results], path.stem, scale
+        )
+        summary = summarise(table)
+    else:
+        folder /= path.stem
+        summary = simulate(image, path, restore, spec.backbone, scale, device, folder)
+    print(format_table(summary))
+    print(f"written to {folder}")
+    if args.json:
+        print(summary_json(summary))
+
+
+if __name__ == "__main__":
+    run(main)

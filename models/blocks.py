@@ -1,0 +1,57 @@
+"""What the three backbones share: an original model is an encoder, a tail that enlarges, and the data's mean."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.flops import Call, Countable
+
+
+def conv3x3(in_channels: int, out_channels: int, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, groups=groups)
+
+
+def shuffle_factors(scale: int) -> list[int]:
+    """Pixel-shuffle steps that make up a scale: x4 is twice x2."""
+    factors = {2: [2], 3: [3], 4: [2, 2]}.get(scale)
+    if factors is None:
+        raise ValueError(f"a pixel-shuffle tail exists for x2, x3 and x4, not for x{scale}")
+    return factors
+
+
+def shuffle_tail_calls(convs: Sequence[nn.Conv2d], factors: Sequence[int]) -> tuple[list[Call], int]:
+    """The convolutions in front of each shuffle, and how many positions per LR pixel there are behind the last."""
+    calls, density = [], 1
+    for conv, factor in zip(convs, factors, strict=True):
+        calls.append(Call(conv, density))
+        density *= factor**2
+    return calls, density
+
+
+class Backbone(nn.Module):
+    """A full SR network, the "original model": lr (b,3,h,w) in [0,1] -> sr (b,3,h*scale,w*scale), unclamped."""
+
+    mean: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, tail: nn.Module, scale: int, mean: Sequence[float], residual: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tail = tail
+        self.scale = scale
+        self.residual = residual
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        sr = self.tail(self.encoder(lr - self.mean)) + self.mean
+        if self.residual:
+            sr = sr + F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
+        return sr
+
+    def calls(self) -> Iterator[Call]:
+        parts: tuple[Countable, Countable] = (self.encoder, self.tail)  # type: ignore[assignment]
+        for part in parts:
+            yield from part.calls()

@@ -1,0 +1,65 @@
+"""Specs -> modules. The only file that knows the backbones' names."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from models.blocks import Backbone
+from models.carn import CARNEncoder, CARNTail
+from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
+from models.mlp import PixelMLP
+from models.pcsr import PCSR
+from models.srresnet import SRResNetEncoder, SRResNetTail
+from utils.config import OriginalSpec, PCSRSpec
+from utils.errors import InputError
+
+
+class Parts(NamedTuple):
+    """What a backbone is made of; `encoder` takes a width, `tail` a width and an integer scale."""
+
+    encoder: type[nn.Module]
+    tail: type[nn.Module]
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    residual: bool = False  # the original model adds bilinear(lr)
+
+
+BACKBONES = {
+    "carn": Parts(CARNEncoder, CARNTail, mean=(0.4488, 0.4371, 0.4040)),  # DIV2K's mean
+    "srresnet": Parts(SRResNetEncoder, SRResNetTail, residual=True),
+    "fsrcnn": Parts(FSRCNNEncoder, FSRCNNTail),
+}
+
+
+def backbone_parts(name: str) -> Parts:
+    if name not in BACKBONES:
+        raise InputError(f"model.backbone: unknown backbone {name!r}, one of: {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def build_original(spec: OriginalSpec) -> Backbone:
+    """An original model. Raises InputError for an unknown backbone or a scale its tail cannot do."""
+    parts = backbone_parts(spec.backbone)
+    if spec.scale not in (2, 3, 4):
+        raise InputError(f"model.scale: original models exist for x2, x3 and x4, not for x{spec.scale}")
+    encoder, tail = parts.encoder(spec.width), parts.tail(spec.width, spec.scale)
+    return Backbone(encoder, tail, spec.scale, parts.mean, parts.residual)
+
+
+def build_pcsr(spec: PCSRSpec) -> PCSR:
+    """A PCSR model of any number of upsamplers. Raises InputError for an unknown backbone or a missing classifier."""
+    parts = backbone_parts(spec.backbone)
+    count = len(spec.upsamplers)
+    if (spec.classifier is None) != (count == 1):
+        raise InputError("model.classifier: needed with several upsamplers, null with a single one (phase 0)")
+    upsamplers = [PixelMLP(spec.width, hidden, 3) for hidden in spec.upsamplers]
+    classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
+    return PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
+
+
+def build(spec: OriginalSpec | PCSRSpec) -> Backbone | PCSR:
+    """Build whatever a spec describes. Raises InputError if its numbers do not fit together."""
+    try:
+        return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(spec)
+    except ValueError as error:  # a width that the backbone's groups do not divide, say
+        raise InputError(f"model: {spec.backbone} of width {spec.width}: {error}") from None

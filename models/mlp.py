@@ -1,0 +1,59 @@
+"""The per-pixel MLP that upsamplers and classifier are made of, with its first Linear factorised.
+
+The input of the paper's MLP at an HR pixel is [feat, rel_coord, rel_cell]. All three parts are separable, so
+W1 [f; r; c] + b = (W1f f)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c + b): the feature part is computed once per LR
+pixel, the rest once per row and once per column. Exact for every scale.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.grid import Axis
+
+COORD_CHANNELS = 4  # rel_coord (y, x) and rel_cell (y, x), behind the features
+
+
+class FirstLayer(NamedTuple):
+    """The first Linear of one MLP, before its ReLU, kept as three tables that are added at each HR pixel."""
+
+    table: Tensor  # (b*h*w, C), the feature part, a row per LR pixel
+    row: Tensor  # (H, C), the y coordinate's part
+    col: Tensor  # (W, C), the x coordinate's part, the cell's and the bias
+
+
+class PixelMLP(nn.Module):
+    """Linear + ReLU per hidden width, then a Linear to `out_channels`; no hidden width means a single Linear."""
+
+    def __init__(self, in_channels: int, hidden: tuple[int, ...], out_channels: int) -> None:
+        super().__init__()
+        widths = (in_channels + COORD_CHANNELS, *hidden)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers.append(nn.Linear(widths[-1], out_channels))
+        self.layers = nn.Sequential(*layers)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+
+    def linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def project(self, feat: Tensor) -> Tensor:
+        """The feature part of the first Linear: feat rows (n,c) -> (n,C)."""
+        return F.linear(feat, self.linears()[0].weight[:, : self.in_channels])
+
+    def first_layer(self, table: Tensor, rows: Axis, cols: Axis) -> FirstLayer:
+        """The tables for one HR grid; `table` is what `project` returned for every LR pixel."""
+        first = self.linears()[0]
+        y, x, cell_y, cell_x = first.weight[:, self.in_channels :].unbind(1)  # 4 times (C,)
+        constant = first.bias + cell_y * rows.cell + cell_x * cols.cell
+        row = rows.offset[:, None] * y  # (H,C)
+        col = cols.offset[:, None] * x + constant  # (W,C)
+        return FirstLayer(table, row.to(table.dtype), col.to(table.dtype))
+
+    def finish(self, pre: Tensor) -> Tensor:
+        """What follows the first Linear: (..., C) -> (..., out_channels)."""
+        return self.layers[1:](pre)

@@ -1,0 +1,99 @@
+"""Shared fixtures: a fixed seed, tiny models and pictures, the reference data where it is at hand."""
+
+import os
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from models.build import build
+from models.pcsr import PCSR
+from utils.checkpoint import save_weights
+from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec
+from utils.image import write_image
+
+ROOT = Path(__file__).parents[1]
+TINY_PCSR = PCSRSpec(kind="pcsr", backbone="fsrcnn", width=6, upsamplers=((4,), (8, 8)), classifier=(4,))
+TINY_ORIGINAL = OriginalSpec(kind="original", backbone="fsrcnn", width=6, scale=4)
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def reference() -> Path:
+    """Reference data of the project, if PCSR_SHARED names its folder; the tests that need it skip otherwise."""
+    folder = os.environ.get("PCSR_SHARED")
+    if folder is None or not (Path(folder) / "reference").is_dir():
+        pytest.skip("PCSR_SHARED does not name the folder with the reference data")
+    return Path(folder)
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Runs a root script as `python SCRIPT ARGS` does, in a scratch folder: cli("demo.py", "--k", 0)."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+
+    def call(script: str, *args: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", [script, *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth colourful picture with a hard edge and some texture, (H,W,3) uint8."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    planes = [128 + 100 * np.sin(2 * np.pi * (rng.random() * 3 * x + rng.random() * 3 * y + c)) for c in range(3)]
+    picture = np.stack(planes, axis=2)
+    picture[height // 2 :, width // 3 :] = 255 - picture[height // 2 :, width // 3 :]
+    picture += rng.normal(0, 6, picture.shape) * (x > 0.5)[:, :, None]
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def make_folder(folder: Path, sizes: list[tuple[int, int]]) -> Path:
+    for index, (height, width) in enumerate(sizes):
+        write_image(folder / f"img_{index}.png", photo(height, width, index))
+    return folder
+
+
+def config_for(model: ModelSpec, **train: object) -> Config:
+    data = DataSpec(train="train", val="val", scale=4, patch_size=8, batch_size=2)
+    return Config(
+        model=model, data=data, train=TrainSpec.model_validate({"iter_max": 4, "learning_rate": 1e-3, **train})
+    )
+
+
+def save_tiny(folder: Path, spec: PCSRSpec | OriginalSpec) -> Path:
+    """Weights of a tiny model in a folder like those under save/; untrained, but close to bilinear."""
+    model = build(spec)
+    with torch.no_grad():
+        for last in [mlp.linears()[-1] for mlp in model.mlps()[:-1]] if isinstance(model, PCSR) else []:
+            last.weight *= 0.05
+            last.bias *= 0.05
+    save_weights(folder, model, config_for(spec))
+    return folder

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from utils.config import load_config
+from utils.errors import InputError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_hold_the_published_recipe(path: Path) -> None:
+    config = load_config(path)
+    backbone = path.stem.split("-")[0]
+    assert config.model.backbone == backbone
+    assert config.train.learning_rate == (1e-3 if backbone == "fsrcnn" else 2e-4)
+    assert config.train.learning_rate_min == 1e-7 and config.train.betas == (0.9, 0.99)
+    assert config.train.iter_max == (500_000 if config.train.phase == 1 else 2_000_000)
+    assert config.data.batch_size == 16 and config.data.patch_size == 32 and config.data.scale == 4
+    if config.train.phase == 1:
+        assert config.train.init == f"save/{backbone}-pcsr-phase0"
+        assert (config.train.loss_l1_w, config.train.loss_avg_w) == (1000, 3)
+
+
+def test_there_are_nine_and_one() -> None:
+    expected = {f"{b}-{kind}" for b in ("carn", "srresnet", "fsrcnn") for kind in ("x4", "pcsr-phase0", "pcsr-phase1")}
+    assert {path.stem for path in CONFIGS} == expected | {"carn-pcsr-phase1-m3"}
+
+
+def test_overrides() -> None:
+    path = ROOT / "configs/carn-pcsr-phase1.yaml"
+    config = load_config(path, ["iter_max=2000", "train.learning_rate=1e-3", "init=null", "upsamplers=[[4],[8]]"])
+    assert (config.train.iter_max, config.train.learning_rate, config.train.init) == (2000, 1e-3, None)
+    assert config.model.upsamplers == ((4,), (8,))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "setting,message",
+    [
+        ("iter_maxx=3", "iter_maxx: unknown key"),
+        ("scale=2", "ambiguous key, one of: data.scale, model.scale"),
+        ("iter_max", "write key=value"),
+        ("iter_max=0", "train.iter_max"),
+        ("iter_max=many", "train.iter_max"),
+        ("learning_rate=nan", "train.learning_rate"),
+        ("phase=2", "train.phase"),
+    ],
+)
+def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config(ROOT / "configs/carn-pcsr-phase1.yaml", [setting])
+
+
+@pytest.mark.parametrize(
+    "before,after,message",
+    [
+        ("iter_max:", "itermax:", "train.itermax: unknown key|train.iter_max: Field required"),
+        ("  width: 52\n", "", "model.width: Field required"),
+        ("kind: pcsr", "kind: gan", "model"),
+        ("data:", "dat:", "dat"),
+        ("model:", "model: [", "cannot read"),
+    ],
+)
+def test_wrong_files_name_the_key(tmp_path: Path, before: str, after: str, message: str) -> None:
+    text = (ROOT / "configs/carn-pcsr-phase1.yaml").read_text()
+    assert before in text
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text.replace(before, after))
+    with pytest.raises(InputError, match=message) as error:
+        load_config(path)
+    assert "wrong.yaml" in str(error.value)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        load_config("nowhere.yaml")

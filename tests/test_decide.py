@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.decide import assign_adaptive, assign_budget, assign_k
+from utils.errors import InputError
+
+COST = (0.32, 0.68)
+SPEND = (0.45, 1.0)
+
+
+def random_prob(count: int = 2, height: int = 60, width: int = 80) -> Tensor:
+    return (3 * torch.randn(1, count, height, width)).softmax(1)
+
+
+def mean_spend(assignment: Tensor, spend: tuple[float, ...]) -> float:
+    return float(torch.tensor(spend, dtype=torch.float64)[assignment].mean())
+
+
+@pytest.mark.parametrize("k", [-1.0, -0.5, 0.0, 1.0, 2.0])
+@pytest.mark.parametrize("count", [2, 3])
+def test_k_is_the_papers_argmax(k: float, count: int) -> None:
+    prob, cost = random_prob(count), torch.linspace(0.1, 0.6, count)
+    expected = (prob / cost[None, :, None, None] ** k).argmax(1)
+    assert torch.equal(assign_k(prob, cost.tolist(), k), expected)
+
+
+def test_k_reaches_both_ends_and_ties_go_to_light() -> None:
+    prob = random_prob()
+    assert assign_k(prob, COST, math.inf).max() == 0
+    assert assign_k(prob, COST, -math.inf).min() == 1
+    assert assign_k(torch.full((1, 2, 4, 4), 0.5), COST, 0.0).max() == 0
+    assert assign_k(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), COST, 50.0).item() in (0, 1)  # log of zero is no nan
+    with pytest.raises(InputError):
+        assign_k(prob, COST, math.nan)
+
+
+def test_share_falls_as_k_grows() -> None:
+    prob = random_prob()
+    shares = [float(assign_k(prob, COST, k).float().mean()) for k in (-2, -1, 0, 1, 2)]
+    assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
+
+
+@pytest.mark.parametrize("budget", [0.45, 0.5, 0.7, 0.99, 1.0])
+@pytest.mark.parametrize("kind", ["random", "flat", "two values", "saturated"])
+def test_budget_is_met(budget: float, kind: str) -> None:
+    heavy = {
+        "random": torch.rand(1, 60, 80),
+        "flat": torch.full((1, 60, 80), 0.3),
+        "two values": torch.randint(2, (1, 60, 80)).float() * 0.4 + 0.3,
+        "saturated": torch.randint(3, (1, 60, 80)).float() / 2,
+    }[kind]
+    assignment = assign_budget(torch.stack([1 - heavy, heavy], 1), COST, SPEND, budget)
+    assert mean_spend(assignment, SPEND) == pytest.approx(budget, abs=0.001)
+    light, chosen = heavy[assignment == 0], heavy[assignment == 1]
+    if light.numel() and chosen.numel():  # no light pixel is heavier than a heavy one
+        assert light.max() <= chosen.min()
+
+
+def test_budget_with_three_upsamplers() -> None:
+    prob, spend = random_prob(3), (0.3, 0.6, 1.0)
+    for budget in (0.3, 0.4, 0.65, 0.9, 1.0):
+        assignment = assign_budget(prob, (0.15, 0.32, 0.53), spend, budget)
+        assert mean_spend(assignment, spend) == pytest.approx(budget, abs=0.001)
+    assert set(assign_budget(prob, (0.15, 0.32, 0.53), spend, 0.6).unique().tolist()) == {0, 1, 2}
+
+
+def test_budget_agrees_with_the_k_that_spends_it() -> None:
+    prob = random_prob(height=300, width=400)  # larger than the sample
+    by_k = assign_k(prob, COST, 0.7)
+    by_budget = assign_budget(prob, COST, SPEND, mean_spend(by_k, SPEND))
+    assert (by_k != by_budget).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("budget", [0.4, 1.1, -1.0, math.nan])
+def test_budget_out_of_reach(budget: float) -> None:
+    with pytest.raises(InputError, match="out of reach"):
+        assign_budget(random_prob(), COST, SPEND, budget)
+
+
+def test_adaptive_finds_two_clusters_and_is_deterministic() -> None:
+    heavy = torch.where(torch.rand(1, 200, 400) < 0.3, 0.8, 0.2) + 0.05 * torch.randn(1, 200, 400)
+    prob = torch.stack([1 - heavy, heavy], 1)
+    assignment = assign_adaptive(prob)
+    assert torch.equal(assignment, (heavy > 0.5).long())
+    torch.manual_seed(1)
+    assert torch.equal(assignment, assign_adaptive(prob))
+
+
+def test_adaptive_on_a_flat_image_is_all_light() -> None:
+    assert assign_adaptive(torch.full((1, 2, 8, 8), 0.5)).max() == 0
+    assert assign_adaptive(torch.full((1, 2, 1, 1), 0.5)).max() == 0
+
+
+def test_adaptive_with_three_upsamplers() -> None:
+    index = torch.randint(3, (1, 40, 40))
+    prob = torch.nn.functional.one_hot(index, 3).permute(0, 3, 1, 2).float() * 0.9 + 0.03
+    assert torch.equal(assign_adaptive(prob), index)

@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
+from utils.image import read_image, write_image
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    save_tiny(tmp_path / "save" / "pcsr", TINY_PCSR)
+    save_tiny(tmp_path / "save" / "fsrcnn-x4", TINY_ORIGINAL)
+    write_image(tmp_path / "photo.png", photo(50, 70))
+    return tmp_path
+
+
+def demo(cli: Cli, *args: object) -> Outcome:
+    return cli("demo.py", "--model", "save/pcsr", *args)
+
+
+def test_simulation_writes_everything(cli: Cli, work: Path) -> None:
+    outcome = demo(cli, "--img_path", "photo.png", "--k", "0", "--json")
+    assert outcome.code == 0, outcome.err
+    folder = work / "results" / "demo" / "photo"
+    sizes = {path.name: read_image(path).pixels.shape[:2] for path in folder.glob("*.png")}
+    assert sizes.pop("comparison.png")
+    assert sizes.pop("lr.png") == (12, 17)
+    assert sizes == dict.fromkeys(["hr.png", "original.png", "pcsr.png", "assignment.png"], (48, 68))
+    rows = json.loads(outcome.out.splitlines()[-1])
+    assert [row["setting"] for row in rows] == ["original", "k=0"]
+    assert rows[1]["psnr"] > 20
+    assert (folder / "report.csv").exists()
+
+
+def test_default_picture_and_default_decisions(cli: Cli, work: Path) -> None:
+    outcome = demo(cli, "--scale", "8", "--json")
+    assert outcome.code == 0, outcome.err
+    assert read_image(work / "results/demo/astronaut/pcsr.png").pixels.shape == (512, 512, 3)
+    assert "original model" in outcome.out  # x4 only: said, not hidden
+
+
+def test_several_settings_get_a_file_each(cli: Cli, work: Path) -> None:
+    outcome = demo(cli, "--img_path", "photo.png", "--upscale", "--k", "0", "1", "--adaptive", "--out_dir", "out")
+    assert outcome.code == 0, outcome.err
+    written = {path.name for path in (work / "out").glob("*[!t].png")}
+    assert written == {f"photo_x4_{name}.png" for name in ("k=0", "k=1", "adaptive")}
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "16", "16A", "16L"])
+@pytest.mark.parametrize("scale", [4, 2.5])
+def test_upscale_keeps_what_the_file_was(mode: str, scale: float, cli: Cli, work: Path) -> None:
+    path = work / "in.png"
+    picture = photo(11, 14)
+    alpha = np.full((11, 14), 200, np.uint8)
+    if mode.startswith("16"):
+        deep = picture.astype(np.uint16) * 257
+        write_image(
+            path, deep[:, :, 0] if mode == "16L" else deep, alpha.astype(np.uint16) * 257 if "A" in mode else None
+        )
+    else:
+        file = Pillow.fromarray(np.dstack([picture, alpha]))
+        file.convert("RGB").quantize(16).save(path) if mode == "P" else file.convert(mode).save(path)
+    outcome = demo(cli, "--img_path", "in.png", "--upscale", "--scale", scale, "--out_dir", "out")
+    assert outcome.code == 0, outcome.err
+    before, after = read_image(path), read_image(work / "out" / f"in_x{scale:g}.png")
+    assert after.pixels.shape == (round(11 * scale), round(14 * scale), 3)
+    assert (after.bits, after.gray, after.alpha is None) == (before.bits, before.gray, before.alpha is None)
+    if after.alpha is not None:
+        assert (after.alpha == before.alpha.max()).all()  # type: ignore[union-attr]
+    shrunk = after.pixels.astype(float).mean() / before.pixels.astype(float).mean()
+    assert shrunk == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "zero bytes", "one pixel"])
+@pytest.mark.parametrize("mode", [[], ["--upscale"]])
+def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
+    path = work / "bad.png"
+    content = (work / "photo.png").read_bytes()
+    if kind == "one pixel":
+        write_image(path, np.zeros((1, 1, 3), np.uint8))
+    elif kind != "missing":
+        path.write_bytes({"text": b"hello", "truncated": content[: len(content) // 2], "zero bytes": b""}[kind])
+    assert_refused(demo(cli, "--img_path", "bad.png", *mode), "bad.png", work)
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (["--scale", "0"], "--scale 0"),
+        (["--scale", "-4", "--upscale"], "--scale -4"),
+        (["--scale", "nan"], "--scale nan"),
+        (["--budget", "7"], "must lie between"),
+        (["--k", "nan"], "--k nan"),
+        (["--model", "save/fsrcnn-x4"], "needs a PCSR model"),
+        (["--model", "photo.png"], "photo.png"),
+        (["--config", "configs/carn-pcsr-phase1.yaml"], "holds another model"),
+    ],
+)
+def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> None:
+    assert_refused(demo(cli, "--img_path", "photo.png", *args), message, work)
+
+
+def assert_refused(outcome: Outcome, message: str, work: Path) -> None:
+    assert outcome.code == 2
+    assert len(outcome.err.splitlines()) == 1 and outcome.err.startswith("error: ") and message in outcome.err
+    assert not (work / "results").exists()

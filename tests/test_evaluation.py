@@ -1,0 +1,197 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from datasets.folder import PairedFolder
+from models.pcsr import PCSR, Encoded
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
+from utils.image import read_image, to_tensor, write_image
+from utils.metrics import psnr, ssim
+from utils.resize import downscale
+
+KEYS = [
+    "dataset",
+    "images",
+    "scale",
+    "setting",
+    "psnr",
+    "ssim",
+    "heavy_share",
+    "flops_paper",
+    "flops_executed",
+    "seconds",
+]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    make_folder(tmp_path / "hr", [(61, 83), (48, 40)])
+    save_tiny(tmp_path / "save" / "pcsr", TINY_PCSR)
+    save_tiny(tmp_path / "save" / "original", TINY_ORIGINAL)
+    return tmp_path
+
+
+def test_original_numbers_are_what_the_files_say(cli: Cli, work: Path) -> None:
+    args = ("--model", "save/original", "--hr_data", "hr", "--per_image", "--save_images", "--json")
+    outcome = cli("test.py", *args)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(outcome.out.splitlines()[-1])
+    assert len(summary) == 1 and list(summary[0]) == KEYS
+    folder = work / "results" / "original" / "hr-x4"
+    table = pd.read_csv(folder / "images.csv")
+    for row in table.itertuples():
+        sr = to_tensor(read_image(folder / "images" / "original" / f"{row.image}.png").pixels)
+        hr = to_tensor(read_image(work / "hr" / f"{row.image}.png").pixels)[..., : sr.shape[2], : sr.shape[3]]
+        assert row.psnr == pytest.approx(psnr(sr, hr, 4), abs=1e-9)
+        assert row.ssim == pytest.approx(ssim(sr, hr, 4), abs=1e-9)
+    assert summary[0]["psnr"] == pytest.approx(table["psnr"].mean())
+    assert (folder / "curve.png").exists() and (folder / "summary.csv").exists()
+
+
+def test_pcsr_settings_share_one_encoding(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, encode = [], PCSR.encode
+
+    def counting(model: PCSR, lr: torch.Tensor) -> Encoded:
+        encoded.append(lr.shape)
+        return encode(model, lr)
+
+    monkeypatch.setattr(PCSR, "encode", counting)
+    decisions = ("--k", "-1", "0", "1", "--budget", "0.9", "1", "--adaptive")
+    outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", *decisions, "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out.splitlines()[-1])
+    assert [row["setting"] for row in rows] == ["k=-1", "k=0", "k=1", "budget=0.9", "budget=1", "adaptive"]
+    assert len(encoded) == 3  # a warm-up and two images
+    by_name = {row["setting"]: row for row in rows}
+    assert by_name["k=-1"]["flops_paper"] >= by_name["k=0"]["flops_paper"] >= by_name["k=1"]["flops_paper"]
+    assert by_name["budget=1"]["heavy_share"] == 1
+    full = by_name["budget=1"]["flops_paper"]
+    assert by_name["budget=0.9"]["flops_paper"] == pytest.approx(0.9 * full, rel=0.01)
+    assert all(row["flops_executed"] < row["flops_paper"] for row in rows)
+
+
+@pytest.mark.parametrize("scale", ["1", "2", "2.5", "3.3"])
+def test_any_scale(cli: Cli, work: Path, scale: str) -> None:
+    outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", "--scale", scale, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out.splitlines()[-1])[0]["scale"] == float(scale)
+
+
+def test_patches_see_the_same_pixels_with_crop(cli: Cli, work: Path) -> None:
+    """A network that reads one LR pixel gives the same from patches as from the image; here: FLOPs per LR pixel."""
+    common = ("--model", "save/pcsr", "--hr_data", "hr", "--crop", "--patch_size", "6", "--step", "4", "--json")
+    whole = json.loads(cli("test_pcsr.py", *common, "--per_image").out.splitlines()[-1])[0]
+    patches = json.loads(cli("test_pcsr.py", *common).out.splitlines()[-1])[0]
+    assert patches["flops_paper"] > whole["flops_paper"]  # overlap is billed
+    assert abs(patches["psnr"] - whole["psnr"]) < 3
+
+
+def test_lr_folder_equals_lr_made_from_hr(cli: Cli, work: Path) -> None:
+    for path in (work / "hr").iterdir():
+        hr = to_tensor(read_image(path).pixels)[..., : 60 if "0" in path.stem else 48, : 80 if "0" in path.stem else 40]
+        lr = downscale(hr.double(), 4)
+        write_image(work / "lr" / f"{path.stem}x4.png", (lr[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    common = ("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", "--json")
+    made = json.loads(cli(*common).out.splitlines()[-1])[0]
+    given = json.loads(cli(*common, "--lr_data", "lr").out.splitlines()[-1])[0]
+    floating = json.loads(cli(*common, "--float_lr").out.splitlines()[-1])[0]
+    assert given["psnr"] == pytest.approx(made["psnr"], abs=1e-9)
+    assert floating["psnr"] != made["psnr"]
+
+
+def test_refinement_is_on_by_default(cli: Cli, work: Path) -> None:
+    common = ("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", "--budget", "0.9", "--json")
+    refined = json.loads(cli(*common).out.splitlines()[-1])[0]
+    plain = json.loads(cli(*common, "--no_refinement").out.splitlines()[-1])[0]
+    assert refined["psnr"] != plain["psnr"] and refined["flops_paper"] == plain["flops_paper"]
+
+
+def bad_image(folder: Path, kind: str) -> None:
+    path = folder / "bad.png"
+    folder.mkdir()
+    write_image(path, photo(40, 40))
+    content = path.read_bytes()
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "zero bytes":
+        path.write_bytes(b"")
+    elif kind == "one pixel":
+        write_image(path, np.zeros((1, 1, 3), np.uint8))
+    elif kind == "empty folder":
+        path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["text", "truncated", "zero bytes", "one pixel", "empty folder"])
+@pytest.mark.parametrize("script,model", [("test.py", "original"), ("test_pcsr.py", "pcsr")])
+def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) -> None:
+    bad_image(work / "bad", kind)
+    assert_refused(cli(script, "--model", f"save/{model}", "--hr_data", "bad", "--per_image"), "bad", work)
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (["--model", "save/none"], "no such model file"),
+        (["--model", "save/original"], "use test.py"),
+        (["--config", "configs/carn-pcsr-phase1.yaml", "--model", "save/pcsr"], "holds another model"),
+        (["--config", "configs/none.yaml"], "none.yaml"),
+        ([], "--config or --model"),
+        (["--model", "save/pcsr", "--scale", "0"], "--scale 0"),
+        (["--model", "save/pcsr", "--scale", "-2"], "--scale -2"),
+        (["--model", "save/pcsr", "--scale", "nan"], "--scale nan"),
+        (["--model", "save/pcsr", "--scale", "inf"], "--scale inf"),
+        (["--model", "save/pcsr", "--scale", "four"], "four"),
+        (["--model", "save/pcsr", "--hr_data", "nowhere"], "nowhere"),
+        (["--model", "save/pcsr", "--lr_data", "small"], "no LR image for img_1"),
+        (["--model", "save/pcsr", "--lr_data", "hr"], "check --scale and the pairing"),
+        (["--model", "save/pcsr", "--k", "nan"], "--k nan"),
+        (["--model", "save/pcsr", "--budget", "0.01"], "must lie between"),
+        (["--model", "save/pcsr", "--budget", "nan"], "--budget nan"),
+        (["--model", "save/pcsr", "--device", "mps"], "not available"),
+        (["--model", "save/pcsr", "--step", "40"], "need 1 <= step <= patch_size"),
+        (["--model", "save/pcsr", "--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> None:
+    if message == "not available" and torch.backends.mps.is_available():
+        pytest.skip("this machine has the device")
+    make_folder(work / "small", [(12, 12)])
+    data = [] if "--hr_data" in args else ["--hr_data", "hr"]
+    assert_refused(cli("test_pcsr.py", "--per_image", *data, *args), message, work)
+
+
+def assert_refused(outcome: Outcome, message: str, work: Path) -> None:
+    lines = [line for line in outcome.err.splitlines() if "image/s" not in line and line]
+    assert outcome.code == 2
+    assert lines[-1].startswith("error: ") and message in lines[-1] and "Traceback" not in outcome.err
+    assert not (work / "results").exists()
+
+
+def test_original_refuses_another_scale(cli: Cli, work: Path) -> None:
+    outcome = cli("test.py", "--model", "save/original", "--hr_data", "hr", "--per_image", "--scale", "2")
+    assert_refused(outcome, "--scale 2", work)
+
+
+def test_pairs_are_made_one_at_a_time(work: Path) -> None:
+    pairs = PairedFolder(str(work / "hr"), None, 4)
+    assert len(pairs) == 2
+    first = next(iter(pairs))
+    assert first.name == "img_0" and first.hr.shape == (1, 3, 60, 80) and first.lr.shape == (1, 3, 15, 20)
+
+
+@pytest.mark.parametrize("scale", [2.5, 4, 3])
+def test_stored_pairs_fit_at_any_scale(work: Path, scale: float) -> None:
+    """HR that was cut to fit its LR, and HR that was not."""
+    for pair in PairedFolder(str(work / "hr"), None, scale):
+        for folder, image in (("cut", pair.hr), ("low", pair.lr)):
+            write_image(work / folder / f"{pair.name}.png", (image[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    for folder in ("hr", "cut"):
+        stored = list(PairedFolder(str(work / folder), str(work / "low"), scale))
+        made = list(PairedFolder(str(work / "hr"), None, scale))
+        assert all(torch.equal(a.hr, b.hr) and torch.equal(a.lr, b.lr) for a, b in zip(stored, made, strict=True))

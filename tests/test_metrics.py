@@ -1,0 +1,39 @@
+import math
+
+import pytest
+import torch
+
+from utils.metrics import psnr, ssim
+
+
+def test_psnr_of_a_known_error() -> None:
+    hr = torch.full((1, 3, 20, 20), 100 / 255)
+    assert psnr(hr + 5 / 255, hr, shave=0) == pytest.approx(20 * math.log10(255 / 5))
+    assert psnr(hr + 0.4 / 255, hr, shave=0) == math.inf  # lost when rounded to 8 bits
+    assert psnr(hr + 2, hr, shave=0) == pytest.approx(20 * math.log10(255 / 155))  # clamped
+
+
+def test_y_is_a_weighted_sum() -> None:
+    hr = torch.full((1, 3, 20, 20), 100 / 255)
+    sr = hr.clone()
+    sr[:, 1] += 10 / 255
+    assert psnr(sr, hr, 0, "y") == pytest.approx(20 * math.log10(255 / (10 * 128.553 / 255)))
+    assert psnr(sr, hr, 0, "rgb") == pytest.approx(20 * math.log10(255 / math.sqrt(100 / 3)))
+
+
+def test_border_is_shaved() -> None:
+    hr = torch.rand(1, 3, 20, 20)
+    sr = hr.clone()
+    sr[..., :4, :] = 0
+    assert psnr(sr, hr, shave=4) == math.inf
+    assert psnr(sr, hr, shave=3) < math.inf
+    assert psnr(hr[..., :8, :8], hr[..., :8, :8], shave=4) == math.inf  # nothing would be left: the border stays
+
+
+def test_ssim() -> None:
+    hr = torch.rand(1, 3, 40, 40)
+    assert ssim(hr, hr, 4) == pytest.approx(1)
+    noisy = hr + 0.1 * torch.randn_like(hr)
+    assert 0 < ssim(noisy, hr, 4) < 1
+    assert ssim(noisy, hr, 4, "y") != ssim(noisy, hr, 4)
+    assert math.isnan(ssim(hr[..., :10, :10], hr[..., :10, :10], 0))

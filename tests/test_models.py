@@ -1,0 +1,143 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.build import build, build_pcsr
+from models.grid import axis
+from models.pcsr import PCSR, bilinear, refine
+from tests.conftest import TINY_PCSR
+from utils.config import OriginalSpec, PCSRSpec
+from utils.errors import InputError
+
+CARN = PCSRSpec(kind="pcsr", backbone="carn", width=52, upsamplers=((20,) * 3, (74,) * 4), classifier=(10, 10))
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_parameter_counts() -> None:
+    assert parameters(build(OriginalSpec(kind="original", backbone="carn", width=64, scale=4))) == 294_915
+    assert parameters(build(CARN)) == 168_970
+    fsrcnn = PCSRSpec(kind="pcsr", backbone="fsrcnn", width=48, upsamplers=((10,) * 3, (58,) * 4), classifier=())
+    assert round(parameters(build(fsrcnn)) / 1000) in (24, 25)
+
+
+@pytest.mark.parametrize("backbone,width", [("carn", 8), ("srresnet", 6), ("fsrcnn", 6)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_original_enlarges(backbone: str, width: int, scale: int) -> None:
+    model = build(OriginalSpec(kind="original", backbone=backbone, width=width, scale=scale)).eval()
+    assert model(torch.rand(2, 3, 5, 7)).shape == (2, 3, 5 * scale, 7 * scale)
+
+
+def test_axis_ties_take_the_lower_pixel() -> None:
+    rows = axis(2, 5)  # x2.5: the centre of HR pixel 2 lies on the border between both LR pixels
+    assert rows.index.tolist() == [0, 0, 0, 1, 1]
+    assert rows.offset.tolist() == pytest.approx([-0.6, 0.2, 1.0, -0.2, 0.6])
+    assert rows.cell == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("n,size", [(7, 7), (7, 28), (10, 33), (1080, 4320), (997, 2741)])
+def test_axis_equals_brute_force(n: int, size: int) -> None:
+    coord = -1 + (2 * torch.arange(size, dtype=torch.float64) + 1) / size
+    centre = -1 + (2 * torch.arange(n, dtype=torch.float64) + 1) / n
+    distance = coord[:, None] - centre
+    rows = axis(n, size)
+    chosen = distance.gather(1, rows.index[:, None])[:, 0]
+    assert torch.all(chosen.abs() <= distance.abs().amin(1) + 1e-12)
+    torch.testing.assert_close(rows.offset, (chosen * n).float(), atol=1e-6, rtol=0)
+
+
+def plain(model: PCSR, lr: Tensor, size: tuple[int, int], index: int) -> Tensor:
+    """The paper's formulation: every MLP on [feat, rel_coord, rel_cell] of every HR pixel."""
+    feat = model.encoder(lr - model.mean)
+    (b, _, h, w), (height, width) = lr.shape, size
+    rows, cols = axis(h, height), axis(w, width)
+    nearest = feat[:, :, rows.index][:, :, :, cols.index].permute(0, 2, 3, 1)
+    y = rows.offset[None, :, None, None].expand(b, height, width, 1)
+    x = cols.offset[None, None, :, None].expand(b, height, width, 1)
+    cell = torch.tensor([2 / height * h, 2 / width * w]).expand(b, height, width, 2)
+    return model.mlps()[index].layers(torch.cat([nearest, y, x, cell], dim=-1))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 2.5, 3.3, 4])
+@pytest.mark.parametrize("spec", [TINY_PCSR, TINY_PCSR.model_copy(update={"classifier": ()})])
+def test_factorised_equals_plain(spec: PCSRSpec, scale: float) -> None:
+    model, lr = build_pcsr(spec), torch.rand(2, 3, 6, 9)
+    size = (round(6 * scale), round(9 * scale))
+    encoded = model.encode(lr)
+    torch.testing.assert_close(model.logits(encoded, size), plain(model, lr, size, 2), atol=1e-5, rtol=1e-5)
+    for j in (0, 1):
+        expected = plain(model, lr, size, j).permute(0, 3, 1, 2) + bilinear(lr, size)
+        torch.testing.assert_close(model.upsample_with(encoded, size, j), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_factorised_gradients_equal_plain() -> None:
+    model, lr, size = build_pcsr(TINY_PCSR), torch.rand(2, 3, 6, 9), (15, 23)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.double()
+    model.mean = model.mean.double()
+    weight = torch.rand(2, *size, 3, dtype=torch.float64)
+    wanted = [p for name, p in model.named_parameters() if name.startswith(("encoder", "upsamplers.1"))]
+    (plain(model, lr.double(), size, 1) * weight).sum().backward()
+    expected = [p.grad.clone() for p in wanted if p.grad is not None]
+    model.zero_grad()
+    (model._dense(model.encode(lr.double()), size, 1) * weight).sum().backward()
+    for parameter, gradient in zip(wanted, expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_upsample_follows_the_assignment(count: int) -> None:
+    hidden = ((4,), (6,), (8, 8))[:count]
+    model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": hidden})).eval()
+    lr, size = torch.rand(2, 3, 6, 9), (300, 450)  # several row blocks
+    with torch.no_grad():
+        encoded = model.encode(lr)
+        assignment = torch.randint(count, (2, *size))
+        each = torch.stack([model.upsample_with(encoded, size, j) for j in range(count)], dim=1)
+        expected = each.gather(1, assignment[:, None, None].expand(-1, 1, 3, -1, -1))[:, 0]
+        torch.testing.assert_close(model.upsample(encoded, size, assignment), expected, atol=1e-6, rtol=0)
+        prob = model.classify(encoded, size)
+    assert prob.shape == (2, count, *size)
+    torch.testing.assert_close(prob.sum(1), torch.ones(2, *size))
+
+
+def test_refine_equals_a_loop() -> None:
+    sr, assignment = torch.rand(1, 3, 9, 11), torch.randint(3, (1, 9, 11))
+    expected = sr.clone()
+    for y in range(1, 8):
+        for x in range(1, 10):
+            around = assignment[0, y - 1 : y + 2, x - 1 : x + 2]
+            if around.max() > assignment[0, y, x]:
+                expected[0, :, y, x] = sr[0, :, y - 1 : y + 2, x - 1 : x + 2].mean((1, 2))
+    torch.testing.assert_close(refine(sr, assignment), expected)
+    assert torch.equal(refine(sr, torch.zeros_like(assignment)), sr)
+    assert torch.equal(refine(sr[..., :2, :], assignment[:, :2]), sr[..., :2, :])
+
+
+def test_mean_moves_with_the_model_and_is_saved() -> None:
+    model = build(CARN)
+    assert model.state_dict()["mean"].flatten().tolist() == pytest.approx([0.4488, 0.4371, 0.4040])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        CARN.model_copy(update={"width": 10}),  # four groups do not divide it
+        CARN.model_copy(update={"backbone": "vgg"}),
+        CARN.model_copy(update={"classifier": None}),
+        OriginalSpec(kind="original", backbone="carn", width=64, scale=5),
+    ],
+)
+def test_impossible_specs_are_input_errors(spec: PCSRSpec | OriginalSpec) -> None:
+    with pytest.raises(InputError, match="model"):
+        build(spec)
+
+
+def test_bilinear_replicates_the_border() -> None:
+    lr = torch.rand(1, 3, 4, 4)
+    assert torch.equal(bilinear(lr, (16, 16))[..., 0, 0], lr[..., 0, 0])
+    torch.testing.assert_close(bilinear(lr, (4, 4)), F.interpolate(lr, size=(4, 4), mode="nearest"))

@@ -1,0 +1,305 @@
+"""The data-set commands: what they write, what they keep, and what a bad file or option costs."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+from datasets.folder import PairedFolder
+from datasets.prepare import (
+    compact,
+    data_augmentation,
+    extract_subimages,
+    generate_mod_lr_bic,
+    low_resolution,
+    make_test_sets,
+    starts,
+)
+from utils.errors import InputError
+from utils.image import Array, read_image, to_tensor, write_image
+from utils.resize import imresize, imresize_matlab_uint8
+
+ROOT = Path(__file__).parents[1]
+
+
+def picture(height: int, width: int, seed: int = 0, bits: int = 8) -> Array:
+    dtype = np.uint8 if bits == 8 else np.uint16
+    return np.random.default_rng(seed).integers(2**bits, size=(height, width, 3), dtype=dtype)
+
+
+def pixels(path: Path) -> Array:
+    return read_image(path).pixels
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def resized(image: Array, height: int, width: int) -> Array:
+    """The formula: both passes in float64 on the levels, then rounded half up to the input's type."""
+    planes = torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)
+    levels = imresize(planes, (height, width)).permute(1, 2, 0).numpy()
+    return np.floor(levels + 0.5).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
+
+
+def command(name: str, *options: str | Path, module: bool = False) -> subprocess.CompletedProcess[str]:
+    script = ["-m", f"datasets.scripts.{name}"] if module else [f"datasets/scripts/{name}.py"]
+    return subprocess.run(
+        [sys.executable, *script, *map(str, options)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines about errors, without those of the progress bar."""
+    return [line.strip() for line in result.stderr.splitlines() if line.strip().startswith("error:")]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two images, a (23x30) and b (20x21, with alpha)."""
+    write_image(tmp_path / "in" / "a.png", picture(23, 30))
+    write_image(tmp_path / "in" / "b.png", picture(20, 21, 1), np.full((20, 21), 9, np.uint8))
+    return tmp_path / "in"
+
+
+def test_augmentation_shrinks_by_every_scale(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    data_augmentation(source, out, [1, 0.9, 0.6], workers=1)
+    assert names(out) == [f"{name}_s{scale}.png" for name in "ab" for scale in ("0.6", "0.9", "1")]
+    image = pixels(source / "a.png")
+    assert (pixels(out / "a_s1.png") == image).all()
+    assert (pixels(out / "a_s0.9.png") == resized(image, 21, 27)).all()
+    assert (pixels(out / "a_s0.6.png") == resized(image, 14, 18)).all()
+    assert read_image(out / "b_s1.png").alpha is None
+
+
+def test_augmentation_keeps_16_bits(tmp_path: Path) -> None:
+    image = picture(20, 20, bits=16)
+    write_image(tmp_path / "in" / "deep.png", image)
+    data_augmentation(tmp_path / "in", tmp_path / "out", [0.5], workers=1)
+    small = pixels(tmp_path / "out" / "deep_s0.5.png")
+    assert small.dtype == np.uint16
+    assert (small == resized(image, 10, 10)).all()
+
+
+def test_what_exists_is_kept_and_what_lacks_is_made(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    data_augmentation(source, out, [0.9, 0.6], workers=1)
+    (out / "b_s0.6.png").unlink()
+    before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
+    data_augmentation(source, out, [0.9, 0.6], workers=1)
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert (pixels(out / "b_s0.6.png") == resized(pixels(source / "b.png"), 12, 13)).all()
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(128, [0]), (176, [0]), (177, [0, 49]), (192, [0, 64]), (240, [0, 64]), (241, [0, 64, 113])],
+)
+def test_a_remainder_over_48_gives_one_more(length: int, expected: list[int]) -> None:
+    assert starts(length, size=128, step=64, remainder=48) == expected
+
+
+def test_subimages_are_numbered_row_by_row(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extract_subimages(source, out, size=12, step=8, remainder=2, workers=1)
+    image = pixels(source / "a.png")
+    corners = [(top, left) for top in (0, 8, 11) for left in (0, 8, 16)]  # 23 leaves 3 over, 30 leaves 2
+    assert [name for name in names(out) if name[0] == "a"] == [f"a_s{number:03d}.png" for number in range(1, 10)]
+    for number, (top, left) in enumerate(corners, 1):
+        assert (pixels(out / f"a_s{number:03d}.png") == image[top : top + 12, left : left + 12]).all()
+
+
+def test_interrupted_subimages_are_completed(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extract_subimages(source, out, size=12, step=8, remainder=2, workers=1)
+    every = names(out)
+    for number in (1, 2, 3):  # the last ones an image gets
+        (out / f"a_s{number:03d}.png").unlink()
+    kept = (out / "a_s004.png").stat().st_mtime_ns
+    extract_subimages(source, out, size=12, step=8, remainder=2, workers=1)
+    assert names(out) == every
+    assert (out / "a_s004.png").stat().st_mtime_ns == kept
+
+
+def test_an_image_smaller_than_a_subimage_is_named(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="1 of 2 images failed"):
+        extract_subimages(source, tmp_path / "out", size=22, step=8, remainder=2, workers=1)
+    assert f"error: {source / 'b.png'}: 21x20 pixels are too few for a 22x22 sub-image" in capsys.readouterr().err
+    assert "a_s001.png" in names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("scale", [1, 2.5, 4])
+def test_lr_is_what_the_evaluation_makes(source: Path, tmp_path: Path, scale: float) -> None:
+    generate_mod_lr_bic(source, tmp_path / "lr", tmp_path / "hr", scale, matlab_uint8=False, workers=1)
+    made = list(PairedFolder(str(source), None, scale))
+    paired = list(PairedFolder(str(source), str(tmp_path / "lr"), scale))
+    for one, other in zip(made, paired, strict=True):
+        torch.testing.assert_close(one.lr, other.lr, rtol=0, atol=1e-6)
+        assert torch.equal(one.hr, to_tensor(pixels(tmp_path / "hr" / f"{one.name}.png")))
+
+
+def test_lr_of_x4_is_the_formula(source: Path, tmp_path: Path) -> None:
+    generate_mod_lr_bic(source, tmp_path / "lr", None, 4, matlab_uint8=False, workers=1)
+    expected = resized(pixels(source / "a.png")[:20, :28], 5, 7)
+    assert np.abs(pixels(tmp_path / "lr" / "a.png").astype(int) - expected).max() <= 1  # a tie may round either way
+    assert (pixels(tmp_path / "lr" / "a.png") == expected).mean() > 0.9
+
+
+def test_matlab_uint8_rounds_in_between(source: Path, tmp_path: Path) -> None:
+    generate_mod_lr_bic(source, tmp_path / "lr", None, 4, matlab_uint8=True, workers=1)
+    image = torch.from_numpy(pixels(source / "a.png")[:20, :28]).permute(2, 0, 1)
+    expected = imresize_matlab_uint8(image, (5, 7)).permute(1, 2, 0).numpy()
+    assert (pixels(tmp_path / "lr" / "a.png") == expected).all()
+
+
+def test_lr_of_16_bits_has_8() -> None:
+    deep = picture(16, 16, bits=16)
+    shallow = np.round(deep / 257).astype(np.uint8)
+    lr = low_resolution(deep, 4)
+    assert lr.dtype == np.uint8
+    assert np.abs(lr.astype(int) - low_resolution(shallow, 4)).max() <= 1
+    with pytest.raises(InputError, match="16 bits"):
+        low_resolution(deep, 4, matlab_uint8=True)
+
+
+def div8k(folder: Path, numbers: Sequence[int], pattern: str = "{:05d}.png") -> Path:
+    """Small images under names as in DIV8K, of a size that 4 does not divide."""
+    for number in numbers:
+        path = folder / pattern.format(number)
+        path.parent.mkdir(exist_ok=True)
+        Pillow.fromarray(picture(39, 46, number)).save(path)
+    return folder
+
+
+def test_test_sets_shrink_crop_and_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"Test2K": (range(1, 3), 4), "Test4K": (range(3, 5), 2), "Test8K": (range(5, 7), 1)}
+    monkeypatch.setattr("datasets.prepare.TEST_SETS", sets)
+    folder = div8k(tmp_path / "in", range(1, 9))
+    (folder / "notes-1.png").write_bytes(b"not a number, so not looked at")
+    make_test_sets(folder, tmp_path / "out", list(sets), workers=1)
+    for name, (numbers, factor) in sets.items():
+        out = tmp_path / "out" / name
+        assert names(out / "HR") == names(out / "LR") == [f"{number:05d}.png" for number in numbers]
+        for number in numbers:
+            height, width = 39 // factor, 46 // factor
+            hr = resized(picture(39, 46, number)[: height * factor, : width * factor], height, width)
+            hr = hr[: height // 4 * 4, : width // 4 * 4]
+            assert (pixels(out / "HR" / f"{number:05d}.png") == hr).all()
+            assert (pixels(out / "LR" / f"{number:05d}.png") == low_resolution(hr, 4)).all()
+
+
+def test_an_incomplete_div8k_is_refused_unwritten(tmp_path: Path) -> None:
+    folder = div8k(
+        tmp_path / "in", [number for number in range(1201, 1301) if number not in (1207, 1208, 1299)], "{}.png"
+    )
+    with pytest.raises(InputError, match=r"images 1207-1208, 1299, 1401-1500 are missing"):
+        make_test_sets(folder, tmp_path / "out", ["Test2K", "Test8K"], workers=1)
+    div8k(folder, [1207, 1208, 1299, 1250])  # 1250.png and 01250.png
+    with pytest.raises(InputError, match="more than one file for images 1250"):
+        make_test_sets(folder, tmp_path / "out", ["Test2K"], workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_compact() -> None:
+    assert compact([1, 2, 3, 5, 8, 9]) == "1-3, 5, 8-9"
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), 0.5])
+def test_bad_lr_scales(source: Path, tmp_path: Path, scale: float) -> None:
+    with pytest.raises(InputError, match="--scale must be"):
+        generate_mod_lr_bic(source, tmp_path / "lr", None, scale, matlab_uint8=False, workers=1)
+
+
+@pytest.mark.parametrize("scales", [[], [0], [1, -0.5], [float("nan")], [1.1]])
+def test_bad_augmentation_scales(source: Path, tmp_path: Path, scales: list[float]) -> None:
+    with pytest.raises(InputError, match="--scales must be"):
+        data_augmentation(source, tmp_path / "out", scales, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "remainder", "workers"), [(0, 1, 0, 1), (1, 0, 0, 1), (1, 1, -1, 1), (1, 1, 0, 0)]
+)
+def test_bad_subimage_options(source: Path, tmp_path: Path, size: int, step: int, remainder: int, workers: int) -> None:
+    with pytest.raises(InputError, match="must be at least"):
+        extract_subimages(source, tmp_path / "out", size, step, remainder, workers)
+
+
+def test_bad_folders(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for folder, out, message in [
+        (tmp_path / "none", tmp_path / "out", "no such folder"),
+        (tmp_path / "empty", tmp_path / "out", "no images"),
+        (source, source / ".." / "in", "must differ"),
+        (source, tmp_path / "file", "cannot make the folder"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            data_augmentation(folder, out, [1], workers=1)
+    with pytest.raises(InputError, match="must differ"):
+        generate_mod_lr_bic(source, tmp_path / "out", tmp_path / "out", 4, matlab_uint8=False, workers=1)
+    assert names(tmp_path) == ["empty", "file", "in"]
+
+
+def test_two_images_of_one_name_are_refused(source: Path, tmp_path: Path) -> None:
+    write_image(source / "a.bmp", picture(8, 8))
+    with pytest.raises(InputError, match=r"a\.bmp and a\.png would both become a_s1\.png"):
+        data_augmentation(source, tmp_path / "out", [1], workers=1)
+
+
+def test_command_goes_on_after_a_corrupt_file(source: Path, tmp_path: Path) -> None:
+    content = (source / "b.png").read_bytes()
+    (source / "aa.png").write_bytes(content[: len(content) // 2])
+    options = ("--input", source, "--output", tmp_path / "out", "--scales", "1", "0.5", "--workers", "2")
+    result = command("data_augmentation", *options)
+    assert result.returncode == 2
+    bad, end = errors(result)
+    assert str(source / "aa.png") in bad
+    assert end == "error: 1 of 3 images failed; the others are done"
+    assert "Traceback" not in result.stderr
+    assert names(tmp_path / "out") == ["a_s0.5.png", "a_s1.png", "b_s0.5.png", "b_s1.png"]
+
+
+def test_command_extract_subimages(source: Path, tmp_path: Path) -> None:
+    options = ("--input", source, "--output", tmp_path / "out", "--size", "16", "--step", "16", "--remainder", "9")
+    result = command("extract_subimages", *options, "--workers", "1", module=True)
+    assert result.returncode == 0, result.stderr
+    assert "2 images done, 0 were done already" in result.stdout
+    assert names(tmp_path / "out") == ["a_s001.png", "a_s002.png", "b_s001.png"]
+
+
+def test_command_generate_mod_lr_bic(source: Path, tmp_path: Path) -> None:
+    out = ("--output", tmp_path / "lr", "--mod_output", tmp_path / "hr")
+    result = command(
+        "generate_mod_LR_bic", "--input", source, *out, "--scale", "2.5", "--matlab_uint8", "--workers", "1"
+    )
+    assert result.returncode == 0, result.stderr
+    assert [pixels(tmp_path / kind / "a.png").shape for kind in ("hr", "lr")] == [(22, 30, 3), (9, 12, 3)]
+
+
+def test_command_make_test_sets_ends_with_one_line(source: Path, tmp_path: Path) -> None:
+    result = command("make_test_sets", "--input", source, "--output", tmp_path / "out", module=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: {source}: images 1201-1500 are missing; nothing was written\n"
+
+
+@pytest.mark.parametrize(  # in the way that the tests above do not start them
+    ("name", "module"),
+    [
+        ("data_augmentation", True),
+        ("extract_subimages", False),
+        ("generate_mod_LR_bic", True),
+        ("make_test_sets", False),
+    ],
+)
+def test_command_help(name: str, module: bool) -> None:
+    result = command(name, "--help", module=module)
+    assert result.returncode == 0, result.stderr
+    assert "(default: " in result.stdout

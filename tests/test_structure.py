@@ -1,0 +1,71 @@
+"""The house rules that a program can check."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FILES = sorted(
+    p for p in ROOT.rglob("*.py") if not {".venv", "data", "save", "results"} & set(p.relative_to(ROOT).parts)
+)
+SCRIPTS = {"train", "train_pcsr", "test", "test_pcsr", "demo"}
+# datasets and models may use these parts of utils; the rest of utils builds on them
+FOUNDATION = {"config", "errors", "files", "flops", "image", "resize"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not any(alias.name == "*" for alias in node.names), f"star import in {path}"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        assert top not in SCRIPTS, f"{path.name} imports the script {name}"
+        if package in ("models", "datasets"):
+            assert top != {"models": "datasets", "datasets": "models"}[package], f"{path.name} imports {name}"
+            assert top != "utils" or rest in FOUNDATION, f"{path.name} imports {name}"
+        if package == "utils" and path.stem in FOUNDATION:
+            assert top not in ("models", "datasets"), f"{path.name} imports {name}"
+            assert top != "utils" or rest in FOUNDATION, f"{path.name} imports {name}"
+
+
+def test_no_import_cycles() -> None:
+    graph = {}
+    for path in FILES:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        graph[module] = set(imports(path))
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"cycle: {' -> '.join((*above, module))}"
+        for name in graph.get(module, ()):
+            visit(name, (*above, module))
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_files_stay_short_and_device_free() -> None:
+    for path in FILES:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 300, path
+        assert ".cuda" + "()" not in text, path
+
+
+def test_no_leftovers_are_tracked() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    assert not [name for name in tracked if name.endswith((".pth", ".pyc")) or name.startswith("data/")]

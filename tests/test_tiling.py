@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from utils.errors import InputError
+from utils.tiling import Tiling, crop_length, starts
+
+
+@pytest.mark.parametrize("length,expected", [(20, [0]), (32, [0]), (60, [0, 28]), (61, [0, 28, 29]), (88, [0, 28, 56])])
+def test_patches_cover_the_axis(length: int, expected: list[int]) -> None:
+    assert starts(length, 32, 28) == expected
+
+
+def test_crop_keeps_whole_steps() -> None:
+    assert [crop_length(n, 32, 28) for n in (20, 32, 59, 60, 100)] == [20, 32, 32, 60, 88]
+
+
+@pytest.mark.parametrize("size", [(7, 9), (40, 61), (100, 33)])
+@pytest.mark.parametrize("scale", [1, 2.5, 4])
+def test_merging_untouched_patches_gives_the_image_back(size: tuple[int, int], scale: float) -> None:
+    tiling = Tiling(16, 12) if scale == 2.5 else Tiling(16, 13)
+    lr = torch.rand(1, 3, *size)
+    if scale == 2.5:  # even sizes, so that every window starts on a whole HR pixel
+        lr = torch.rand(1, 3, *(2 * (n // 2) for n in size))
+    hr = torch.rand(1, 3, round(lr.shape[2] * scale), round(lr.shape[3] * scale))
+    patches = torch.cat(tiling.split(lr))
+    corners = tiling.corners(lr)
+    assert len(patches) == len(corners)
+    side = [round(min(n, 16) * scale) for n in lr.shape[2:]]
+    windows = [(int(top * scale), int(left * scale)) for top, left in corners]
+    parts = torch.cat([hr[..., top : top + side[0], left : left + side[1]] for top, left in windows])
+    torch.testing.assert_close(tiling.merge([parts], lr, scale), hr)
+
+
+def test_overlaps_are_averaged() -> None:
+    lr = torch.rand(1, 3, 4, 6)
+    merged = Tiling(4, 2).merge([torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])], lr, 1)
+    assert merged[0, 0, 0].tolist() == [0, 0, 0.5, 0.5, 1, 1]
+    heaviest = Tiling(4, 2).merge_heaviest([torch.tensor([0, 1])[:, None, None].expand(2, 4, 4)], lr, 1)
+    assert heaviest[0, 0].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_patches_between_pixels_are_refused() -> None:
+    with pytest.raises(InputError, match="per_image"):
+        Tiling(4, 3).merge([torch.rand(2, 3, 10, 10)], torch.rand(1, 3, 4, 7), 2.5)

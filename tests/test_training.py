@@ -1,0 +1,212 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from datasets.sr import crop_batches
+from models.build import build_pcsr
+from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
+from train_pcsr import Phase0, Phase1
+from utils.checkpoint import load_model
+from utils.config import DataSpec
+from utils.engine import learning_rate
+from utils.errors import InputError
+from utils.image import read_image
+
+SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
+    make_folder(tmp_path / "val", [(40, 44)])
+    return tmp_path
+
+
+def config(name: str) -> Path:
+    return ROOT / "configs" / f"{name}.yaml"
+
+
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+def test_every_recipe_trains(backbone: str, cli: Cli, folders: Path) -> None:
+    original = cli("train.py", "--config", config(f"{backbone}-x4"), "--set", *SMALL, "iter_max=2")
+    assert original.code == 0, original.err
+    phase0 = cli("train_pcsr.py", "--config", config(f"{backbone}-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
+    assert phase0.code == 0, phase0.err
+    names = ["pcsr-phase1", "pcsr-phase1-m3"] if backbone == "carn" else ["pcsr-phase1"]
+    for name in names:
+        phase1 = cli("train_pcsr.py", "--config", config(f"{backbone}-{name}"), "--set", *SMALL, "iter_max=2")
+        assert phase1.code == 0, phase1.err
+        folder = folders / "save" / f"{backbone}-{name}"
+        before, _ = load_model(folders / "save" / f"{backbone}-pcsr-phase0")
+        after, _ = load_model(folder)
+        frozen = before.encoder.state_dict()
+        assert all(torch.equal(frozen[key], value) for key, value in after.encoder.state_dict().items())
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert {"train/loss", "train/l1", "train/heavy_share"} <= records[0].keys()
+        assert {"val/psnr", "val/flops_share", "val/heavy_share"} <= records[-1].keys()
+        table = pd.read_csv(folder / "metrics.csv")
+        assert table["iteration"].tolist() == [2] and table["val/psnr"].notna().all()
+        assert any((folder / "tensorboard").iterdir())
+
+
+def losses(folder: Path) -> list[float]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [record["train/loss"] for record in records if "train/loss" in record]
+
+
+def test_resume_ends_in_the_same_weights(cli: Cli, folders: Path) -> None:
+    train = ("train_pcsr.py", "--config", config("carn-pcsr-phase0"), "--name", "run")
+    settings = ("--set", *SMALL, "iter_max=5")
+    assert cli(*train, *settings).code == 0
+    folder = folders / "save" / "run"
+    uninterrupted, logged = (folder / "model.safetensors").read_bytes(), losses(folder)
+    states = sorted((folder / "state").iterdir())
+    assert [path.name for path in states] == ["00000004.pth", "00000005.pth"]  # keep_checkpoints: 2
+    states[-1].unlink()
+    (folder / "model.safetensors").unlink()
+    assert cli(*train, "--resume", *settings).code == 0
+    assert (folder / "model.safetensors").read_bytes() == uninterrupted
+    assert losses(folder) == logged
+    changed = cli(*train, "--resume", "--set", *SMALL, "iter_max=5", "learning_rate=1e-3")
+    assert changed.code == 2 and "train.learning_rate" in changed.err
+
+
+def test_a_second_run_leaves_the_first_alone(cli: Cli, folders: Path) -> None:
+    train = ("train.py", "--config", config("fsrcnn-x4"), "--name", "run", "--set", *SMALL, "iter_max=2")
+    assert cli(*train).code == 0
+    first = (folders / "save/run/model.safetensors").read_bytes()
+    assert cli(*train, "seed=1").code == 0
+    assert (folders / "save/run/model.safetensors").read_bytes() == first
+    assert (folders / "save/run-2/model.safetensors").read_bytes() != first
+    nothing = cli("train.py", "--config", config("fsrcnn-x4"), "--name", "other", "--resume")
+    assert nothing.code == 2 and "--resume" in nothing.err
+
+
+@pytest.mark.parametrize(
+    "script,name,settings,message",
+    [
+        ("train.py", "carn-pcsr-phase0", [], "use train_pcsr.py"),
+        ("train_pcsr.py", "carn-x4", [], "use train.py"),
+        ("train.py", "carn-x4", ["data.train=nowhere"], "nowhere: no such folder"),
+        ("train.py", "carn-x4", ["val=nowhere"], "nowhere: no such folder"),
+        ("train.py", "carn-x4", ["patch_size=40"], "smaller than the 160x160 HR patch"),
+        ("train.py", "carn-x4", ["data.scale=2"], "model.scale is 4 but data.scale is 2"),
+        ("train_pcsr.py", "carn-pcsr-phase1", [], "save/carn-pcsr-phase0"),
+        ("train_pcsr.py", "carn-pcsr-phase1", ["init=null"], "train.init"),
+        ("train_pcsr.py", "carn-pcsr-phase1", ["init=tiny"], "another encoder"),
+    ],
+)
+def test_bad_input(script: str, name: str, settings: list[str], message: str, cli: Cli, folders: Path) -> None:
+    save_tiny(folders / "tiny", TINY_PCSR)
+    outcome = cli(script, "--config", config(name), "--set", *SMALL, "iter_max=2", *settings)
+    assert outcome.code == 2
+    assert message in outcome.err.splitlines()[-1] and "Traceback" not in outcome.err
+    assert not (folders / "save" / name / "model.safetensors").exists()
+
+
+def test_phase1_loss_is_the_papers() -> None:
+    model = build_pcsr(TINY_PCSR)
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    losses = Phase1(model, 1000, 3).train()(lr, hr)
+    with torch.no_grad():
+        encoded = model.eval().encode(lr)
+        prob = model.classify(encoded, (32, 32))
+        each = [model.upsample_with(encoded, (32, 32), j) for j in (0, 1)]
+    mixed = prob[:, :1] * each[0] + prob[:, 1:] * each[1]
+    half = prob[:, 1].numel() / 2
+    expected = 1000 * (mixed - hr).abs().mean() + 3 * (prob[:, 1].sum() - half).abs() / half
+    assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_phase1_moves_only_light_and_classifier() -> None:
+    task = Phase1(build_pcsr(TINY_PCSR), 1000, 3).train()
+    assert not task.frozen[0].training and task.model.training
+    task(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32))["loss"].backward()
+    moved = {name.split(".")[1] for name, p in task.named_parameters() if p.grad is not None}
+    assert moved == {"upsamplers", "classifier"}
+    assert all(p.grad is None for p in task.pcsr.upsamplers[1].parameters())
+
+
+def test_schedule() -> None:
+    spec = config_for(TINY_PCSR, iter_max=1000, learning_rate=1.0, learning_rate_min=1e-7, warmup=100).train
+    rates = [learning_rate(spec, i) for i in range(1, 1001)]
+    assert rates[49] == pytest.approx(0.5) and rates[99] == 1 and rates[100] == 1
+    assert rates[550] == pytest.approx(0.5, abs=1e-3) and rates[-1] < 1e-5
+    assert rates[99:] == sorted(rates[99:], reverse=True)
+
+
+def data_spec(folder: Path, **changes: object) -> DataSpec:
+    return DataSpec.model_validate(
+        {"train": str(folder), "val": "val", "scale": 4, "patch_size": 8, "batch_size": 4, **changes}
+    )
+
+
+def test_crops_are_flipped_windows_of_the_images(folders: Path) -> None:
+    images = [read_image(path).pixels for path in sorted((folders / "train").iterdir())]
+    crops = torch.cat(list(crop_batches(data_spec(folders / "train"), 0, 0, 6)))
+    assert crops.shape == (24, 3, 32, 32) and crops.dtype == torch.uint8
+    windows = [np.lib.stride_tricks.sliding_window_view(image, (32, 32), axis=(0, 1)) for image in images]
+    seen = set()
+    for crop in crops.numpy():
+        variants = [np.rot90(flipped, n, (1, 2)) for flipped in (crop, crop[:, :, ::-1]) for n in range(4)]
+        found = [
+            (i, n)
+            for i, window in enumerate(windows)
+            for n, variant in enumerate(variants)
+            if (window == variant).all(axis=(2, 3, 4)).any()
+        ]
+        assert found
+        seen.update(found)
+    assert {i for i, _ in seen} == {0, 1, 2} and len({n for _, n in seen}) > 4
+
+
+def test_samples_do_not_depend_on_processes_workers_or_the_start(folders: Path) -> None:
+    spec = data_spec(folders / "train")
+    whole = torch.stack(list(crop_batches(spec, 7, 0, 4)))  # (4 iterations, 4 samples)
+    ranks = [torch.stack(list(crop_batches(spec, 7, 0, 4, rank, 2))) for rank in (0, 1)]
+    assert torch.equal(torch.stack(ranks, 2).flatten(1, 2), whole)
+    assert torch.equal(torch.stack(list(crop_batches(spec, 7, 2, 4))), whole[2:])
+    workers = data_spec(folders / "train", workers=1, cache=False)
+    assert torch.equal(torch.stack(list(crop_batches(workers, 7, 0, 4))), whole)
+    assert not torch.equal(torch.stack(list(crop_batches(spec, 8, 0, 4))), whole)
+    with pytest.raises(InputError, match="batch_size"):
+        crop_batches(spec, 7, 0, 4, 0, 3)
+
+
+def test_two_processes_train_as_one(cli: Cli, folders: Path) -> None:
+    """FSRCNN has no BatchNorm, so that half the batch twice gives the gradients of the whole."""
+    settings = ["--set", *SMALL, "iter_max=2"]
+    train = ["train_pcsr.py", "--config", str(config("fsrcnn-pcsr-phase0"))]
+    assert cli(*train, "--name", "one", *settings, "--device", "cpu").code == 0
+    for name in ("train_pcsr.py", "dist.sh", "models", "datasets", "utils"):
+        (folders / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "VIRTUAL_ENV": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["./dist.sh", *train, "--name", "two", "--cpu", "2", *settings]
+    job = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
+    assert job.returncode == 0, job.stderr
+    one, two = (load_model(folders / "save" / name)[0].state_dict() for name in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(value, two[key], atol=2e-5, rtol=1e-4)
+    assert len((folders / "save/two/metrics.jsonl").read_text().splitlines()) == 3  # rank 0 alone logs
+    shutil.rmtree(folders / "save")
+
+
+def test_phase0_trains_the_heavy_upsampler() -> None:
+    model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
+    lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
+    task = Phase0(model)
+    before = task(lr, hr)["loss"]
+    optimizer = torch.optim.Adam(task.parameters(), 1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        task(lr, hr)["loss"].backward()
+        optimizer.step()
+    assert task(lr, hr)["loss"] < before

@@ -1,0 +1,50 @@
+"""Train an original model: python train.py --config configs/carn-x4.yaml"""
+
+import torch
+from torch import Tensor
+
+from datasets.folder import PairedFolder
+from models.blocks import Backbone
+from models.build import build_original
+from utils.config import OriginalSpec
+from utils.dist import start_ranks, stop_ranks
+from utils.engine import Task, read_job, train, train_parser
+from utils.errors import InputError, run
+from utils.evaluate import Protocol, Row, evaluate
+from utils.restore import original_restorer
+
+
+class OriginalTask(Task):
+    """L1 between SR and HR."""
+
+    def __init__(self, model: Backbone) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.model(lr) - hr).abs().mean()}
+
+
+def main() -> None:
+    args = train_parser("Train an original model.").parse_args()
+    config, folder = read_job(args)
+    spec = config.model
+    if not isinstance(spec, OriginalSpec):
+        raise InputError(f"{args.config}: describes a PCSR model; use train_pcsr.py")
+    if spec.scale != config.data.scale:
+        raise InputError(f"{args.config}: model.scale is {spec.scale} but data.scale is {config.data.scale}")
+    ranks = start_ranks(args.device)
+    torch.manual_seed(config.train.seed)
+    model = build_original(spec)
+    pairs = list(PairedFolder(config.data.val, None, spec.scale, float_lr=not config.data.lr_round))
+    protocol = Protocol(spec.scale, with_ssim=False)
+
+    def validate() -> list[Row]:
+        return evaluate(pairs, original_restorer(model, ranks.device), protocol)
+
+    train(config, OriginalTask(model), validate, folder, ranks, args.resume)
+    stop_ranks(ranks)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,113 @@
+"""Train PCSR, phase 0 then phase 1: python train_pcsr.py --config configs/carn-pcsr-phase0.yaml"""
+
+import torch
+from torch import Tensor
+
+from datasets.folder import PairedFolder
+from models.build import build_pcsr
+from models.pcsr import PCSR
+from utils.checkpoint import load_model
+from utils.config import Config, PCSRSpec
+from utils.dist import start_ranks, stop_ranks
+from utils.engine import Task, read_job, train, train_parser
+from utils.errors import InputError, run
+from utils.evaluate import Protocol, Row, evaluate
+from utils.restore import Setting, pcsr_restorer
+
+
+class Phase0(Task):
+    """Encoder and heavy upsampler: L1 over all HR pixels (paper, section 3.4)."""
+
+    def __init__(self, model: PCSR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        model = self.pcsr
+        sr = model.upsample_with(model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
+        return {"loss": (sr - hr).abs().mean()}
+
+    @property
+    def pcsr(self) -> PCSR:
+        assert isinstance(self.model, PCSR)
+        return self.model
+
+
+class Phase1(Phase0):
+    """Light upsamplers and classifier; encoder and heavy are frozen and in eval mode (paper, section 3.4)."""
+
+    def __init__(self, model: PCSR, loss_l1_w: float, loss_avg_w: float) -> None:
+        super().__init__(model)
+        self.loss_l1_w = loss_l1_w
+        self.loss_avg_w = loss_avg_w
+        self.frozen = [model.encoder, model.upsamplers[-1]]
+        for module in self.frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Phase1":
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        model, size = self.pcsr, (hr.shape[2], hr.shape[3])
+        with torch.no_grad():
+            feat = model.encoder(lr - model.mean)  # (b,c,h,w)
+            heavy = model.upsample_with(model.project(lr, feat), size, -1)
+        encoded = model.project(lr, feat)
+        prob = model.classify(encoded, size)  # (b,M,H,W)
+        light = [model.upsample_with(encoded, size, j) for j in range(len(model.upsamplers) - 1)]
+        sr = sum(prob[:, j : j + 1] * sr_j for j, sr_j in enumerate([*light, heavy]))  # (b,3,H,W)
+        l1 = (sr - hr).abs().mean()
+        heavy_share = prob[:, -1].mean()
+        average = (2 * heavy_share - 1).abs()  # |sum prob_heavy - N/2| / (N/2)
+        loss = self.loss_l1_w * l1 + self.loss_avg_w * average
+        return {"loss": loss, "l1": l1, "average": average, "heavy_share": heavy_share}
+
+
+def start_phase1(model: PCSR, path: str) -> None:
+    """Take encoder and heavy upsampler from phase 0. Raises InputError if the file is not phase 0 of this model."""
+    phase0, _ = load_model(path)
+    if not isinstance(phase0, PCSR):
+        raise InputError(f"train.init: {path} is an original model, not a PCSR phase 0")
+    try:
+        model.encoder.load_state_dict(phase0.encoder.state_dict())
+        model.upsamplers[-1].load_state_dict(phase0.upsamplers[-1].state_dict())
+    except RuntimeError:
+        raise InputError(f"train.init: {path} has another encoder or heavy upsampler than this config") from None
+
+
+def build_task(config: Config, model: PCSR) -> Task:
+    if config.train.phase == 0:
+        return Phase0(model)
+    if config.train.init is None:
+        raise InputError("train.init: phase 1 needs the path of phase 0's weights")
+    start_phase1(model, config.train.init)
+    return Phase1(model, config.train.loss_l1_w, config.train.loss_avg_w)
+
+
+def main() -> None:
+    args = train_parser("Train PCSR, phase 0 or phase 1.").parse_args()
+    config, folder = read_job(args)
+    if not isinstance(config.model, PCSRSpec) or config.train.phase is None:
+        raise InputError(
+            f"{args.config}: needs a model of kind pcsr and train.phase 0 or 1; use train.py for originals"
+        )
+    ranks = start_ranks(args.device)
+    torch.manual_seed(config.train.seed)
+    model = build_pcsr(config.model)
+    task = build_task(config, model)
+    scale = config.data.scale
+    pairs = list(PairedFolder(config.data.val, None, scale, float_lr=not config.data.lr_round))
+    protocol = Protocol(scale, with_ssim=False)
+
+    def validate() -> list[Row]:
+        return evaluate(pairs, pcsr_restorer(model, [Setting("k", 0)], False, ranks.device), protocol)
+
+    train(config, task, validate, folder, ranks, args.resume)
+    stop_ranks(ranks)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,132 @@
+"""One experiment is one YAML file, read into frozen typed specs; an unknown, missing or wrong key is an error."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from utils.errors import InputError
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OriginalSpec(Spec):
+    """A backbone with its own tail."""
+
+    kind: Literal["original"]
+    backbone: str
+    width: PositiveInt
+    scale: int
+
+
+class PCSRSpec(Spec):
+    """An encoder, upsamplers and a classifier; phase 0 has one upsampler and no classifier."""
+
+    kind: Literal["pcsr"]
+    backbone: str
+    width: PositiveInt
+    upsamplers: tuple[tuple[PositiveInt, ...], ...] = Field(min_length=1)  # hidden widths, light .. heavy
+    classifier: tuple[PositiveInt, ...] | None  # hidden widths
+
+
+ModelSpec = Annotated[OriginalSpec | PCSRSpec, Field(discriminator="kind")]
+
+
+class DataSpec(Spec):
+    train: str  # folder of HR images; crops are taken from them at random
+    val: str  # folder of HR images for validation
+    scale: PositiveInt
+    patch_size: PositiveInt  # LR pixels
+    batch_size: PositiveInt  # over all processes
+    lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
+    workers: int = Field(default=0, ge=0)  # decoding processes; 0 decodes in the training process
+    cache: bool = True  # keep decoded images in memory
+
+
+class TrainSpec(Spec):
+    iter_max: PositiveInt
+    learning_rate: PositiveFloat
+    learning_rate_min: PositiveFloat = 1e-7  # the cosine's end
+    warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
+    betas: tuple[float, float] = (0.9, 0.99)
+    seed: int = 0
+    phase: Literal[0, 1] | None = None  # of PCSR training
+    init: str | None = None  # phase 1: the phase 0 weights to start from
+    loss_l1_w: float = 1000.0  # phase 1, weight of the L1 loss
+    loss_avg_w: float = 3.0  # phase 1, weight of the loss that keeps the heavy share near a half
+    log_every: PositiveInt = 100
+    val_every: PositiveInt = 10_000
+    save_every: PositiveInt = 1_000
+    keep_checkpoints: PositiveInt = 2
+
+
+class Config(Spec):
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises InputError if the file is missing or is not one."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read config {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"config {path} is not a YAML mapping")
+    return content
+
+
+def assign(content: dict[str, Any], setting: str) -> None:
+    """Apply one `key=value` to a raw config; the key is dotted (`train.iter_max`) or a leaf name (`iter_max`)."""
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise InputError(f"--set {setting}: write key=value")
+    sections = {"model": (OriginalSpec, PCSRSpec), "data": (DataSpec,), "train": (TrainSpec,)}
+    known = [f"{name}.{leaf}" for name, specs in sections.items() for spec in specs for leaf in spec.model_fields]
+    matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
+    if len(matches) != 1:
+        choices = ", ".join(matches or sorted(set(known)))
+        raise InputError(f"--set {key}: {'ambiguous' if matches else 'unknown'} key, one of: {choices}")
+    section, leaf = matches[0].split(".", 1)
+    content.setdefault(section, {})[leaf] = parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A YAML scalar or list; YAML 1.1 reads 1e-4 as text, so numbers are tried first."""
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    return yaml.safe_load(text)
+
+
+def load_config(path: str | Path, settings: Sequence[str] = ()) -> Config:
+    """Read an experiment. Raises InputError naming the file and the key that is unknown, missing or wrong."""
+    content = read_yaml(Path(path))
+    for setting in settings:
+        assign(content, setting)
+    return check(Config, content, path)
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def check(spec: type[S], content: dict[str, Any], path: str | Path) -> S:
+    """Validate raw content against a spec."""
+    try:
+        return spec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("original", "pcsr"))
+        reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise InputError(f"config {path}: {key}: {reason}") from None
+
+
+def dump_yaml(spec: Spec) -> str:
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)

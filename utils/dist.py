@@ -1,0 +1,39 @@
+"""The processes of one job, as torchrun started them; a plain `python` is a job of one."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from utils.device import pick_device
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process logs and saves."""
+        return self.rank == 0
+
+
+def start_ranks(device_name: str) -> Ranks:
+    """Join the job: NCCL between CUDA devices, gloo otherwise. Raises InputError for a device this machine lacks."""
+    device = pick_device(device_name)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks(0, 1, device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Ranks(distributed.get_rank(), world, device)
+
+
+def stop_ranks(ranks: Ranks) -> None:
+    if ranks.world > 1:
+        distributed.destroy_process_group()

@@ -1,0 +1,29 @@
+"""Bad input ends a command with one line and exit code 2, never with a traceback."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message names it and the remedy."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong options are bad input like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's main; an InputError becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,79 @@
+"""The evaluation loop, shared by test.py, test_pcsr.py and validation during training."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from datasets.folder import Pair, scaled_size
+from utils.metrics import PsnrType, psnr, ssim
+from utils.restore import Restore, Restored
+from utils.tiling import Tiling, crop_length
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image under one setting."""
+
+    image: str
+    setting: str
+    psnr: float  # dB
+    ssim: float
+    heavy_share: float
+    flops_paper: float
+    flops_executed: float
+    flops_paper_share: float  # of the all-heavy model, or of the original itself
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are cut and measured."""
+
+    scale: float
+    tiling: Tiling | None = None  # None: the whole image at once
+    crop: Tiling | None = None  # cut LR to n*step+patch_size of this grid
+    psnr_type: PsnrType = "rgb"
+    with_ssim: bool = True
+
+
+Keep = Callable[[str, Restored], None]  # what else to do with a result, such as saving it
+
+
+def crop_pair(pair: Pair, grid: Tiling, scale: float) -> Pair:
+    """Cut LR to the pixels that a patch grid covers, and HR to match."""
+    height, width = (crop_length(n, grid.patch_size, grid.step) for n in pair.lr.shape[-2:])
+    lr = pair.lr[..., :height, :width]
+    rows, cols = scaled_size(lr, scale)
+    return Pair(pair.name, pair.hr[..., :rows, :cols], lr)
+
+
+def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: Keep | None = None) -> list[Row]:
+    """Restore and measure every pair under every setting; shave is the scale."""
+    rows: list[Row] = []
+    for loaded in pairs:
+        pair = crop_pair(loaded, protocol.crop, protocol.scale) if protocol.crop else loaded
+        if not rows:
+            restore(pair.lr[..., :8, :8], protocol.scale, None)  # warm-up: the first call pays for set-up
+        for restored in restore(pair.lr, protocol.scale, protocol.tiling):
+            rows.append(measure(pair.name, restored, pair.hr, protocol))
+            if keep is not None:
+                keep(pair.name, restored)
+    return rows
+
+
+def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol) -> Row:
+    """One row; without an HR image PSNR and SSIM are nan."""
+    shave = round(protocol.scale)
+    return Row(
+        image=name,
+        setting=restored.setting,
+        psnr=psnr(restored.sr, hr, shave, protocol.psnr_type) if hr is not None else math.nan,
+        ssim=ssim(restored.sr, hr, shave, protocol.psnr_type) if hr is not None and protocol.with_ssim else math.nan,
+        heavy_share=restored.heavy_share,
+        flops_paper=restored.flops.paper,
+        flops_executed=restored.flops.executed,
+        flops_paper_share=restored.flops.paper / restored.reference.paper,
+        seconds=restored.seconds,
+    )

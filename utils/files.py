@@ -1,0 +1,49 @@
+"""Files that are written whole or not at all, and finding the images in a folder."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from utils.errors import InputError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
+
+    Raises InputError if the place cannot be written or the disk is full; the old file then stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~current_umask())  # mkstemp makes private files
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The images directly in a folder, by name. Raises InputError if it is missing or has none."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise InputError(f"{root}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    return paths

@@ -1,0 +1,134 @@
+"""The command line that test.py, test_pcsr.py and demo.py share, and what follows from it."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from datasets.folder import PairedFolder
+from models.blocks import Backbone
+from models.pcsr import PCSR
+from utils.checkpoint import load_model
+from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.device import add_device_option
+from utils.errors import InputError, Parser
+from utils.evaluate import Protocol, evaluate
+from utils.image import to_pixels, write_image
+from utils.report import format_table, summary_json, write_report
+from utils.restore import REFINE, Restore, Restored, Setting
+from utils.runs import SAVE
+from utils.tiling import Tiling
+from utils.visual import colour_assignment
+
+
+def eval_parser(description: str) -> Parser:
+    """The options of both evaluation scripts."""
+    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add_model_options(parser)
+    parser.add_argument("--hr_data", required=True, help="folder of HR images")
+    parser.add_argument("--lr_data", help="folder of LR images of the same names; made from HR if not given")
+    parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor, any number of 1 or more")
+    parser.add_argument("--float_lr", action="store_true", help="LR made from HR is not rounded to 8 bits (published)")
+    parser.add_argument("--per_image", action="store_true", help="whole images, instead of overlapping patches")
+    parser.add_argument("--crop", action="store_true", help="cut LR to n*step+patch_size, what both modes can see")
+    parser.add_argument("--patch_size", type=int, default=32, help="LR pixels of a patch")
+    parser.add_argument("--step", type=int, default=28, help="LR pixels between patches")
+    parser.add_argument("--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB or luma")
+    parser.add_argument("--save_images", action="store_true", help="write the SR images and assignments too")
+    parser.add_argument("--out_dir", help="where CSV, plot and images go (default: results/MODEL/DATASET-xSCALE)")
+    return parser
+
+
+def add_model_options(parser: Parser, config: str | None = None) -> None:
+    parser.add_argument("--config", default=config, help="experiment; its weights are save/NAME of configs/NAME.yaml")
+    parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
+    add_device_option(parser)
+
+
+def add_decision_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--k", type=float, nargs="+", default=[], help="larger is cheaper; about -1 .. 2 (0 if nothing)"
+    )
+    parser.add_argument("--budget", type=float, nargs="+", default=[], help="share of the all-heavy model's FLOPs")
+    parser.add_argument("--adaptive", action="store_true", help="the image decides: k-means instead of k (ADM)")
+    parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
+
+
+def settings(args: argparse.Namespace) -> list[Setting]:
+    """All decisions asked for, k = 0 if none. Raises InputError for a value that is not a number."""
+    chosen = [Setting("k", k) for k in args.k] + [Setting("budget", share) for share in args.budget]
+    for setting in chosen:
+        if math.isnan(setting.value):
+            raise InputError(f"--{setting.rule} nan: must be a number")
+    if args.adaptive:
+        chosen.append(Setting("adaptive"))
+    return chosen or [Setting("k", 0.0)]
+
+
+def refinement(args: argparse.Namespace) -> bool:
+    return REFINE and not args.no_refinement
+
+
+def checked_scale(scale: float) -> float:
+    """Raises InputError unless the scale is a finite number of 1 or more."""
+    if not (math.isfinite(scale) and scale >= 1):
+        raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
+    return scale
+
+
+class Chosen(NamedTuple):
+    """The model a command works with."""
+
+    model: Backbone | PCSR
+    spec: OriginalSpec | PCSRSpec
+    name: str
+
+
+def chosen_model(args: argparse.Namespace) -> Chosen:
+    """The model of --model, else of --config.
+
+    Raises InputError if there is none, or if it is another model than the config describes.
+    """
+    if args.config is None and args.model is None:
+        raise InputError("give --config or --model")
+    path = Path(args.model) if args.model else SAVE / Path(args.config).stem
+    expected = load_config(args.config).model if args.config is not None else None
+    model, spec = load_model(path)
+    if expected not in (None, spec):
+        raise InputError(f"{path}: holds another model ({describe(spec)}) than {args.config} ({describe(expected)})")
+    return Chosen(model, spec, path.name if path.is_dir() else path.stem)
+
+
+def describe(spec: object) -> str:
+    return " ".join(f"{key}={value}" for key, value in vars(spec).items())
+
+
+def run_evaluation(args: argparse.Namespace, restore: Restore, name: str) -> None:
+    """Evaluate a folder and report: progress bar, CSV files, plot, table, JSON."""
+    scale = checked_scale(args.scale)
+    if not 1 <= args.step <= args.patch_size:
+        raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
+    grid = Tiling(args.patch_size, args.step)
+    protocol = Protocol(scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
+    pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr)
+    dataset = Path(args.hr_data).resolve().name
+    folder = Path(args.out_dir) if args.out_dir else Path("results") / name / f"{dataset}-x{scale:g}"
+
+    def keep(image: str, restored: Restored) -> None:
+        save_images(folder / "images" / restored.setting, image, restored)
+
+    rows = evaluate(tqdm(pairs, desc=dataset, unit="image"), restore, protocol, keep if args.save_images else None)
+    summary = write_report(rows, dataset, scale, folder)
+    print(format_table(summary))
+    print(f"written to {folder}")
+    if args.json:
+        print(summary_json(summary))
+
+
+def save_images(folder: Path, name: str, restored: Restored) -> None:
+    write_image(folder / f"{name}.png", to_pixels(restored.sr))
+    if restored.assignment is not None:
+        write_image(folder / f"{name}_assignment.png", colour_assignment(restored.sr, restored.assignment))

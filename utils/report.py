@@ -1,0 +1,97 @@
+"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from utils.evaluate import Row
+from utils.files import write_atomic
+
+COLUMNS = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "flops_paper_share", "seconds"]
+SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # what --json promises
+
+
+def image_table(rows: Sequence[Row], dataset: str, scale: float) -> pd.DataFrame:
+    """One line per image and setting."""
+    table = pd.DataFrame([asdict(row) for row in rows])
+    table.insert(0, "dataset", dataset)
+    table.insert(2, "scale", scale)
+    return table
+
+
+def summarise(images: pd.DataFrame) -> pd.DataFrame:
+    """Means per image, a line per setting in the order they were asked for."""
+    groups = images.groupby(["dataset", "scale", "setting"], sort=False)
+    summary = groups[COLUMNS].mean().reset_index()
+    summary.insert(1, "images", groups.size().to_numpy())
+    return summary
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """The summary with units, for a terminal."""
+    share = summary["flops_paper_share"]
+    shown = pd.DataFrame(
+        {
+            "setting": summary["setting"],
+            "PSNR dB": summary["psnr"].map("{:.3f}".format),
+            "SSIM": summary["ssim"].map("{:.4f}".format),
+            "heavy %": (100 * summary["heavy_share"]).map("{:.1f}".format),
+            "GFLOPs paper": (summary["flops_paper"] / 1e9).map("{:.2f}".format),
+            "of all-heavy %": (100 * share).map("{:.1f}".format),
+            "GFLOPs executed": (summary["flops_executed"] / 1e9).map("{:.2f}".format),
+            "seconds": summary["seconds"].map("{:.3f}".format),
+        }
+    )
+    first = summary.iloc[0]
+    title = f"{first['dataset']}, x{first['scale']:g}, {first['images']} images, means per image"
+    return f"{title}\n{shown.to_string(index=False)}"
+
+
+def summary_json(summary: pd.DataFrame) -> str:
+    """One line, a list with an object per setting; what is not finite is null, which JSON can say."""
+    records: list[dict[str, Any]] = []
+    for record in summary[["dataset", "images", "scale", "setting", *SUMMARY]].to_dict("records"):
+        records.append(
+            {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        )
+    return json.dumps(records)
+
+
+def plot_curve(summary: pd.DataFrame) -> bytes:
+    """PSNR against GFLOPs, both accounts side by side, as PNG."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, account in zip(axes, ("paper", "executed"), strict=True):
+        flops = summary[f"flops_{account}"] / 1e9
+        for rule, group in summary.groupby(summary["setting"].str.partition("=")[0], sort=False):  # a curve per rule
+            points = pd.DataFrame({"flops": flops[group.index], "psnr": group["psnr"]}).sort_values("flops")
+            axis.plot(points["flops"], points["psnr"], marker="o", label=str(rule))
+        for x, y, name in zip(flops, summary["psnr"], summary["setting"], strict=True):
+            axis.annotate(name, (x, y), textcoords="offset points", xytext=(4, -11), fontsize=8)
+        axis.set_xlabel(f"GFLOPs per image, {account} account")
+        axis.grid(alpha=0.3)
+        axis.margins(0.15)
+    axes[0].set_ylabel("PSNR (dB)")
+    axes[0].legend(fontsize=8)
+    first = summary.iloc[0]
+    figure.suptitle(f"{first['dataset']}, x{first['scale']:g}, {first['images']} images", fontsize=10)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) -> pd.DataFrame:
+    """Write images.csv, summary.csv and curve.png into a folder, each atomically; returns the summary."""
+    images = image_table(rows, dataset, scale)
+    summary = summarise(images)
+    write_atomic(folder / "images.csv", images.to_csv(index=False).encode())
+    write_atomic(folder / "summary.csv", summary.to_csv(index=False).encode())
+    write_atomic(folder / "curve.png", plot_curve(summary))
+    return summary

@@ -1,0 +1,73 @@
+"""Patch-wise processing: overlapping LR patches, their SR averaged where they overlap (the field's per-patch mode)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils.errors import InputError
+
+PATCHES_AT_ONCE = 64
+
+
+def starts(length: int, patch: int, step: int) -> list[int]:
+    """Where patches begin on an axis; the last one is flush with the end."""
+    if length <= patch:
+        return [0]
+    regular = list(range(0, length - patch + 1, step))
+    return regular if regular[-1] == length - patch else [*regular, length - patch]
+
+
+def crop_length(length: int, patch: int, step: int) -> int:
+    """The longest n * step + patch in `length`, or `length` itself if it holds no patch."""
+    return length if length <= patch else (length - patch) // step * step + patch
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A grid of LR patches of `patch_size`, `step` apart."""
+
+    patch_size: int
+    step: int
+
+    def corners(self, lr: Tensor) -> list[tuple[int, int]]:
+        rows, cols = (starts(n, self.patch_size, self.step) for n in lr.shape[-2:])
+        return [(top, left) for top in rows for left in cols]
+
+    def split(self, lr: Tensor) -> list[Tensor]:
+        """(1,3,h,w) -> batches (b,3,p,p) of patches; smaller only where the image is."""
+        height, width = (min(n, self.patch_size) for n in lr.shape[-2:])
+        corners = self.corners(lr)
+        patches = [lr[0, :, top : top + height, left : left + width] for top, left in corners]
+        return [torch.stack(patches[i : i + PATCHES_AT_ONCE]) for i in range(0, len(patches), PATCHES_AT_ONCE)]
+
+    def windows(self, lr: Tensor, scale: float, size: tuple[int, int]) -> list[tuple[slice, slice]]:
+        """The HR window of every patch. Raises InputError if the scale puts one between two pixels."""
+        windows = []
+        for corner in self.corners(lr):
+            top, left = (start * scale for start in corner)
+            if top != int(top) or left != int(left):
+                raise InputError(f"--scale {scale:g}: patches do not fall on whole pixels; use --per_image")
+            windows.append((slice(int(top), int(top) + size[0]), slice(int(left), int(left) + size[1])))
+        return windows
+
+    def merge(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
+        """Batches (b,3,P,P) -> (1,3,H,W), the mean where patches overlap."""
+        patches = torch.cat(list(parts))
+        height, width = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
+        total = patches.new_zeros(1, patches.shape[1], height, width)
+        count = patches.new_zeros(1, 1, height, width)
+        for patch, (rows, cols) in zip(patches, self.windows(lr, scale, tuple(patches.shape[-2:])), strict=True):  # type: ignore[arg-type]
+            total[0, :, rows, cols] += patch
+            count[0, :, rows, cols] += 1
+        return total / count
+
+    def merge_heaviest(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
+        """Assignments (b,P,P) -> (1,H,W), the heaviest choice where patches overlap."""
+        patches = torch.cat(list(parts))
+        height, width = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
+        whole = patches.new_zeros(1, height, width)
+        for patch, (rows, cols) in zip(patches, self.windows(lr, scale, tuple(patches.shape[-2:])), strict=True):  # type: ignore[arg-type]
+            whole[0, rows, cols] = torch.maximum(whole[0, rows, cols], patch)
+        return whole

@@ -1,0 +1,49 @@
+"""Pictures about results: the coloured assignment, and a captioned row of images."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import matplotlib as mpl
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from utils.image import Array, to_pixels
+
+COLOURS = "coolwarm"  # light = blue .. heavy = red
+OVERLAY = 0.6  # of the colour, over the gray image
+DETAIL = 0.22  # of each side, what a panel shows enlarged
+
+
+def colour_assignment(sr: Tensor, assignment: Tensor) -> Array:
+    """sr (1,3,H,W) in gray under the colours of assignment (1,H,W) -> (H,W,3) uint8; blue = light, red = heavy."""
+    index = assignment[0].cpu().numpy()
+    steps = max(2, int(index.max()) + 1)
+    palette = mpl.colormaps[COLOURS](np.linspace(0.05, 0.95, steps))[:, :3].astype(np.float32) * 255
+    gray = to_pixels(sr).mean(axis=2, keepdims=True, dtype=np.float32)
+    return ((1 - OVERLAY) * gray + OVERLAY * palette[index]).round().astype(np.uint8)
+
+
+def busiest(assignment: Tensor) -> tuple[slice, slice]:
+    """The window of DETAIL of the sides of assignment (1,H,W) that holds the heaviest pixels."""
+    height, width = (max(1, round(n * DETAIL)) for n in assignment.shape[-2:])
+    step = max(1, min(height, width) // 8)
+    load = F.avg_pool2d(assignment[:, None].float(), (height, width), stride=step)[0, 0]
+    row, col = (int(i) * step for i in np.unravel_index(int(load.argmax()), load.shape))
+    return slice(row, row + height), slice(col, col + width)
+
+
+def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size: float = 3.2) -> bytes:
+    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each enlarged below; as PNG."""
+    height, width = images[0][1].shape[:2]
+    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.5), layout="constrained")
+    axes = figure.subplots(2, len(images), squeeze=False)
+    for column, (caption, image) in enumerate(images):
+        axes[0][column].set_title(caption, fontsize=10)
+        for axis, shown in zip(axes[:, column], (image, image[window]), strict=True):
+            axis.imshow(shown, interpolation="nearest")
+            axis.set_axis_off()
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=140)
+    return buffer.getvalue()
