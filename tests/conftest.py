@@ -92,8 +92,8 @@ def save_tiny(folder: Path, spec: PCSRSpec | OriginalSpec) -> Path:
     """Weights of a tiny model in a folder like those under save/; untrained, but close to bilinear."""
     model = build(spec)
     with torch.no_grad():
-        for last in [mlp.linears()[-1] for mlp in model.mlps()[:-1]] if isinstance(model, PCSR) else []:
-            last.weight *= 0.05
-            last.bias *= 0.05
+        for mlp in model.mlps()[:-1] if isinstance(model, PCSR) else []:
+            for parameter in mlp.linears()[-1].parameters():
+                parameter.mul_(0.05)
     save_weights(folder, model, config_for(spec))
     return folder

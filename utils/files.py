@@ -9,10 +9,10 @@ from utils.errors import InputError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
 
-    Raises InputError if the place cannot be written or the disk is full; the old file then stays.
+    `durable` holds through a power cut too, which costs a wait for the disk. Raises InputError if the place cannot be written or the disk is full; the old file then stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,8 +22,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~current_umask())  # mkstemp makes private files
         Path(temporary).replace(path)
     except OSError as error:

@@ -1,9 +1,11 @@
 """Image files <-> arrays: PNG, JPEG, WebP, TIFF, BMP; 8 and 16 bit; gray, RGB, palette, alpha; EXIF orientation.
 
-Pillow decodes what has 8 bits and checks every file to its end; OpenCV decodes 16 bits, which Pillow would cut to 8.
+Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8, and encodes.
+Colour profiles are not applied: the values are those of the file.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.files import write_atomic
+from utils.files import IMAGE_SUFFIXES, write_atomic
 
 Array = NDArray[Any]  # uint8 or uint16
-Pillow.MAX_IMAGE_PIXELS = None  # large images are what this project is for
-DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")  # Pillow's names for 16-bit gray
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+HOLD_16_BITS = (".png", ".tif", ".tiff")
+HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
+WEBP_EXACT = (cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR)  # also where alpha is 0
+
+# Pillow knows this limit as a global only, and refuses from twice its value: 2**30 pixels, where OpenCV ends as well.
+Pillow.MAX_IMAGE_PIXELS = 2**29
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints what it also returns
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,8 @@ class Image:
     """A decoded image, upright."""
 
     pixels: Array  # (H,W,3) RGB, uint8 or uint16
-    alpha: Array | None  # (H,W), same type
-    gray: bool  # the file had a single colour channel; `pixels` repeats it
+    alpha: Array | None  # (H,W), same type, not premultiplied
+    gray: bool  # the file has a single colour channel; `pixels` repeats it
 
     @property
     def bits(self) -> int:
@@ -38,62 +48,82 @@ class Image:
 
 
 def read_image(path: str | Path) -> Image:
-    """Decode a file. Raises InputError if it is missing, empty, truncated, or no image this project takes."""
+    """Decode a file; of several frames or pages, the first.
+
+    Raises InputError if it is missing, of a kind not supported, or damaged in any way that its format lets one notice.
+    """
     path = Path(path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     try:
-        with Pillow.open(io.BytesIO(content)) as file:
-            depth = bit_depth(file, content)
-            file.load()  # decodes to the end: a truncated file raises here
-            orientation = file.getexif().get(0x0112, 1)
-            if depth == 8:
-                upright = ImageOps.exif_transpose(file)
-                return from_pillow(upright)
-            mode = file.mode
-    except (OSError, SyntaxError, ValueError, EOFError, Pillow.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({error}); give a PNG, JPEG, WebP, TIFF or BMP") from None
-    if depth != 16:
-        raise InputError(f"{path}: {depth} bits per channel; 8 and 16 are supported")
-    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16:
-        raise InputError(f"{path}: a 16-bit {mode} image of a kind that is not supported; save it as PNG")
-    return from_opencv(rotate(array, orientation))
+        with warnings.catch_warnings(record=True, action="always"):  # of odd metadata; what harms pixels is raised
+            return decode(content)
+    except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "damaged or of another kind" if unknown else " ".join(str(error).split())
+        kinds = "PNG, JPEG, WebP, TIFF or BMP of 8 or 16 bits per channel"
+        raise InputError(f"{path}: not a readable {kinds} ({reason})") from error
 
 
-def bit_depth(file: Pillow.Image, content: bytes) -> int:
-    """Bits per channel as stored."""
+def decode(content: bytes) -> Image:
+    """Decode the content of a file. Raises whatever the decoders raise."""
+    file = Pillow.open(io.BytesIO(content), formats=FORMATS)
+    bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith("I;16")
     if file.format == "PNG":
-        return 16 if content[24] == 16 else 8  # IHDR: depths below 8 are expanded by the decoder
-    if file.format == "TIFF":
-        bits = file.tag_v2.get(258, (8,))  # type: ignore[attr-defined]  # BitsPerSample
-        return max(8, max(bits) if isinstance(bits, tuple) else bits)
-    return 16 if file.mode in DEEP_MODES else 8
+        file.verify()  # the checksums, which decoding passes over; this uses the file up
+        file = Pillow.open(io.BytesIO(content), formats=FORMATS)
+        bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
+    elif isinstance(file, TiffImageFile):
+        bits = tiff_bits(file, len(content))
+    pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
+    orientation = 1 if file.format == "TIFF" else file.getexif().get(0x0112, 1)  # either decoder turns a TIFF itself
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return Image(upright(pixels, orientation), None if alpha is None else upright(alpha, orientation), gray)
 
 
-def from_pillow(file: Pillow.Image) -> Image:
-    has_alpha = "A" in file.getbands() or "a" in file.getbands() or "transparency" in file.info
-    gray = file.mode in ("1", "L", "LA", "La")
-    alpha = np.array(file.convert("RGBA").getchannel("A")) if has_alpha else None
-    rgb = file.convert("RGBA").convert("RGB") if has_alpha else file.convert("RGB")
-    return Image(np.array(rgb), alpha, gray)
+def tiff_bits(file: TiffImageFile, size: int) -> int:
+    """Bits per channel of a TIFF of `size` bytes. Raises ValueError for what the decoders would misread."""
+    tags = file.tag_v2
+    bits = max(tags.get(258, (1,)))  # BitsPerSample; 339: SampleFormat, 338: ExtraSamples, 284: PlanarConfiguration
+    if max(tags.get(339, (1,))) > 1 or (bits > 8 and bits != 16):
+        raise ValueError(f"signed, float or {bits}-bit samples")
+    if bits == 16 and (1 in tags.get(338, ()) or (tags.get(284) == 2 and tags.get(277, 1) > 1)):
+        raise ValueError("16 bits with premultiplied alpha or colours in separate planes")
+    parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
+    if tags.get(259, 1) > 1 and any(offset + count > size for offset, count in parts):  # compressed strips or tiles
+        raise ValueError("truncated")  # libtiff would tell as well, but print it
+    return int(bits)
 
 
-def from_opencv(array: Array) -> Image:
-    """(H,W), (H,W,3) BGR or (H,W,4) BGRA."""
-    if array.ndim == 2:
-        return Image(np.repeat(array[:, :, None], 3, axis=2), None, True)
-    alpha = np.ascontiguousarray(array[:, :, 3]) if array.shape[2] == 4 else None
-    pixels = np.ascontiguousarray(array[:, :, 2::-1])
-    gray = alpha is not None and bool((pixels == pixels[:, :, :1]).all())  # gray+alpha arrives as BGRA
-    return Image(pixels, alpha, gray)
+def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
+    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint8, of a file of up to 8 bits."""
+    if file.format == "PNG" and file.mode == "L" and "transparency" in file.info:
+        file.info["transparency"] *= 255 // (2**bits - 1)  # Pillow widens 2 and 4 bits to 8, but not this gray level
+    mode = "RGBA" if file.has_transparency_data else "L" if file.mode in ("1", "L") else "RGB"
+    array = np.array(file if file.mode == mode else file.convert(mode))
+    return (array[:, :, :3], array[:, :, 3]) if mode == "RGBA" else (array, None)
 
 
-def rotate(array: Array, orientation: int) -> Array:
-    """Apply an EXIF orientation (1 .. 8)."""
-    if orientation >= 5:
+def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
+    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; `file` is not decoded, but gets the EXIF block of a PNG."""
+    array, kinds, blocks = cv2.imdecodeWithMetadata(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16:
+        raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
+    file.info["exif"] = bytes(dict(zip(kinds, blocks, strict=True)).get(cv2.IMAGE_METADATA_EXIF, b""))
+    if array.ndim == 3:  # BGR or BGRA, the latter also where the fourth channel of a TIFF means nothing
+        return array[:, :, 2::-1], array[:, :, 3] if file.has_transparency_data else None
+    if isinstance(file, TiffImageFile) and file.tag_v2.get(262) == 0:
+        array = 65535 - array  # white is zero
+    level = file.info.get("transparency")
+    return array, None if level is None else np.where(array == level, np.uint16(0), np.uint16(65535))
+
+
+def upright(array: Array, orientation: int) -> Array:
+    """Apply an EXIF orientation, 1 .. 8, to (H,W,...); any other changes nothing. The result is contiguous."""
+    if orientation in (5, 6, 7, 8):
         array = np.swapaxes(array, 0, 1)
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
@@ -110,26 +140,30 @@ def to_tensor(pixels: Array) -> Tensor:
 
 
 def to_pixels(image: Tensor, bits: int = 8) -> Array:
-    """(1,3,H,W) or (1,1,H,W) -> (H,W,3) or (H,W), clamped to [0,1] and rounded to `bits`."""
-    levels = image.detach()[0].cpu().clamp(0, 1).mul(2**bits - 1).round().permute(1, 2, 0).numpy()
-    array = levels.astype(np.uint8) if bits == 8 else levels.astype(np.uint16)
+    """(1,3,H,W) or (1,1,H,W) -> (H,W,3) or (H,W), clamped to [0,1] and rounded to `bits`, 8 or 16."""
+    levels = image.detach()[0].float().clamp(0, 1).mul(2**bits - 1).round().permute(1, 2, 0).cpu().numpy()
+    array = levels.astype(np.uint8 if bits == 8 else np.uint16, order="C")
     return array[:, :, 0] if array.shape[2] == 1 else array
 
 
 def write_image(path: str | Path, pixels: Array, alpha: Array | None = None) -> None:
-    """Write (H,W,3) RGB or (H,W) gray, with alpha if given, atomically; the suffix names the format.
+    """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, atomically; the suffix names the format.
 
+    All but JPEG are lossless. Gray with alpha is stored as RGB with alpha: OpenCV writes no two channels.
     Raises InputError if the format cannot hold the image or the place cannot be written.
     """
-    path = Path(path)
-    channels = [pixels] if pixels.ndim == 2 else [pixels[:, :, 2], pixels[:, :, 1], pixels[:, :, 0]]
+    path, suffix = Path(path), Path(path).suffix.lower()
+    assert pixels.dtype in (np.uint8, np.uint16), pixels.dtype
+    if suffix not in IMAGE_SUFFIXES:
+        raise InputError(f"cannot write {path}: the name must end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if pixels.dtype == np.uint16 and suffix not in HOLD_16_BITS:  # OpenCV would cut them to 8, and drop alpha
+        raise InputError(f"cannot write {path}: {suffix} does not hold 16 bits per channel; use .png")
+    if alpha is not None and suffix not in HOLD_ALPHA:
+        raise InputError(f"cannot write {path}: {suffix} does not hold alpha; use .png")
+    array = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
     if alpha is not None:
-        channels = [*(channels * 3 if pixels.ndim == 2 else channels), alpha]
-    array = channels[0] if len(channels) == 1 else np.stack(channels, axis=2)
-    try:
-        done, content = cv2.imencode(path.suffix, array)
-    except cv2.error as error:
-        raise InputError(f"cannot write {path} in this format ({error.err}); use .png") from None
+        array = np.dstack((*[array] * (3 if pixels.ndim == 2 else 1), alpha))
+    done, content = cv2.imencode(suffix, np.ascontiguousarray(array), WEBP_EXACT if suffix == ".webp" else ())
     if not done:
-        raise InputError(f"cannot write {path} in this format; use .png")
-    write_atomic(path, content.tobytes())
+        raise InputError(f"cannot write {path}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for {suffix}")
+    write_atomic(path, content.tobytes(), durable=False)  # pictures can be made again, by the million at times
