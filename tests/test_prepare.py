@@ -20,11 +20,10 @@ from datasets.prepare import (
     make_test_sets,
     starts,
 )
+from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.image import Array, read_image, to_tensor, write_image
 from utils.resize import imresize, imresize_matlab_uint8
-
-ROOT = Path(__file__).parents[1]
 
 
 def picture(height: int, width: int, seed: int = 0, bits: int = 8) -> Array:
@@ -290,15 +289,10 @@ def test_command_make_test_sets_ends_with_one_line(source: Path, tmp_path: Path)
     assert result.stderr == f"error: {source}: images 1201-1500 are missing; nothing was written\n"
 
 
-@pytest.mark.parametrize(  # in the way that the tests above do not start them
-    ("name", "module"),
-    [
-        ("data_augmentation", True),
-        ("extract_subimages", False),
-        ("generate_mod_LR_bic", True),
-        ("make_test_sets", False),
-    ],
-)
+COMMANDS = ["data_augmentation", "extract_subimages", "generate_mod_LR_bic", "make_test_sets"]
+
+
+@pytest.mark.parametrize(("name", "module"), zip(COMMANDS, [True, False] * 2, strict=True))  # as those above are not
 def test_command_help(name: str, module: bool) -> None:
     result = command(name, "--help", module=module)
     assert result.returncode == 0, result.stderr

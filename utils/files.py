@@ -12,7 +12,8 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", "
 def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
 
-    `durable` holds through a power cut too, which costs a wait for the disk. Raises InputError if the place cannot be written or the disk is full; the old file then stays.
+    `durable` holds through a power cut too, which costs a wait for the disk. Raises InputError if the place cannot be
+    written or the disk is full; the old file then stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
