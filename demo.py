@@ -34,7 +34,7 @@ from utils.report import format_table, image_table, summarise, summary_json
 from utils.resize import downscale, imresize
 from utils.restore import Restore, Restored, original_restorer, pcsr_restorer
 from utils.runs import SAVE
-from utils.visual import busiest, colour_assignment, panel
+from utils.visual import OPACITY, busiest, colour_assignment, panel
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 
@@ -45,11 +45,16 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--upscale", action="store_true", help="take the image itself as LR and write it enlarged")
     parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor of 1 or more (default: 4)")
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
+    parser.add_argument(
+        "--opacity", type=float, default=OPACITY, help=f"of the assignment's colours (default: {OPACITY})"
+    )
     add_decision_options(parser)
     add_model_options(parser)
     args = parser.parse_args()
     if args.config is None and args.model is None:
         args.config = CONFIG
+    if not 0 <= args.opacity <= 1:
+        raise InputError(f"--opacity {args.opacity:g}: must lie between 0 and 1")
     return args
 
 
@@ -65,7 +70,7 @@ def suffix(restored: Restored, results: list[Restored]) -> str:
     return f"_{restored.setting}" if len(results) > 1 else ""
 
 
-def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Path) -> list[Restored]:
+def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Path, opacity: float) -> list[Restored]:
     """Enlarge the image itself; alpha is enlarged on its own by bicubic, 16 bits stay 16, gray stays gray."""
     lr = check_side(to_tensor(image.pixels), path)
     results = restore(lr, scale, None)
@@ -78,7 +83,9 @@ def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Pa
             alpha = to_pixels(imresize(to_tensor(image.alpha), (sr.shape[2], sr.shape[3])), image.bits)
         name = f"{path.stem}_x{scale:g}{suffix(restored, results)}"
         write_image(folder / f"{name}.png", pixels, alpha)
-        write_image(folder / f"{name}_assignment.png", colour_assignment(sr, restored.assignment))
+        write_image(
+            folder / f"{name}_assignment.png", colour_assignment(sr, restored.assignment, restored.upsamplers, opacity)
+        )
         print(f"{lr.shape[3]}x{lr.shape[2]} -> {sr.shape[3]}x{sr.shape[2]}: {folder / name}.png")
     return results
 
@@ -90,7 +97,8 @@ def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torc
         print(f"left out the original model: no weights in {folder}")
         return []
     model, _ = load_model(folder)
-    assert isinstance(model, Backbone)
+    if not isinstance(model, Backbone):
+        raise InputError(f"{folder}: not an original model")
     if model.scale != scale:
         print(f"left out the original model: {folder} does x{model.scale} only")
         return []
@@ -98,7 +106,14 @@ def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torc
 
 
 def simulate(
-    image: Image, path: Path, restore: Restore, backbone: str, scale: float, device: torch.device, folder: Path
+    image: Image,
+    path: Path,
+    restore: Restore,
+    backbone: str,
+    scale: float,
+    device: torch.device,
+    folder: Path,
+    opacity: float,
 ) -> pd.DataFrame:
     """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
     hr = mod_crop(to_tensor(image.pixels), scale, path)
@@ -116,7 +131,7 @@ def simulate(
         write_image(folder / f"{name}.png", pixels)
         row.append((caption, pixels))
         if restored.assignment is not None:
-            overlay = colour_assignment(restored.sr, restored.assignment)
+            overlay = colour_assignment(restored.sr, restored.assignment, restored.upsamplers, opacity)
             write_image(folder / f"assignment{suffix(restored, results)}.png", overlay)
             row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
     chosen = results[0].assignment
@@ -138,14 +153,14 @@ def main() -> None:
     image, path = load_image(args.img_path)
     folder = Path(args.out_dir)
     if args.upscale:
-        results = upscale(image, path, restore, scale, folder)
+        results = upscale(image, path, restore, scale, folder, args.opacity)
         table = image_table(
             [measure(path.stem, restored, None, Protocol(scale)) for restored in results], path.stem, scale
         )
         summary = summarise(table)
     else:
         folder /= path.stem
-        summary = simulate(image, path, restore, spec.backbone, scale, device, folder)
+        summary = simulate(image, path, restore, spec.backbone, scale, device, folder, args.opacity)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

@@ -14,12 +14,8 @@ from utils.evaluate import Protocol, Row, evaluate
 from utils.restore import original_restorer
 
 
-class OriginalTask(Task):
+class OriginalTask(Task[Backbone]):
     """L1 between SR and HR."""
-
-    def __init__(self, model: Backbone) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         return {"loss": (self.model(lr) - hr).abs().mean()}
@@ -36,7 +32,7 @@ def main() -> None:
     ranks = start_ranks(args.device)
     torch.manual_seed(config.train.seed)
     model = build_original(spec)
-    pairs = list(PairedFolder(config.data.val, None, spec.scale, float_lr=not config.data.lr_round))
+    pairs = list(PairedFolder(config.data.val, None, spec.scale, not config.data.lr_round)) if ranks.main else []
     protocol = Protocol(spec.scale, with_ssim=False)
 
     def validate() -> list[Row]:

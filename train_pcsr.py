@@ -12,28 +12,18 @@ from utils.dist import start_ranks, stop_ranks
 from utils.engine import Task, read_job, train, train_parser
 from utils.errors import InputError, run
 from utils.evaluate import Protocol, Row, evaluate
-from utils.restore import Setting, pcsr_restorer
+from utils.restore import REFINE, Setting, pcsr_restorer
 
 
-class Phase0(Task):
+class Phase0(Task[PCSR]):
     """Encoder and heavy upsampler: L1 over all HR pixels (paper, section 3.4)."""
 
-    def __init__(self, model: PCSR) -> None:
-        super().__init__()
-        self.model = model
-
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        model = self.pcsr
-        sr = model.upsample_with(model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
+        sr = self.model.upsample_with(self.model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
         return {"loss": (sr - hr).abs().mean()}
 
-    @property
-    def pcsr(self) -> PCSR:
-        assert isinstance(self.model, PCSR)
-        return self.model
 
-
-class Phase1(Phase0):
+class Phase1(Task[PCSR]):
     """Light upsamplers and classifier; encoder and heavy are frozen and in eval mode (paper, section 3.4)."""
 
     def __init__(self, model: PCSR, loss_l1_w: float, loss_avg_w: float) -> None:
@@ -51,11 +41,10 @@ class Phase1(Phase0):
         return self
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        model, size = self.pcsr, (hr.shape[2], hr.shape[3])
+        model, size = self.model, (hr.shape[2], hr.shape[3])
+        encoded = model.encode(lr)  # the frozen encoder keeps nothing for gradients; the first layers do
         with torch.no_grad():
-            feat = model.encoder(lr - model.mean)  # (b,c,h,w)
-            heavy = model.upsample_with(model.project(lr, feat), size, -1)
-        encoded = model.project(lr, feat)
+            heavy = model.upsample_with(encoded, size, -1)
         prob = model.classify(encoded, size)  # (b,M,H,W)
         light = [model.upsample_with(encoded, size, j) for j in range(len(model.upsamplers) - 1)]
         sr = sum(prob[:, j : j + 1] * sr_j for j, sr_j in enumerate([*light, heavy]))  # (b,3,H,W)
@@ -78,9 +67,15 @@ def start_phase1(model: PCSR, path: str) -> None:
         raise InputError(f"train.init: {path} has another encoder or heavy upsampler than this config") from None
 
 
-def build_task(config: Config, model: PCSR) -> Task:
+def build_task(config: Config, model: PCSR) -> Task[PCSR]:
+    """The phase's task. Raises InputError if the model is not one of that phase, or phase 0's weights do not fit."""
+    several = len(model.upsamplers) > 1
     if config.train.phase == 0:
+        if several:
+            raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
         return Phase0(model)
+    if not several:
+        raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
     if config.train.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
     start_phase1(model, config.train.init)
@@ -99,11 +94,11 @@ def main() -> None:
     model = build_pcsr(config.model)
     task = build_task(config, model)
     scale = config.data.scale
-    pairs = list(PairedFolder(config.data.val, None, scale, float_lr=not config.data.lr_round))
+    pairs = list(PairedFolder(config.data.val, None, scale, not config.data.lr_round)) if ranks.main else []
     protocol = Protocol(scale, with_ssim=False)
 
     def validate() -> list[Row]:
-        return evaluate(pairs, pcsr_restorer(model, [Setting("k", 0)], False, ranks.device), protocol)
+        return evaluate(pairs, pcsr_restorer(model, [Setting("k")], REFINE, ranks.device), protocol)
 
     train(config, task, validate, folder, ranks, args.resume)
     stop_ranks(ranks)

@@ -10,7 +10,7 @@ from torch import Tensor
 from utils.errors import InputError
 from utils.files import list_images
 from utils.image import read_image, to_tensor
-from utils.resize import downscale
+from utils.resize import downscale, scaled_size
 
 MIN_SIDE = 2  # LR pixels; less is no image to restore
 
@@ -23,9 +23,18 @@ class Pair(NamedTuple):
     lr: Tensor  # (1,3,h,w) in [0,1]
 
 
-def stem(path: Path) -> str:
-    """A file's name without suffix and without an LR marker such as `x4` or `_x2.5` at its end."""
-    return re.sub(r"(_?[xX]\d+(\.\d+)?)$", "", path.stem) or path.stem
+def by_stem(paths: list[Path], strip_marker: bool = False) -> dict[str, Path]:
+    """Files by name without suffix, and if asked without an LR marker such as `x4` or `_x2.5` at its end.
+
+    Raises InputError if two have the same.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        stem = (re.sub(r"_?[xX]\d+(\.\d+)?$", "", path.stem) or path.stem) if strip_marker else path.stem
+        if stem in found:
+            raise InputError(f"{path}: has the name of {found[stem].name}; rename one")
+        found[stem] = path
+    return found
 
 
 class PairedFolder:
@@ -37,14 +46,16 @@ class PairedFolder:
     """
 
     def __init__(self, hr_folder: str, lr_folder: str | None, scale: float, float_lr: bool = False) -> None:
-        self.hr_paths = list_images(hr_folder)
+        hr_paths = by_stem(list_images(hr_folder))
+        self.hr_paths = list(hr_paths.values())
         self.scale = scale
         self.float_lr = float_lr
         self.lr_paths: dict[str, Path] | None = None
         if lr_folder is not None:
-            self.lr_paths = {stem(path): path for path in list_images(lr_folder)}
-            missing = [path.name for path in self.hr_paths if stem(path) not in self.lr_paths]
-            if missing:
+            self.lr_paths = by_stem(list_images(lr_folder))
+            if not hr_paths.keys() <= self.lr_paths.keys():
+                self.lr_paths = by_stem(list_images(lr_folder), strip_marker=True)
+            if missing := [path.name for stem, path in hr_paths.items() if stem not in self.lr_paths]:
                 raise InputError(
                     f"{lr_folder}: no LR image for {missing[0]} ({len(missing)} missing); names must match"
                 )
@@ -55,13 +66,17 @@ class PairedFolder:
     def __iter__(self) -> Iterator[Pair]:
         return (self.load(path) for path in self.hr_paths)
 
-    def load(self, path: Path) -> Pair:
+    def check(self) -> None:
+        """Decode everything once. Raises InputError for what iterating would raise it for."""
+        for path in self.hr_paths:
+            self.read(path)
+
+    def read(self, path: Path) -> tuple[Tensor, Tensor | None]:
+        """HR cut to fit, and LR if there are files of it."""
         hr = to_tensor(read_image(path).pixels)
         if self.lr_paths is None:
-            hr = mod_crop(hr, self.scale, path)
-            lr = downscale(hr.double(), self.scale, eight_bit=not self.float_lr).float()
-            return Pair(path.stem, hr, lr)
-        lr_path = self.lr_paths[stem(path)]
+            return mod_crop(hr, self.scale, path), None
+        lr_path = self.lr_paths[path.stem]
         lr = check_side(to_tensor(read_image(lr_path).pixels), lr_path)
         rows, cols = scaled_size(lr, self.scale)
         if not (0 <= hr.shape[-2] - rows < self.scale and 0 <= hr.shape[-1] - cols < self.scale):
@@ -69,12 +84,13 @@ class PairedFolder:
                 f"{path}: HR is {hr.shape[-1]}x{hr.shape[-2]} but {lr_path} at x{self.scale:g} gives {cols}x{rows}; "
                 "check --scale and the pairing"
             )
-        return Pair(path.stem, hr[..., :rows, :cols], lr)
+        return hr[..., :rows, :cols], lr
 
-
-def scaled_size(lr: Tensor, scale: float) -> tuple[int, int]:
-    """The HR size (H, W) of an LR image at a scale."""
-    return round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
+    def load(self, path: Path) -> Pair:
+        hr, lr = self.read(path)
+        if lr is None:
+            lr = downscale(hr.double(), self.scale, eight_bit=not self.float_lr).float()
+        return Pair(path.stem, hr, lr)
 
 
 def check_side(lr: Tensor, path: Path) -> Tensor:

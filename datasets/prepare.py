@@ -27,6 +27,7 @@ from utils.errors import InputError, Parser
 from utils.files import list_images
 from utils.image import Array, read_image, to_pixels, to_tensor, write_image
 from utils.resize import downscale, imresize, imresize_matlab_uint8
+from utils.tiling import starts
 
 Files = Iterable[tuple[Path, Array]]  # what to write where: (H,W,3) uint8 or uint16
 TEST_SCALE = 4
@@ -164,12 +165,6 @@ def crop_to_fit(pixels: Array, scale: float, source: Path) -> Array:
     return mod_crop(torch.from_numpy(pixels).permute(2, 0, 1), scale, source).permute(1, 2, 0).numpy()
 
 
-def starts(length: int, size: int, step: int, remainder: int) -> list[int]:
-    """Where sub-images begin on an axis; what is left over, if more than `remainder`, gets one flush with the edge."""
-    places = list(range(0, length - size + 1, step))
-    return [*places, length - size] if length - size - places[-1] > remainder else places
-
-
 def compact(numbers: Sequence[int]) -> str:
     """Ascending numbers as ranges: 1201-1204, 1300."""
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
@@ -197,7 +192,7 @@ def process_all(jobs: Sequence[Job], source: Path, folders: Sequence[Path], work
             raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
     todo = [job for job in jobs if not all(path.exists() for path in job.outputs)]
     failed = 0
-    for message in tqdm(outcomes(todo, workers), total=len(todo), unit="image"):
+    for message in tqdm(outcomes(todo, workers), total=len(todo), unit="image", disable=None):
         if message:
             failed += 1
             tqdm.write(f"error: {message}", file=sys.stderr)

@@ -25,7 +25,8 @@ class CropDataset(Dataset[Tensor]):
         self.paths = list_images(spec.train)
         self.size = spec.patch_size * spec.scale
         self.seed = seed
-        self.cache: dict[int, NDArray[np.uint8]] | None = {} if spec.cache else None
+        self.cache: dict[int, NDArray[np.uint8]] = {}
+        self.cache_left = spec.cache_gb * 1e9  # bytes
         self.order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, position: int) -> Tensor:
@@ -38,7 +39,7 @@ class CropDataset(Dataset[Tensor]):
         return torch.from_numpy(flip(image[top : top + self.size, left : left + self.size], rng))
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        if self.cache is not None and index in self.cache:
+        if index in self.cache:
             return self.cache[index]
         path = self.paths[index]
         decoded = read_image(path)
@@ -49,8 +50,9 @@ class CropDataset(Dataset[Tensor]):
             raise InputError(
                 f"{path}: smaller than the {self.size}x{self.size} HR patch; remove it or lower patch_size"
             )
-        if self.cache is not None:
+        if self.cache_left >= pixels.nbytes:
             self.cache[index] = pixels
+            self.cache_left -= pixels.nbytes
         return pixels
 
 

@@ -1,6 +1,7 @@
 """Specs -> modules. The only file that knows the backbones' names."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import nn
@@ -13,6 +14,7 @@ from models.pcsr import PCSR
 from models.srresnet import SRResNetEncoder, SRResNetTail
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
+from utils.flops import mlp_flops
 
 
 class Parts(NamedTuple):
@@ -53,6 +55,9 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     if (spec.classifier is None) != (count == 1):
         raise InputError("model.classifier: needed with several upsamplers, null with a single one (phase 0)")
     upsamplers = [PixelMLP(spec.width, hidden, 3) for hidden in spec.upsamplers]
+    flops = [mlp_flops(upsampler).per_hr.paper for upsampler in upsamplers]
+    if any(light >= heavy for light, heavy in pairwise(flops)):
+        raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
     return PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
 

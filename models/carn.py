@@ -72,7 +72,6 @@ class CARNEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
         self.entry = conv3x3(3, width)
         self.blocks = nn.ModuleList(CascadingBlock(width) for _ in range(3))
         self.fuse = fusions(width)

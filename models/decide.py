@@ -17,6 +17,7 @@ NEAR = 0.05  # how far from the sample's k the whole image's is looked for first
 KMEANS_ITERATIONS = 20
 FLAT = 1e-6  # a map whose values differ by less has nothing to cluster
 BISECTIONS = 40
+LARGE = 1e30  # of k: beyond it float32 would overflow
 
 
 def assign_k(prob: Tensor, cost: Sequence[float], k: float) -> Tensor:
@@ -41,7 +42,7 @@ def best(logs: Sequence[Tensor], cost: Sequence[float], k: float) -> Tensor:
     top = logs[0]  # upsampler 0 is the reference: its offset is zero
     index = torch.zeros_like(top, dtype=torch.int64)
     for j in range(1, len(logs)):
-        score = logs[j] - k * math.log(cost[j] / cost[0])
+        score = logs[j] - max(-LARGE, min(k, LARGE)) * math.log(cost[j] / cost[0])
         index[score > top] = j
         top = torch.maximum(top, score)
     return index
@@ -60,7 +61,7 @@ def assign_budget(prob: Tensor, cost: Sequence[float], spend: Sequence[float], b
     logs = [log.flatten() for log in log_prob(prob.unbind(1))]
     count = logs[0].numel()
     limit = 2 * 90 / math.log(cost[-1] / cost[0])  # |log p| < 90 in float32: beyond, all pixels are light or heavy
-    sample = [log[:: max(1, count // SAMPLE)] for log in logs]
+    sample = [log[:: stride(count)] for log in logs]
     guess = bisect(sample, cost, spend, budget, [-limit, limit])[1]
     assignment, _ = bisect(logs, cost, spend, budget, [-limit, guess - NEAR, guess + NEAR, limit])
     return assignment.view_as(prob[:, 0])
@@ -98,6 +99,11 @@ def bisect(
     return settled, (low + high) / 2
 
 
+def stride(count: int) -> int:
+    """Every how many of `count` pixels are sampled; odd, as an even stride would see few sub-pixel positions."""
+    return max(1, count // SAMPLE) | 1
+
+
 def total(assignment: Tensor, price: Tensor) -> float:
     """What an assignment spends; price (M,) float64 on the CPU."""
     return float(torch.bincount(assignment, minlength=len(price)).cpu().double() @ price)
@@ -117,7 +123,8 @@ def assign_adaptive(prob: Tensor) -> Tensor:
         return torch.zeros_like(heaviness, dtype=torch.int64)
     heaviness = (heaviness - low) / (high - low)
     flat = heaviness.flatten()
-    sample = flat[:: max(1, flat.numel() // SAMPLE), None].cpu()  # small; the same clusters on every device
+    sample = flat[:: stride(flat.numel())].cpu()  # small; the same clusters on every device
+    sample = torch.cat([sample, torch.tensor([0.0, 1.0], dtype=sample.dtype)])[:, None]  # no cluster starts empty
     start = torch.linspace(0, 1, count, dtype=prob.dtype)[:, None]
     kmeans = KMeans(n_clusters=count, max_iter=KMEANS_ITERATIONS, mode="euclidean")
     kmeans.fit_predict(sample, centroids=start)

@@ -17,7 +17,6 @@ class FSRCNNEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
         self.layers = nn.Sequential(
             nn.Conv2d(3, width, 5, padding=2),
             nn.PReLU(),

@@ -26,8 +26,8 @@ def axis(n: int, size: int, device: torch.device | str = "cpu") -> Axis:
     HR centre i sits at -1 + (2i + 1) / size, LR centre m at -1 + (2m + 1) / n. In units of half an LR pixel their
     distance is (2i + 1) * n / size - (2m + 1), hence the integer arithmetic below, exact for every scale.
     """
-    centre = (2 * torch.arange(size, dtype=torch.int64, device=device) + 1) * n
+    centre = (2 * torch.arange(size) + 1) * n  # on the CPU: MPS has no float64, and a short list is soon moved
     index = torch.div(centre - 1, 2 * size, rounding_mode="floor")
     distance = centre - (2 * index + 1) * size  # an integer below 2^53 for any image, so the quotient is exact enough
-    offset = (distance.cpu().double() / size).float().to(device)  # MPS has no float64
-    return Axis(index, offset, 2.0 / size * n)
+    offset = (distance.double() / size).float()
+    return Axis(index.to(device), offset.to(device), 2.0 / size * n)

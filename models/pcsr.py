@@ -97,10 +97,6 @@ class PCSR(nn.Module):
     def encode(self, lr: Tensor) -> Encoded:
         """lr (b,3,h,w) in [0,1] -> features and every MLP's first layer, once per LR pixel."""
         feat = self.encoder(lr - self.mean)  # (b,c,h,w)
-        return self.project(lr, feat)
-
-    def project(self, lr: Tensor, feat: Tensor) -> Encoded:
-        """feat (b,c,h,w) through the first layer of all MLPs."""
         pixels = feat.permute(0, 2, 3, 1).reshape(-1, feat.shape[1])  # (b*h*w,c)
         return Encoded(lr, tuple(mlp.project(pixels) for mlp in self.mlps()))
 

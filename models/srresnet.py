@@ -40,7 +40,6 @@ class SRResNetEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
         self.entry = conv3x3(3, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(BLOCKS)))
         initialise(self)

@@ -38,14 +38,23 @@ def bad_file(path: Path, kind: str) -> Path:
         torch.save({"state_dict": {}}, path)
     elif kind == "unsafe pth":
         torch.save({"model": Path("x")}, path)
+    elif kind == "tensor pth":
+        torch.save(torch.rand(3), path)
+    elif kind == "strange pth":
+        torch.save({"model": {"name": None, "args": {}, "sd": []}}, path)
+    elif kind == "other model":
+        save_file({"weight": torch.rand(2)}, path, {"model": "resnet50"})
     return path
 
 
 @pytest.mark.parametrize(
     "kind,suffix",
     [
-        *[(kind, ".safetensors") for kind in ("missing", "text", "empty", "truncated", "foreign")],
-        *[(kind, ".pth") for kind in ("missing", "text", "empty", "other pth", "unsafe pth")],
+        *[(kind, ".safetensors") for kind in ("missing", "text", "empty", "truncated", "foreign", "other model")],
+        *[
+            (kind, ".pth")
+            for kind in ("missing", "text", "empty", "other pth", "unsafe pth", "tensor pth", "strange pth")
+        ],
     ],
 )
 def test_bad_files_are_input_errors(tmp_path: Path, kind: str, suffix: str) -> None:

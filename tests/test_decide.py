@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import decide
 from models.decide import assign_adaptive, assign_budget, assign_k
 from utils.errors import InputError
 
@@ -32,6 +33,7 @@ def test_k_reaches_both_ends_and_ties_go_to_light() -> None:
     assert assign_k(prob, COST, math.inf).max() == 0
     assert assign_k(prob, COST, -math.inf).min() == 1
     assert assign_k(torch.full((1, 2, 4, 4), 0.5), COST, 0.0).max() == 0
+    assert assign_k(random_prob(3), (0.1, 0.3, 0.6), -1e39).min() == 2
     assert assign_k(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), COST, 50.0).item() in (0, 1)  # log of zero is no nan
     with pytest.raises(InputError):
         assign_k(prob, COST, math.nan)
@@ -98,3 +100,24 @@ def test_adaptive_with_three_upsamplers() -> None:
     index = torch.randint(3, (1, 40, 40))
     prob = torch.nn.functional.one_hot(index, 3).permute(0, 3, 1, 2).float() * 0.9 + 0.03
     assert torch.equal(assign_adaptive(prob), index)
+
+
+def test_sampled_thresholds_see_every_sub_pixel_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heavy probability depends on the column modulo 4; a stride of 4 or 16 would see one column in four."""
+    monkeypatch.setattr(decide, "SAMPLE", 1000)
+    column = torch.arange(256) % 4
+    heavy = (torch.rand(1, 256, 256) * 0.4 + 0.2 * column).clamp(0, 1)
+    prob = torch.stack([1 - heavy, heavy], 1)
+    sampled = assign_adaptive(prob).float().mean()
+    monkeypatch.setattr(decide, "SAMPLE", 1 << 20)
+    assert abs(float(sampled - assign_adaptive(prob).float().mean())) < 0.02
+    monkeypatch.setattr(decide, "SAMPLE", 1000)
+    for budget in (0.5, 0.7, 0.95):
+        assert mean_spend(assign_budget(prob, COST, SPEND, budget), SPEND) == pytest.approx(budget, abs=0.001)
+
+
+def test_adaptive_survives_an_outlier_outside_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "SAMPLE", 1000)
+    heavy = 0.2 + 1e-4 * torch.rand(1, 200, 200)
+    heavy[0, 0, 1] = 0.9
+    assert int(assign_adaptive(torch.stack([1 - heavy, heavy], 1)).sum()) == 1

@@ -97,6 +97,8 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         (["--k", "nan"], "--k nan"),
         (["--model", "save/fsrcnn-x4"], "needs a PCSR model"),
         (["--model", "photo.png"], "photo.png"),
+        (["--upscale", "--scale", "1e6"], "more than"),
+        (["--opacity", "2"], "--opacity 2"),
         (["--config", "configs/carn-pcsr-phase1.yaml"], "holds another model"),
     ],
 )

@@ -9,6 +9,8 @@ import torch
 from datasets.folder import PairedFolder
 from models.pcsr import PCSR, Encoded
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
+from utils.checkpoint import load_model
+from utils.errors import InputError
 from utils.image import read_image, to_tensor, write_image
 from utils.metrics import psnr, ssim
 from utils.resize import downscale
@@ -32,6 +34,7 @@ def work(tmp_path: Path) -> Path:
     make_folder(tmp_path / "hr", [(61, 83), (48, 40)])
     save_tiny(tmp_path / "save" / "pcsr", TINY_PCSR)
     save_tiny(tmp_path / "save" / "original", TINY_ORIGINAL)
+    save_tiny(tmp_path / "save" / "phase0", TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
     return tmp_path
 
 
@@ -82,12 +85,17 @@ def test_any_scale(cli: Cli, work: Path, scale: str) -> None:
 
 
 def test_patches_see_the_same_pixels_with_crop(cli: Cli, work: Path) -> None:
-    """A network that reads one LR pixel gives the same from patches as from the image; here: FLOPs per LR pixel."""
     common = ("--model", "save/pcsr", "--hr_data", "hr", "--crop", "--patch_size", "6", "--step", "4", "--json")
-    whole = json.loads(cli("test_pcsr.py", *common, "--per_image").out.splitlines()[-1])[0]
-    patches = json.loads(cli("test_pcsr.py", *common).out.splitlines()[-1])[0]
-    assert patches["flops_paper"] > whole["flops_paper"]  # overlap is billed
-    assert abs(patches["psnr"] - whole["psnr"]) < 3
+    whole = json.loads(cli("test_pcsr.py", *common, "--per_image", "--budget", "1").out.splitlines()[-1])[0]
+    patches = json.loads(cli("test_pcsr.py", *common, "--budget", "1").out.splitlines()[-1])[0]
+    model, _ = load_model(work / "save/pcsr")
+    assert isinstance(model, PCSR)
+    # LR 15x20 and 12x10 are cut to n * 4 + 6: 14x18 and 10x10; in patches 3x4 and 2x2 of 6x6
+    expected = {"whole": (14 * 18 + 10 * 10) / 2, "patches": (12 * 36 + 4 * 36) / 2}
+    for name, row in (("whole", whole), ("patches", patches)):
+        pixels = expected[name]
+        assert row["flops_paper"] == pytest.approx(model.account().total(pixels, [0, 16 * pixels]).paper)
+    assert abs(patches["psnr"] - whole["psnr"]) < 0.5
 
 
 def test_lr_folder_equals_lr_made_from_hr(cli: Cli, work: Path) -> None:
@@ -131,7 +139,12 @@ def bad_image(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize("script,model", [("test.py", "original"), ("test_pcsr.py", "pcsr")])
 def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) -> None:
     bad_image(work / "bad", kind)
-    assert_refused(cli(script, "--model", f"save/{model}", "--hr_data", "bad", "--per_image"), "bad", work)
+    make_folder(work / "bad", [(40, 40)])  # a good one before the bad one
+    (work / "bad/img_0.png").rename(work / "bad/a.png")
+    if kind == "empty folder":
+        (work / "bad/a.png").unlink()
+    args = ("--model", f"save/{model}", "--hr_data", "bad", "--per_image", "--save_images")
+    assert_refused(cli(script, *args), "bad", work)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +169,8 @@ def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) ->
         (["--model", "save/pcsr", "--device", "mps"], "not available"),
         (["--model", "save/pcsr", "--step", "40"], "need 1 <= step <= patch_size"),
         (["--model", "save/pcsr", "--frobnicate"], "--frobnicate"),
+        (["--model", "save/pcsr", "--scale", "1e6", "--lr_data", "hr"], "check --scale"),
+        (["--model", "save/phase0", "--adaptive"], "nothing to decide"),
     ],
 )
 def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> None:
@@ -167,9 +182,8 @@ def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> Non
 
 
 def assert_refused(outcome: Outcome, message: str, work: Path) -> None:
-    lines = [line for line in outcome.err.splitlines() if "image/s" not in line and line]
     assert outcome.code == 2
-    assert lines[-1].startswith("error: ") and message in lines[-1] and "Traceback" not in outcome.err
+    assert outcome.err.count("\n") == 1 and outcome.err.startswith("error: ") and message in outcome.err
     assert not (work / "results").exists()
 
 
@@ -195,3 +209,30 @@ def test_stored_pairs_fit_at_any_scale(work: Path, scale: float) -> None:
         stored = list(PairedFolder(str(work / folder), str(work / "low"), scale))
         made = list(PairedFolder(str(work / "hr"), None, scale))
         assert all(torch.equal(a.hr, b.hr) and torch.equal(a.lr, b.lr) for a, b in zip(stored, made, strict=True))
+
+
+def test_phase0_is_all_heavy(cli: Cli, work: Path) -> None:
+    outcome = cli("test_pcsr.py", "--model", "save/phase0", "--hr_data", "hr", "--per_image", "--json")
+    (row,) = json.loads(outcome.out.splitlines()[-1])
+    assert (row["setting"], row["heavy_share"]) == ("heavy", 1)
+
+
+def test_equal_settings_are_one(cli: Cli, work: Path) -> None:
+    args = ("--model", "save/pcsr/model.safetensors", "--hr_data", "hr", "--per_image", "--k", "0", "0", "--json")
+    (row,) = json.loads(cli("test_pcsr.py", *args).out.splitlines()[-1])
+    assert row["images"] == 2
+    assert (work / "results/pcsr/hr-x4/images.csv").exists()
+
+
+def test_ambiguous_names_are_refused(work: Path) -> None:
+    for folder, names in {"h": ["s1x2", "s1x3"], "l": ["s1x2", "s1x3"], "doubled": ["ax2", "ax3"]}.items():
+        for seed, name in enumerate(names):
+            write_image(work / folder / f"{name}.png", photo(16, 16, seed))
+    pairs = list(PairedFolder(str(work / "h"), str(work / "l"), 1))
+    assert all(torch.equal(pair.hr, pair.lr) for pair in pairs) and len(pairs) == 2
+    write_image(work / "one" / "a.png", photo(16, 16))
+    with pytest.raises(InputError, match="rename one"):
+        PairedFolder(str(work / "one"), str(work / "doubled"), 1)
+    write_image(work / "one" / "a.jpg", photo(16, 16))
+    with pytest.raises(InputError, match="rename one"):
+        PairedFolder(str(work / "one"), None, 1)

@@ -13,6 +13,11 @@ def test_psnr_of_a_known_error() -> None:
     assert psnr(hr + 2, hr, shave=0) == pytest.approx(20 * math.log10(255 / 155))  # clamped
 
 
+def test_nan_is_no_perfect_score() -> None:
+    hr = torch.rand(1, 3, 20, 20)
+    assert math.isnan(psnr(hr * math.nan, hr, 0))
+
+
 def test_y_is_a_weighted_sum() -> None:
     hr = torch.full((1, 3, 20, 20), 100 / 255)
     sr = hr.clone()

@@ -129,6 +129,8 @@ def test_mean_moves_with_the_model_and_is_saved() -> None:
         CARN.model_copy(update={"width": 10}),  # four groups do not divide it
         CARN.model_copy(update={"backbone": "vgg"}),
         CARN.model_copy(update={"classifier": None}),
+        CARN.model_copy(update={"upsamplers": ((74,), (20,))}),  # heavy before light
+        CARN.model_copy(update={"upsamplers": ((20,), (20,))}),
         OriginalSpec(kind="original", backbone="carn", width=64, scale=5),
     ],
 )

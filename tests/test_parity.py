@@ -65,8 +65,8 @@ def test_pcsr(case: Case, pcsr: PCSR, scale: float) -> None:
     prob = pcsr.classify(encoded, size)
     assert np.abs(prob[0, 1].numpy() - case.arrays[f"x{scale}_prob_heavy"])[keep].max() < 1e-4
     for name, k in KS.items():
-        if f"x{scale}_{name}_sr" not in case.arrays:
-            continue
+        if name in ("k1", "kminus0.5") and scale != 4:
+            continue  # the reference has these at x4 only
         assignment = assign_k(prob, account.cost(scale), k)
         expected = np.ones(size) if name == "heavy" else case.arrays[f"x{scale}_{name}_assignment"]
         assert (assignment[0].numpy() == expected)[keep].mean() >= 0.9995, name

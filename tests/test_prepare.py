@@ -18,12 +18,12 @@ from datasets.prepare import (
     generate_mod_lr_bic,
     low_resolution,
     make_test_sets,
-    starts,
 )
 from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.image import Array, read_image, to_tensor, write_image
 from utils.resize import imresize, imresize_matlab_uint8
+from utils.tiling import starts
 
 
 def picture(height: int, width: int, seed: int = 0, bits: int = 8) -> Array:
@@ -101,7 +101,7 @@ def test_what_exists_is_kept_and_what_lacks_is_made(source: Path, tmp_path: Path
     [(128, [0]), (176, [0]), (177, [0, 49]), (192, [0, 64]), (240, [0, 64]), (241, [0, 64, 113])],
 )
 def test_a_remainder_over_48_gives_one_more(length: int, expected: list[int]) -> None:
-    assert starts(length, size=128, step=64, remainder=48) == expected
+    assert starts(length, 128, 64, remainder=48) == expected
 
 
 def test_subimages_are_numbered_row_by_row(source: Path, tmp_path: Path) -> None:

@@ -41,4 +41,6 @@ def test_overlaps_are_averaged() -> None:
 
 def test_patches_between_pixels_are_refused() -> None:
     with pytest.raises(InputError, match="per_image"):
-        Tiling(4, 3).merge([torch.rand(2, 3, 10, 10)], torch.rand(1, 3, 4, 7), 2.5)
+        Tiling(4, 3).windows(torch.rand(1, 3, 4, 7), 2.5)
+    with pytest.raises(InputError, match="per_image"):  # starts on whole pixels, ends between two
+        Tiling(31, 2).windows(torch.rand(1, 3, 33, 33), 2.5)

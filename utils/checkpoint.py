@@ -1,15 +1,14 @@
 """Model files: self-describing safetensors, and the published `.pth` through one remap table."""
 
-import json
-import pickle
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import TypeAdapter
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -54,42 +53,30 @@ def load_model(path: str | Path) -> tuple[Backbone | PCSR, OriginalSpec | PCSRSp
         path = path / WEIGHTS
     if not path.is_file():
         raise InputError(f"{path}: no such model file; give a folder under save/, a .safetensors or a published .pth")
-    spec, tensors = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
-    model = build(spec)
-    tensors = {"mean": model.mean, **tensors}  # published checkpoints carry none
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{path}: weights do not fit the model it describes: {error}") from None
+        with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
+            spec, tensors = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
+        model = build(spec)
+        model.load_state_dict({"mean": model.mean, **tensors})  # published checkpoints carry no mean
+    except Exception as error:  # a file that is no checkpoint trips the readers anywhere
+        raise InputError(f"{path}: not a model of this project or of the paper's repository ({error})") from error
     return model.eval(), spec
 
 
 def read_safetensors(path: Path) -> tuple[OriginalSpec | PCSRSpec, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get("model")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-    if described is None:
-        raise InputError(f"{path}: no model description in its header; it was not written by this project")
-    return parse_spec(json.loads(described), path), tensors
+    """A file of this project: the model's spec in its header, and the weights. Raises whatever reading raises."""
+    with safe_open(path, framework="pt") as file:
+        described = (file.metadata() or {})["model"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    return TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_json(described), tensors
 
 
 def read_published(path: Path) -> tuple[OriginalSpec | PCSRSpec, dict[str, Tensor]]:
-    """A checkpoint of the paper's repository: a dict with model: {name, args, sd}."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        published = content["model"]
-        name, args, weights = published["name"], published["args"], published["sd"]
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a published PCSR checkpoint ({reason})") from None
-    try:
-        described = describe_published(name, args)
-    except (KeyError, TypeError):
-        raise InputError(f"{path}: published model {name!r} is of a kind that is not supported") from None
-    return parse_spec(described, path), {remap(key): tensor for key, tensor in weights.items()}
+    """A checkpoint of the paper's repository, model: {name, args, sd}. Raises whatever reading raises."""
+    published = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    described = describe_published(published["name"], published["args"])
+    spec = TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_python(described)
+    return spec, {remap(key): tensor for key, tensor in published["sd"].items()}
 
 
 def describe_published(name: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -114,12 +101,3 @@ def remap(key: str) -> str:
     for pattern, replacement in REMAP:
         key = re.sub(pattern, replacement, key)
     return key
-
-
-def parse_spec(described: Any, path: Path) -> OriginalSpec | PCSRSpec:
-    try:
-        return TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_python(described)
-    except ValidationError as error:
-        raise InputError(
-            f"{path}: its model description is not one of this project: {error.errors()[0]['msg']}"
-        ) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from utils.errors import InputError
 
@@ -44,20 +44,25 @@ class DataSpec(Spec):
     batch_size: PositiveInt  # over all processes
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
     workers: int = Field(default=0, ge=0)  # decoding processes; 0 decodes in the training process
-    cache: bool = True  # keep decoded images in memory
+    cache_gb: float = Field(default=4.0, ge=0)  # decoded images kept in memory, per process
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainSpec(Spec):
     iter_max: PositiveInt
-    learning_rate: PositiveFloat
-    learning_rate_min: PositiveFloat = 1e-7  # the cosine's end
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # the cosine's end
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
-    betas: tuple[float, float] = (0.9, 0.99)
-    seed: int = 0
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    seed: int = Field(default=0, ge=0)
     phase: Literal[0, 1] | None = None  # of PCSR training
     init: str | None = None  # phase 1: the phase 0 weights to start from
-    loss_l1_w: float = 1000.0  # phase 1, weight of the L1 loss
-    loss_avg_w: float = 3.0  # phase 1, weight of the loss that keeps the heavy share near a half
+    loss_l1_w: float = Field(default=1000.0, ge=0, allow_inf_nan=False)  # phase 1, weight of the L1 loss
+    loss_avg_w: float = Field(
+        default=3.0, ge=0, allow_inf_nan=False
+    )  # phase 1, weight of the loss that keeps the heavy share near a half
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000
     save_every: PositiveInt = 1_000
@@ -74,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises InputError if the file is missing or is not one."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
         raise InputError(f"cannot read config {path}: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"config {path} is not a YAML mapping")
@@ -93,7 +98,10 @@ def assign(content: dict[str, Any], setting: str) -> None:
         choices = ", ".join(matches or sorted(set(known)))
         raise InputError(f"--set {key}: {'ambiguous' if matches else 'unknown'} key, one of: {choices}")
     section, leaf = matches[0].split(".", 1)
-    content.setdefault(section, {})[leaf] = parse_value(value)
+    try:
+        content[section] = {**(content.get(section) or {}), leaf: parse_value(value)}
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--set {setting}: {error}") from None
 
 
 def parse_value(text: str) -> Any:

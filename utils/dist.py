@@ -2,11 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
 from utils.device import pick_device
+from utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,15 @@ def start_ranks(device_name: str) -> Ranks:
     if world == 1:
         return Ranks(0, 1, device)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"--gpu: {local + 1} processes need {local + 1} GPUs, there are {torch.cuda.device_count()}"
+            )
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # the others wait in the next step while rank 0 validates
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
     return Ranks(distributed.get_rank(), world, device)
 
 

@@ -2,8 +2,9 @@
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from utils.checkpoint import save_weights
 from utils.config import Config, TrainSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks
-from utils.errors import Parser
+from utils.errors import InputError, Parser
 from utils.evaluate import Row
 from utils.resize import downscale
 from utils.runs import Log, new_run, read_state, resumed_run, write_state
@@ -26,10 +27,15 @@ from utils.runs import Log, new_run, read_state, resumed_run, write_state
 Validate = Callable[[], Sequence[Row]]
 
 
-class Task(nn.Module):
+Model = TypeVar("Model", Backbone, PCSR)
+
+
+class Task(nn.Module, Generic[Model]):
     """What is trained: forward(lr, hr) returns the losses, of which `loss` is minimised and the others are logged."""
 
-    model: Backbone | PCSR
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model: Model = model
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -64,13 +70,22 @@ def learning_rate(spec: TrainSpec, iteration: int) -> float:
 def patches(config: Config, start: int, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there."""
     data = config.data
-    for crops in crop_batches(data, config.train.seed, start, config.train.iter_max, ranks.rank, ranks.world):
+    loader = crop_batches(data, config.train.seed, start, config.train.iter_max, ranks.rank, ranks.world)
+    for crops in unwrapped(loader):
         hr = crops.to(ranks.device, non_blocking=True).float() / 255
         lr = downscale(hr, data.scale, eight_bit=data.lr_round)
         yield lr.contiguous(memory_format=torch.channels_last), hr
 
 
-def train(config: Config, task: Task, validate: Validate, folder: Path, ranks: Ranks, resume: bool) -> None:
+def unwrapped(loader: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The loader's batches; an InputError in one of its workers comes without the worker's traceback in its text."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).rpartition("InputError: ")[2]) from None
+
+
+def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ranks: Ranks, resume: bool) -> None:
     """Train `task` to iter_max, logging, validating and saving into `folder`.
 
     Raises InputError for data, states or disks that cannot be used.
@@ -86,9 +101,13 @@ def train(config: Config, task: Task, validate: Validate, folder: Path, ranks: R
         torch.set_rng_state(state["rng"])
         start = state["iteration"]
     module = DistributedDataParallel(task) if ranks.world > 1 else task
+    if ranks.main:
+        print(f"training {config.model.backbone} into {folder}, iterations {start + 1} to {spec.iter_max}")
     log = Log(folder, ranks.main, start)
     task.train()
-    with tqdm(initial=start, total=spec.iter_max, desc=folder.name, unit="it", disable=not ranks.main) as bar:
+    with tqdm(
+        initial=start, total=spec.iter_max, desc=folder.name, unit="it", disable=None if ranks.main else True
+    ) as bar:
         for iteration, (lr, hr) in enumerate(patches(config, start, ranks), start=start + 1):
             rate = learning_rate(spec, iteration)  # schedule
             for group in optimizer.param_groups:
@@ -103,12 +122,20 @@ def train(config: Config, task: Task, validate: Validate, folder: Path, ranks: R
             last = iteration == spec.iter_max
             if iteration % spec.log_every == 0 or last:  # log; .item() waits for the device
                 scalars = {f"train/{name}": value.item() for name, value in losses.items()}
+                if not math.isfinite(scalars["train/loss"]):
+                    raise InputError(
+                        f"the loss is {scalars['train/loss']} at iteration {iteration}; lower learning_rate"
+                    )
                 log.write(iteration, {**scalars, "train/learning_rate": rate})
                 bar.set_postfix(loss=f"{scalars['train/loss']:.4f}")
 
             if (iteration % spec.val_every == 0 or last) and ranks.main:  # validate
-                log.write(iteration, summarise(validate()))
+                means = validation_means(validate())
+                log.write(iteration, means)
                 log.write_table()
+                bar.write(
+                    f"iteration {iteration}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+                )
                 task.train()
 
             if (iteration % spec.save_every == 0 or last) and ranks.main:  # save
@@ -119,7 +146,7 @@ def train(config: Config, task: Task, validate: Validate, folder: Path, ranks: R
     log.close()
 
 
-def training_state(config: Config, task: Task, optimizer: Adam, iteration: int) -> dict[str, object]:
+def training_state(config: Config, task: Task[Any], optimizer: Adam, iteration: int) -> dict[str, object]:
     return {
         "iteration": iteration,
         "config": config.model_dump_json(),
@@ -129,7 +156,7 @@ def training_state(config: Config, task: Task, optimizer: Adam, iteration: int) 
     }
 
 
-def summarise(rows: Sequence[Row]) -> dict[str, float]:
+def validation_means(rows: Sequence[Row]) -> dict[str, float]:
     """Mean PSNR, and the share of pixels and FLOPs that a PCSR model spends."""
 
     def mean(values: list[float]) -> float:

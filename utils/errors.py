@@ -22,8 +22,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

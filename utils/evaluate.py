@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from datasets.folder import Pair, scaled_size
+from datasets.folder import Pair
 from utils.metrics import PsnrType, psnr, ssim
+from utils.resize import scaled_size
 from utils.restore import Restore, Restored
 from utils.tiling import Tiling, crop_length
 

@@ -30,7 +30,8 @@ HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
 WEBP_EXACT = (cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR)  # also where alpha is 0
 
 # Pillow knows this limit as a global only, and refuses from twice its value: 2**30 pixels, where OpenCV ends as well.
-Pillow.MAX_IMAGE_PIXELS = 2**29
+MAX_PIXELS = 2**30
+Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints what it also returns
 
 

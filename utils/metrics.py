@@ -35,7 +35,7 @@ def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> flo
     """dB between two (b,3,H,W) in [0,1], after rounding to 8 bits; infinite if they are equal."""
     difference = prepare(sr, shave, psnr_type) - prepare(hr, shave, psnr_type)
     mse = float(difference.square().mean())
-    return 20 * math.log10(255) - 10 * math.log10(mse) if mse > 0 else math.inf
+    return math.inf if mse == 0 else 20 * math.log10(255) - 10 * math.log10(mse)  # nan stays nan
 
 
 def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from datasets.folder import PairedFolder
 from models.blocks import Backbone
 from models.pcsr import PCSR
-from utils.checkpoint import load_model
+from utils.checkpoint import WEIGHTS, load_model
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.errors import InputError, Parser
@@ -41,8 +41,8 @@ def eval_parser(description: str) -> Parser:
     return parser
 
 
-def add_model_options(parser: Parser, config: str | None = None) -> None:
-    parser.add_argument("--config", default=config, help="experiment; its weights are save/NAME of configs/NAME.yaml")
+def add_model_options(parser: Parser) -> None:
+    parser.add_argument("--config", help="experiment; its weights are save/NAME of configs/NAME.yaml")
     parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
@@ -50,7 +50,7 @@ def add_model_options(parser: Parser, config: str | None = None) -> None:
 
 def add_decision_options(parser: Parser) -> None:
     parser.add_argument(
-        "--k", type=float, nargs="+", default=[], help="larger is cheaper; about -1 .. 2 (0 if nothing)"
+        "--k", type=float, nargs="+", default=[], help="larger is cheaper, about -1 .. 2; 0 if no option is given"
     )
     parser.add_argument("--budget", type=float, nargs="+", default=[], help="share of the all-heavy model's FLOPs")
     parser.add_argument("--adaptive", action="store_true", help="the image decides: k-means instead of k (ADM)")
@@ -65,7 +65,7 @@ def settings(args: argparse.Namespace) -> list[Setting]:
             raise InputError(f"--{setting.rule} nan: must be a number")
     if args.adaptive:
         chosen.append(Setting("adaptive"))
-    return chosen or [Setting("k", 0.0)]
+    return list(dict.fromkeys(chosen)) or [Setting("k")]
 
 
 def refinement(args: argparse.Namespace) -> bool:
@@ -99,7 +99,8 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     model, spec = load_model(path)
     if expected not in (None, spec):
         raise InputError(f"{path}: holds another model ({describe(spec)}) than {args.config} ({describe(expected)})")
-    return Chosen(model, spec, path.name if path.is_dir() else path.stem)
+    named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
+    return Chosen(model, spec, named.resolve().name if named.is_dir() else named.stem)
 
 
 def describe(spec: object) -> str:
@@ -120,7 +121,11 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str) -> Non
     def keep(image: str, restored: Restored) -> None:
         save_images(folder / "images" / restored.setting, image, restored)
 
-    rows = evaluate(tqdm(pairs, desc=dataset, unit="image"), restore, protocol, keep if args.save_images else None)
+    if args.save_images:
+        pairs.check()  # before anything is written
+    rows = evaluate(
+        tqdm(pairs, desc=dataset, unit="image", disable=None), restore, protocol, keep if args.save_images else None
+    )
     summary = write_report(rows, dataset, scale, folder)
     print(format_table(summary))
     print(f"written to {folder}")
@@ -131,4 +136,6 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str) -> Non
 def save_images(folder: Path, name: str, restored: Restored) -> None:
     write_image(folder / f"{name}.png", to_pixels(restored.sr))
     if restored.assignment is not None:
-        write_image(folder / f"{name}_assignment.png", colour_assignment(restored.sr, restored.assignment))
+        write_image(
+            folder / f"{name}_assignment.png", colour_assignment(restored.sr, restored.assignment, restored.upsamplers)
+        )

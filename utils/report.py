@@ -36,19 +36,23 @@ def summarise(images: pd.DataFrame) -> pd.DataFrame:
 
 def format_table(summary: pd.DataFrame) -> str:
     """The summary with units, for a terminal."""
-    share = summary["flops_paper_share"]
+    paper = summary["flops_paper"]
+    original = summary["setting"] == "original"
     shown = pd.DataFrame(
         {
             "setting": summary["setting"],
             "PSNR dB": summary["psnr"].map("{:.3f}".format),
             "SSIM": summary["ssim"].map("{:.4f}".format),
             "heavy %": (100 * summary["heavy_share"]).map("{:.1f}".format),
-            "GFLOPs paper": (summary["flops_paper"] / 1e9).map("{:.2f}".format),
-            "of all-heavy %": (100 * share).map("{:.1f}".format),
+            "GFLOPs paper": (paper / 1e9).map("{:.2f}".format),
+            "of all-heavy %": (100 * summary["flops_paper_share"]).map("{:.1f}".format).mask(original, "-"),
+            "of original %": (100 * paper / paper[original].max()).map("{:.1f}".format),
             "GFLOPs executed": (summary["flops_executed"] / 1e9).map("{:.2f}".format),
             "seconds": summary["seconds"].map("{:.3f}".format),
         }
     )
+    if not original.any():
+        shown = shown.drop(columns="of original %")
     first = summary.iloc[0]
     title = f"{first['dataset']}, x{first['scale']:g}, {first['images']} images, means per image"
     return f"{title}\n{shown.to_string(index=False)}"

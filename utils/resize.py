@@ -85,6 +85,11 @@ def imresize_matlab_uint8(image: Tensor, size: tuple[int, int]) -> Tensor:
     return cols.add(0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
+def scaled_size(lr: Tensor, scale: float) -> tuple[int, int]:
+    """The HR size (H, W) of an LR image (..., h, w) at a scale."""
+    return round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
+
+
 def downscale(hr: Tensor, scale: float, eight_bit: bool = True) -> Tensor:
     """The LR image of the protocol: hr (..., H, W) in [0,1] -> (..., round(H/scale), round(W/scale)) in [0,1].
 

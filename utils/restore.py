@@ -14,6 +14,8 @@ from models.pcsr import PCSR, refine
 from utils.device import synchronize
 from utils.errors import InputError
 from utils.flops import Flops, PCSRFlops, network_flops
+from utils.image import MAX_PIXELS
+from utils.resize import scaled_size
 from utils.tiling import Tiling
 
 REFINE = True  # the paper's default, for every script; --no_refinement turns it off
@@ -23,11 +25,11 @@ REFINE = True  # the paper's default, for every script; --no_refinement turns it
 class Setting:
     """One way to decide."""
 
-    rule: Literal["k", "budget", "adaptive"]
+    rule: Literal["k", "budget", "adaptive", "heavy"]  # heavy: all a phase 0 model can do
     value: float = 0.0
 
     def __str__(self) -> str:
-        return self.rule if self.rule == "adaptive" else f"{self.rule}={self.value:g}"
+        return f"{self.rule}={self.value:g}" if self.rule in ("k", "budget") else self.rule
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Restored:
     setting: str
     sr: Tensor  # (1,3,H,W), unclamped
     assignment: Tensor | None  # (1,H,W); of an overlapping pixel, the heaviest choice; None for an original model
+    upsamplers: int  # M, 0 for an original model
     heavy_share: float  # of the pixels processed, the share of the heaviest upsampler; 1 for an original model
     flops: Flops
     reference: Flops  # the same image by the all-heavy model, or by the original itself
@@ -65,8 +68,16 @@ def place(model: nn.Module, device: torch.device) -> None:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def load(lr: Tensor, tiling: Tiling | None, device: torch.device) -> list[Tensor]:
-    """The batches that go through a model: the image, or its patches."""
+def load(lr: Tensor, scale: float, tiling: Tiling | None, device: torch.device) -> list[Tensor]:
+    """The batches that go through a model: the image, or its patches.
+
+    Raises InputError for an output that no image file holds, and for patches that do not fall on whole pixels.
+    """
+    height, width = scaled_size(lr, scale)
+    if height * width > MAX_PIXELS:
+        raise InputError(f"--scale {scale:g}: {width}x{height} pixels are more than the {MAX_PIXELS} an image may have")
+    if tiling:
+        tiling.windows(lr, scale)
     batches = tiling.split(lr) if tiling else [lr]
     return [batch.to(device).contiguous(memory_format=torch.channels_last) for batch in batches]
 
@@ -80,12 +91,12 @@ def original_restorer(model: Backbone, device: torch.device) -> Restore:
     def restore(lr: Tensor, scale: float, tiling: Tiling | None) -> list[Restored]:
         if scale != model.scale:
             raise InputError(f"--scale {scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
-        batches = load(lr, tiling, device)
+        batches = load(lr, scale, tiling, device)
         clock = Clock(device)
         parts = [model(batch) for batch in batches]
         sr = tiling.merge(parts, lr, scale) if tiling else parts[0]
         flops = per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
-        return [Restored("original", sr, None, 1.0, flops, flops, clock.seconds())]
+        return [Restored("original", sr, None, 0, 1.0, flops, flops, clock.seconds())]
 
     return restore
 
@@ -115,17 +126,26 @@ def decide(prob: Tensor, setting: Setting, account: PCSRFlops, scale: float) -> 
 
 
 def pcsr_restorer(model: PCSR, settings: Sequence[Setting], refinement: bool, device: torch.device) -> Restore:
-    """Restore with a PCSR model, one result per setting, all from one encoding of the image."""
+    """Restore with a PCSR model, one result per setting, all from one encoding of the image.
+
+    Raises InputError for settings of a model that has nothing to decide.
+    """
     place(model, device)
     account = model.account()
     count = len(account.upsamplers)
+    if count == 1:
+        if [*settings] != [Setting("k")]:
+            raise InputError(
+                "a phase 0 model has one upsampler, nothing to decide: leave out --k, --budget, --adaptive"
+            )
+        settings = [Setting("heavy")]
 
     @torch.inference_mode()
     def restore(lr: Tensor, scale: float, tiling: Tiling | None) -> list[Restored]:
         if not scale >= 1:
             raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
-        batches = load(lr, tiling, device)
-        size = (round(batches[0].shape[2] * scale), round(batches[0].shape[3] * scale))
+        batches = load(lr, scale, tiling, device)
+        size = scaled_size(batches[0], scale)
         lr_pixels = sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         clock = Clock(device)
         encoded = [model.encode(batch) for batch in batches]
@@ -134,7 +154,7 @@ def pcsr_restorer(model: PCSR, settings: Sequence[Setting], refinement: bool, de
 
         def finish(setting: Setting) -> Restored:
             clock = Clock(device)
-            if prob is None:  # phase 0: nothing to decide
+            if prob is None:
                 assignment = torch.zeros(sum(len(b) for b in batches), *size, dtype=torch.int64, device=device)
             else:
                 assignment = decide(prob, setting, account, scale)
@@ -148,7 +168,7 @@ def pcsr_restorer(model: PCSR, settings: Sequence[Setting], refinement: bool, de
             counts = torch.bincount(assignment.flatten(), minlength=count).tolist()
             flops = account.total(lr_pixels, counts)
             heavy = account.total(lr_pixels, [0] * (count - 1) + [sum(counts)])
-            return Restored(str(setting), sr, whole, counts[-1] / sum(counts), flops, heavy, seconds)
+            return Restored(str(setting), sr, whole, count, counts[-1] / sum(counts), flops, heavy, seconds)
 
         return [finish(setting) for setting in settings]
 

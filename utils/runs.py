@@ -8,6 +8,8 @@ save/<name>/metrics.jsonl, tensorboard/                   logs
 import io
 import json
 import pickle
+import re
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,17 @@ import pandas as pd
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.checkpoint import WEIGHTS
 from utils.config import Config
 from utils.errors import InputError
 from utils.files import write_atomic
 
 SAVE = Path("save")
 STATE = "state"
+# what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
+CHANGEABLE = {
+    *("data.val", "data.workers", "data.cache_gb"),
+    *("train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
+}
 
 
 def states(folder: Path) -> list[Path]:
@@ -29,26 +35,19 @@ def states(folder: Path) -> list[Path]:
     return sorted((folder / STATE).glob("*.pth"))
 
 
-def attempts(name: str) -> list[Path]:
-    """The folders of a name that hold something: save/name, save/name-2, ..."""
-    found = [SAVE / name]
-    while (following := SAVE / f"{name}-{len(found) + 1}").exists():
-        found.append(following)
-    return [folder for folder in found if (folder / WEIGHTS).exists() or states(folder)]
-
-
 def new_run(name: str) -> Path:
-    """A folder for a fresh run: save/name, or the next free save/name-N if that holds weights or states."""
-    taken = attempts(name)
-    return SAVE / (f"{name}-{len(taken) + 1}" if taken else name)
+    """A folder for a fresh run: the first of save/name, save/name-2, save/name-3 ... that holds nothing yet."""
+    folders = chain([SAVE / name], (SAVE / f"{name}-{number}" for number in count(2)))
+    return next(folder for folder in folders if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
 
 
 def resumed_run(name: str) -> Path:
-    """The newest folder of a name with a state to resume from. Raises InputError if there is none."""
-    resumable = [folder for folder in attempts(name) if states(folder)]
+    """The folder of a name, save/name or save/name-N, with the newest state. Raises InputError if there is none."""
+    numbered = re.compile(re.escape(name) + r"(-\d+)?")
+    resumable = [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name) and states(folder)]
     if not resumable:
         raise InputError(f"--resume: no state under {SAVE / name}/{STATE}; start without --resume")
-    return resumable[-1]
+    return max(resumable, key=lambda folder: states(folder)[-1].stat().st_mtime)
 
 
 def write_state(folder: Path, iteration: int, state: dict[str, Any], keep: int) -> None:
@@ -68,7 +67,8 @@ def read_state(folder: Path, config: Config) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: not a readable training state ({error}); delete it to use the one before") from None
     before, now = flatten(json.loads(state["config"])), flatten(config.model_dump(mode="json"))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    keys = (before.keys() | now.keys()) - CHANGEABLE
+    changed = sorted(key for key in keys if before.get(key) != now.get(key))
     if changed:
         raise InputError(f"--resume: {folder} was trained with other values of {', '.join(changed)}")
     return state
@@ -91,23 +91,28 @@ class Log:
         self.board: SummaryWriter | None = None
 
     def forget_after(self, iteration: int) -> None:
-        """A resumed run repeats what came after its state: drop those lines."""
+        """A resumed run repeats what came after its state: drop those lines, and one that a crash cut short."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["iteration"] <= iteration]
+            *whole, _ = path.read_text().split("\n")
+            lines = [line for line in whole if json.loads(line)["iteration"] <= iteration]
             write_atomic(path, "".join(line + "\n" for line in lines).encode())
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        """Append to the logs. Raises InputError if they cannot be written."""
         if not self.active:
             return
-        if self.board is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.forget_after(self.start)
-            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, iteration)
+        try:
+            if self.board is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.forget_after(self.start)
+                self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
+            for name, value in scalars.items():
+                self.board.add_scalar(name, value, iteration)
+        except OSError as error:
+            raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
 
     def write_table(self) -> None:
         """metrics.csv: every validation so far."""

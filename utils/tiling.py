@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.resize import scaled_size
 
 PATCHES_AT_ONCE = 64
 
 
-def starts(length: int, patch: int, step: int) -> list[int]:
-    """Where patches begin on an axis; the last one is flush with the end."""
+def starts(length: int, patch: int, step: int, remainder: int = 0) -> list[int]:
+    """Where patches begin on an axis; what is left over, if more than `remainder`, gets one flush with the end."""
     if length <= patch:
         return [0]
     regular = list(range(0, length - patch + 1, step))
-    return regular if regular[-1] == length - patch else [*regular, length - patch]
+    return [*regular, length - patch] if length - patch - regular[-1] > remainder else regular
 
 
 def crop_length(length: int, patch: int, step: int) -> int:
@@ -42,23 +43,28 @@ class Tiling:
         patches = [lr[0, :, top : top + height, left : left + width] for top, left in corners]
         return [torch.stack(patches[i : i + PATCHES_AT_ONCE]) for i in range(0, len(patches), PATCHES_AT_ONCE)]
 
-    def windows(self, lr: Tensor, scale: float, size: tuple[int, int]) -> list[tuple[slice, slice]]:
-        """The HR window of every patch. Raises InputError if the scale puts one between two pixels."""
-        windows = []
-        for corner in self.corners(lr):
-            top, left = (start * scale for start in corner)
-            if top != int(top) or left != int(left):
+    def windows(self, lr: Tensor, scale: float) -> list[tuple[slice, slice]]:
+        """The HR window of every patch. Raises InputError if the scale puts an edge between two pixels."""
+        rows, cols = (self.hr_spans(n, scale) for n in lr.shape[-2:])
+        return [(rows[top], cols[left]) for top, left in self.corners(lr)]
+
+    def hr_spans(self, length: int, scale: float) -> dict[int, slice]:
+        """Where the patches of one axis of `length` LR pixels lie in HR, by their start."""
+        spans = {}
+        for start in starts(length, self.patch_size, self.step):
+            first, last = start * scale, min(start + self.patch_size, length) * scale
+            whole = length <= self.patch_size or (first == int(first) and last == int(last))
+            if not whole:
                 raise InputError(f"--scale {scale:g}: patches do not fall on whole pixels; use --per_image")
-            windows.append((slice(int(top), int(top) + size[0]), slice(int(left), int(left) + size[1])))
-        return windows
+            spans[start] = slice(int(first), round(last))
+        return spans
 
     def merge(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Batches (b,3,P,P) -> (1,3,H,W), the mean where patches overlap."""
         patches = torch.cat(list(parts))
-        height, width = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
-        total = patches.new_zeros(1, patches.shape[1], height, width)
-        count = patches.new_zeros(1, 1, height, width)
-        for patch, (rows, cols) in zip(patches, self.windows(lr, scale, tuple(patches.shape[-2:])), strict=True):  # type: ignore[arg-type]
+        total = patches.new_zeros(1, patches.shape[1], *scaled_size(lr, scale))
+        count = patches.new_zeros(1, 1, *scaled_size(lr, scale))
+        for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
             total[0, :, rows, cols] += patch
             count[0, :, rows, cols] += 1
         return total / count
@@ -66,8 +72,7 @@ class Tiling:
     def merge_heaviest(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Assignments (b,P,P) -> (1,H,W), the heaviest choice where patches overlap."""
         patches = torch.cat(list(parts))
-        height, width = round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
-        whole = patches.new_zeros(1, height, width)
-        for patch, (rows, cols) in zip(patches, self.windows(lr, scale, tuple(patches.shape[-2:])), strict=True):  # type: ignore[arg-type]
+        whole = patches.new_zeros(1, *scaled_size(lr, scale))
+        for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
             whole[0, rows, cols] = torch.maximum(whole[0, rows, cols], patch)
         return whole

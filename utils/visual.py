@@ -12,17 +12,20 @@ from torch import Tensor
 from utils.image import Array, to_pixels
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
-OVERLAY = 0.6  # of the colour, over the gray image
+OPACITY = 0.6  # of the colour, over the gray image
 DETAIL = 0.22  # of each side, what a panel shows enlarged
 
 
-def colour_assignment(sr: Tensor, assignment: Tensor) -> Array:
-    """sr (1,3,H,W) in gray under the colours of assignment (1,H,W) -> (H,W,3) uint8; blue = light, red = heavy."""
+def colour_assignment(sr: Tensor, assignment: Tensor, upsamplers: int, opacity: float = OPACITY) -> Array:
+    """sr (1,3,H,W) in gray under the colours of assignment (1,H,W), 0 .. upsamplers - 1 -> (H,W,3) uint8.
+
+    Blue is light, red is heavy; opacity in [0,1].
+    """
     index = assignment[0].cpu().numpy()
-    steps = max(2, int(index.max()) + 1)
-    palette = mpl.colormaps[COLOURS](np.linspace(0.05, 0.95, steps))[:, :3].astype(np.float32) * 255
+    shades = np.linspace(0.05, 0.95, upsamplers) if upsamplers > 1 else [0.95]
+    palette = mpl.colormaps[COLOURS](shades)[:, :3].astype(np.float32) * 255
     gray = to_pixels(sr).mean(axis=2, keepdims=True, dtype=np.float32)
-    return ((1 - OVERLAY) * gray + OVERLAY * palette[index]).round().astype(np.uint8)
+    return ((1 - opacity) * gray + opacity * palette[index]).round().astype(np.uint8)
 
 
 def busiest(assignment: Tensor) -> tuple[slice, slice]:
