@@ -124,7 +124,8 @@ def simulate(
     enlarged = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # only to be seen beside the others
     row = [("HR", to_pixels(hr)), ("LR", to_pixels(enlarged))]
     table = image_table([measure(path.stem, r, hr, Protocol(scale)) for r in (*originals, *results)], path.stem, scale)
-    captions = [f"{line.setting}: {line.psnr:.2f} dB" for line in table.itertuples()]
+    kinds = ["original"] * len(originals) + [f"PCSR, {restored.setting}" for restored in results]
+    captions = [f"{kind}: {line.psnr:.2f} dB" for kind, line in zip(kinds, table.itertuples(), strict=True)]
     for restored, caption in zip((*originals, *results), captions, strict=True):
         name = "original" if restored.assignment is None else f"pcsr{suffix(restored, results)}"
         pixels = to_pixels(restored.sr)

@@ -48,5 +48,5 @@ def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size
             axis.imshow(shown, interpolation="nearest")
             axis.set_axis_off()
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=140)
+    figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
