@@ -3,6 +3,7 @@
 .PHONY: demo test lint clean
 
 BIN := .venv/bin
+export IMG # read by the shell from its environment, so that quotes and spaces in it are no matter
 # the first Python on the PATH that is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 # make demo            simulates x4 on a picture that ships with scikit-image
 # make demo IMG=a.jpg  enlarges your picture four times
 demo: .venv/installed
-	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$(IMG)")
+	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$$IMG")
 
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)

@@ -21,7 +21,7 @@ from utils.device import pick_device
 from utils.errors import InputError, Parser, run
 from utils.evaluate import Protocol, measure
 from utils.files import write_atomic
-from utils.image import Image, read_image, to_pixels, to_tensor, write_image
+from utils.image import Image, fill_transparent, read_image, to_pixels, to_tensor, write_image
 from utils.options import (
     add_decision_options,
     add_model_options,
@@ -72,7 +72,8 @@ def suffix(restored: Restored, results: list[Restored]) -> str:
 
 def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Path, opacity: float) -> list[Restored]:
     """Enlarge the image itself; alpha is enlarged on its own by bicubic, 16 bits stay 16, gray stays gray."""
-    lr = check_side(to_tensor(image.pixels), path)
+    colours = image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha)
+    lr = check_side(to_tensor(colours), path)
     results = restore(lr, scale, None)
     for restored in results:
         assert restored.assignment is not None
@@ -102,6 +103,7 @@ def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torc
     if model.scale != scale:
         print(f"left out the original model: {folder} does x{model.scale} only")
         return []
+    print(f"original model: {folder}")
     return original_restorer(model, device)(lr, scale, None)
 
 

@@ -110,3 +110,16 @@ def assert_refused(outcome: Outcome, message: str, work: Path) -> None:
     assert outcome.code == 2
     assert len(outcome.err.splitlines()) == 1 and outcome.err.startswith("error: ") and message in outcome.err
     assert not (work / "results").exists()
+
+
+def test_hidden_colours_do_not_bleed(cli: Cli, work: Path) -> None:
+    """A gray disc whose transparent surroundings are green underneath comes out without a green rim."""
+    y, x = np.mgrid[:24, :24] - 11.5
+    alpha = np.where(x**2 + y**2 < 64, 255, 0).astype(np.uint8)
+    picture = np.where(alpha[:, :, None] > 0, np.uint8(128), np.array([0, 255, 0], np.uint8))
+    write_image(work / "disc.png", picture, alpha)
+    assert demo(cli, "--img_path", "disc.png", "--upscale", "--out_dir", "out").code == 0
+    after = read_image(work / "out" / "disc_x4.png")
+    assert after.alpha is not None
+    seen = after.pixels[after.alpha > 0].astype(int)
+    assert (seen[:, 1] - seen[:, 0]).max() < 40

@@ -292,7 +292,7 @@ def test_command_make_test_sets_ends_with_one_line(source: Path, tmp_path: Path)
 COMMANDS = ["data_augmentation", "extract_subimages", "generate_mod_LR_bic", "make_test_sets"]
 
 
-@pytest.mark.parametrize(("name", "module"), zip(COMMANDS, [True, False] * 2, strict=True))  # as those above are not
+@pytest.mark.parametrize(("name", "module"), list(zip(COMMANDS, [True, False] * 2, strict=True)))
 def test_command_help(name: str, module: bool) -> None:
     result = command(name, "--help", module=module)
     assert result.returncode == 0, result.stderr

@@ -133,6 +133,21 @@ def upright(array: Array, orientation: int) -> Array:
     return np.ascontiguousarray(array)
 
 
+def fill_transparent(pixels: Array, alpha: Array) -> Array:
+    """Colours (H,W,3) in which fully transparent pixels, alpha (H,W) = 0, take that of the nearest visible one.
+
+    What lies hidden there would otherwise bleed into the edges when the image is enlarged.
+    """
+    hidden = (alpha == 0).astype(np.uint8)
+    if not hidden.any() or hidden.all():
+        return pixels
+    _, labels = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    colours = np.zeros((int(labels.max()) + 1, 3), pixels.dtype)  # by label, one per visible pixel
+    visible = hidden == 0
+    colours[labels[visible]] = pixels[visible]
+    return colours[labels]
+
+
 def to_tensor(pixels: Array) -> Tensor:
     """(H,W,3) or (H,W) of 8 or 16 bit -> float32 (1,3,H,W) or (1,1,H,W) in [0,1]."""
     peak = float(np.iinfo(pixels.dtype).max)

@@ -25,17 +25,21 @@ from utils.visual import colour_assignment
 
 def eval_parser(description: str) -> Parser:
     """The options of both evaluation scripts."""
-    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=description)
     add_model_options(parser)
     parser.add_argument("--hr_data", required=True, help="folder of HR images")
     parser.add_argument("--lr_data", help="folder of LR images of the same names; made from HR if not given")
-    parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor, any number of 1 or more")
+    parser.add_argument(
+        "--scale", type=float, default=4.0, help="up-scaling factor, any number of 1 or more (default: 4)"
+    )
     parser.add_argument("--float_lr", action="store_true", help="LR made from HR is not rounded to 8 bits (published)")
     parser.add_argument("--per_image", action="store_true", help="whole images, instead of overlapping patches")
     parser.add_argument("--crop", action="store_true", help="cut LR to n*step+patch_size, what both modes can see")
-    parser.add_argument("--patch_size", type=int, default=32, help="LR pixels of a patch")
-    parser.add_argument("--step", type=int, default=28, help="LR pixels between patches")
-    parser.add_argument("--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB or luma")
+    parser.add_argument("--patch_size", type=int, default=32, help="LR pixels of a patch (default: 32)")
+    parser.add_argument("--step", type=int, default=28, help="LR pixels between patches (default: 28)")
+    parser.add_argument(
+        "--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB (default) or luma"
+    )
     parser.add_argument("--save_images", action="store_true", help="write the SR images and assignments too")
     parser.add_argument("--out_dir", help="where CSV, plot and images go (default: results/MODEL/DATASET-xSCALE)")
     return parser
@@ -100,7 +104,7 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     if expected not in (None, spec):
         raise InputError(f"{path}: holds another model ({describe(spec)}) than {args.config} ({describe(expected)})")
     named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
-    return Chosen(model, spec, named.resolve().name if named.is_dir() else named.stem)
+    return Chosen(model, spec, named.resolve().name)  # with a file's suffix: its results are not those of a folder
 
 
 def describe(spec: object) -> str:

@@ -53,8 +53,11 @@ def format_table(summary: pd.DataFrame) -> str:
     )
     if not original.any():
         shown = shown.drop(columns="of original %")
+    if summary["psnr"].isna().all():  # enlarged without an HR image to compare with
+        shown = shown.drop(columns=["PSNR dB", "SSIM"])
     first = summary.iloc[0]
-    title = f"{first['dataset']}, x{first['scale']:g}, {first['images']} images, means per image"
+    count = "" if first["images"] == 1 else f", {first['images']} images, means per image"
+    title = f"{first['dataset']}, x{first['scale']:g}{count}"
     return f"{title}\n{shown.to_string(index=False)}"
 
 
