@@ -16,7 +16,7 @@ from utils.restore import REFINE, Setting, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):
-    """Encoder and heavy upsampler: L1 over all HR pixels (paper, section 3.4)."""
+    """Encoder and heavy upsampler: L1 over all HR pixels (paper)."""
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         sr = self.model.upsample_with(self.model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
@@ -24,7 +24,7 @@ class Phase0(Task[PCSR]):
 
 
 class Phase1(Task[PCSR]):
-    """Light upsamplers and classifier; encoder and heavy are frozen and in eval mode (paper, section 3.4)."""
+    """Light upsamplers and classifier; encoder and heavy are frozen and in eval mode (paper)."""
 
     def __init__(self, model: PCSR, loss_l1_w: float, loss_avg_w: float) -> None:
         super().__init__(model)

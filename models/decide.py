@@ -1,4 +1,4 @@
-"""Which upsampler each pixel gets: pure functions of the classifier's output (paper, section 3.3).
+"""Which upsampler each pixel gets: pure functions of the classifier's output (paper).
 
 `prob` is (b,M,H,W), upsamplers ordered light .. heavy; an assignment is (b,H,W) int64, 0 = light .. M-1 = heavy.
 """
@@ -110,7 +110,7 @@ def total(assignment: Tensor, price: Tensor) -> float:
 
 
 def assign_adaptive(prob: Tensor) -> Tensor:
-    """ADM: k-means on the image's own heaviness replaces k (paper, section 3.3); a constant map is all light.
+    """ADM: k-means on the image's own heaviness replaces k (paper); a constant map is all light.
 
     Heaviness is the expected upsampler index, the heavy probability when M = 2, min-max normalised over the image.
     The clusters of a strided sample start evenly spread over [0,1], so that the outcome is the same on every run.

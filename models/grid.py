@@ -1,4 +1,4 @@
-"""Which LR pixel every HR row and column reads, and where the HR centre lies in it (paper, section 3.2).
+"""Which LR pixel every HR row and column reads, and where the HR centre lies in it (paper).
 
 The coordinates of a regular grid are separable, so an index and an offset per row and per column are all there is; no
 (H*W, 2) tensor of coordinates exists. Everything is computed in integers and float64: float32 coordinates are off by

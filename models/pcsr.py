@@ -1,4 +1,4 @@
-"""PCSR: pixel-level classifier for single image super-resolution (ECCV 2024, arXiv 2407.21448), section 3.
+"""PCSR: pixel-level classifier for single image super-resolution (ECCV 2024, arXiv 2407.21448).
 
 Differs from the paper's formulation in the order of the arithmetic only: see models/mlp.py and models/grid.py.
 """
@@ -62,7 +62,7 @@ class Pixels:
 class PCSR(nn.Module):
     """Encoder, M upsamplers ordered light .. heavy, and a classifier over them.
 
-    With a single upsampler and no classifier it is the model of training phase 0 (paper, section 3.4).
+    With a single upsampler and no classifier it is the model of training phase 0 (paper).
     """
 
     mean: Tensor
@@ -105,7 +105,7 @@ class PCSR(nn.Module):
         return self._dense(encoded, size, len(self.upsamplers))
 
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """prob (b,M,H,W), the softmax over the upsamplers (paper, eq. 4)."""
+        """prob (b,M,H,W), the softmax over the upsamplers."""
         return self.logits(encoded, size).softmax(-1).permute(0, 3, 1, 2)
 
     def upsample_with(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
@@ -146,7 +146,7 @@ def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def refine(sr: Tensor, assignment: Tensor) -> Tensor:
-    """Pixel-wise refinement (paper, section 3.3): a pixel with a heavier 3x3 neighbour takes its neighbourhood's mean.
+    """Pixel-wise refinement (paper): a pixel with a heavier 3x3 neighbour takes its neighbourhood's mean.
 
     sr (b,3,H,W) and assignment (b,H,W) -> (b,3,H,W). The image's border rows and columns are left alone.
     """

@@ -105,7 +105,7 @@ class PCSRFlops(NamedTuple):
         return total
 
     def cost(self, scale: float) -> list[float]:
-        """Relative FLOPs of the upsamplers, encoder included, normalised to sum 1 (paper account; section 3.3)."""
+        """Relative FLOPs of the upsamplers, encoder included, normalised to sum 1 (paper account)."""
         parts = [self.per_lr.paper / scale**2 + flops.paper for flops in self.upsamplers]
         return [part / sum(parts) for part in parts]
 
