@@ -1,14 +1,18 @@
 """Train PCSR, phase 0 then phase 1: python train_pcsr.py --config configs/carn-pcsr-phase0.yaml"""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from datasets.folder import PairedFolder
 from models.build import build_pcsr
-from models.pcsr import PCSR
+from models.fold import folded
+from models.pcsr import PCSR, rows_of
+from models.pieces import Piece, queries, summed
 from utils.checkpoint import load_model
-from utils.config import Config, PCSRSpec
-from utils.dist import start_ranks, stop_ranks
+from utils.config import PCSRSpec, TrainSpec
+from utils.dist import Ranks, start_ranks, stop_ranks
 from utils.engine import Task, read_job, train, train_parser
 from utils.errors import InputError, run
 from utils.evaluate import Protocol, Row, evaluate
@@ -16,42 +20,83 @@ from utils.restore import REFINE, Setting, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):
-    """Encoder and heavy upsampler: L1 over all HR pixels (paper)."""
+    """Encoder and heavy upsampler: L1 over all HR pixels, or over a random `pixels_per_patch` of them (paper)."""
+
+    def __init__(self, model: PCSR, pixels_per_patch: int | None = None) -> None:
+        super().__init__(model)
+        self.pixels_per_patch = pixels_per_patch
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        sr = self.model.upsample_with(self.model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
-        return {"loss": (sr - hr).abs().mean()}
+        (heavy,) = self.model.mlps()
+        chosen = queries(lr, hr, self.pixels_per_patch)
+
+        def l1(tables: Sequence[Tensor], piece: Piece) -> Tensor:
+            residual = heavy.at(tables[0], piece.nearest, piece.coords)
+            return (residual - piece.target).abs().sum() / chosen.target.numel()
+
+        tables = self.model.encode(lr).tables
+        return {"loss": summed(l1, tables, list(heavy.parameters()), list(chosen.pieces()))}
 
 
 class Phase1(Task[PCSR]):
     """Light upsamplers and classifier; encoder and heavy are frozen and in eval mode (paper)."""
 
-    def __init__(self, model: PCSR, loss_l1_w: float, loss_avg_w: float) -> None:
+    def __init__(
+        self, model: PCSR, loss_l1_w: float, loss_avg_w: float, ranks: Ranks, pixels_per_patch: int | None = None
+    ) -> None:
         super().__init__(model)
         self.loss_l1_w = loss_l1_w
         self.loss_avg_w = loss_avg_w
+        self.ranks = ranks
+        self.pixels_per_patch = pixels_per_patch
         self.frozen = [model.encoder, model.upsamplers[-1]]
         for module in self.frozen:
             module.requires_grad_(False)
+        self.fold()
+
+    def fold(self) -> None:
+        # in a list, so that it is no part of this module: the copy is neither saved nor synchronised
+        self.encoder = [folded(self.model.encoder)]
 
     def train(self, mode: bool = True) -> "Phase1":
         super().train(mode)
         for module in self.frozen:
             module.eval()
+        self.fold()  # the copy follows the weights that a resumed run loads, and their device
         return self
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        model, size = self.model, (hr.shape[2], hr.shape[3])
-        encoded = model.encode(lr)  # the frozen encoder keeps nothing for gradients; the first layers do
+        *light, heavy, classifier = mlps = self.model.mlps()
         with torch.no_grad():
-            heavy = model.upsample_with(encoded, size, -1)
-        prob = model.classify(encoded, size)  # (b,M,H,W)
-        light = [model.upsample_with(encoded, size, j) for j in range(len(model.upsamplers) - 1)]
-        sr = sum(prob[:, j : j + 1] * sr_j for j, sr_j in enumerate([*light, heavy]))  # (b,3,H,W)
-        l1 = (sr - hr).abs().mean()
-        heavy_share = prob[:, -1].mean()
-        average = (2 * heavy_share - 1).abs()  # |sum prob_heavy - N/2| / (N/2)
-        loss = self.loss_l1_w * l1 + self.loss_avg_w * average
+            feat = rows_of(self.encoder[0](lr - self.model.mean))  # (b*h*w,c)
+        tables = [mlp.project(feat) for mlp in mlps]
+        chosen = queries(lr, hr, self.pixels_per_patch)
+        pieces = list(chosen.pieces())
+        pixels = chosen.nearest.numel()
+
+        # |sum prob_heavy - N/2| / (N/2) is one of two linear functions of prob_heavy; which one, the sign decides. With
+        # it known in advance (and agreed on by all processes) the whole loss is a sum over pixels.
+        def heavy_sum(tables: Sequence[Tensor], piece: Piece) -> Tensor:
+            return classifier.at(tables[-1], piece.nearest, piece.coords).softmax(-1)[:, -1].sum()
+
+        with torch.no_grad():
+            heavy_share = self.ranks.mean(summed(heavy_sum, tables, [], pieces) / pixels)
+        sign = (2 * heavy_share - 1).sign()
+
+        def mixture(tables: Sequence[Tensor], piece: Piece) -> Tensor:
+            prob = classifier.at(tables[-1], piece.nearest, piece.coords).softmax(-1)  # (n,M)
+            with torch.no_grad():
+                mixed = heavy.at(tables[-2], piece.nearest, piece.coords)
+            mixed = prob[:, -1:] * mixed  # (n,3)
+            for j, mlp in enumerate(light):
+                mixed = mixed + prob[:, j : j + 1] * mlp.at(tables[j], piece.nearest, piece.coords)
+            l1 = (mixed - piece.target).abs().sum() / (3 * pixels)
+            return self.loss_l1_w * l1 + self.loss_avg_w * sign * 2 * prob[:, -1].sum() / pixels
+
+        learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
+        loss = summed(mixture, tables, learnt, pieces) - self.loss_avg_w * sign
+        average = (2 * heavy_share - 1).abs()
+        l1 = (loss.detach() - self.loss_avg_w * average) / self.loss_l1_w
         return {"loss": loss, "l1": l1, "average": average, "heavy_share": heavy_share}
 
 
@@ -67,19 +112,19 @@ def start_phase1(model: PCSR, path: str) -> None:
         raise InputError(f"train.init: {path} has another encoder or heavy upsampler than this config") from None
 
 
-def build_task(config: Config, model: PCSR) -> Task[PCSR]:
+def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks) -> Task[PCSR]:
     """The phase's task. Raises InputError if the model is not one of that phase, or phase 0's weights do not fit."""
     several = len(model.upsamplers) > 1
-    if config.train.phase == 0:
+    if spec.phase == 0:
         if several:
             raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
-        return Phase0(model)
+        return Phase0(model, spec.pixels_per_patch)
     if not several:
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
-    if config.train.init is None:
+    if spec.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
-    start_phase1(model, config.train.init)
-    return Phase1(model, config.train.loss_l1_w, config.train.loss_avg_w)
+    start_phase1(model, spec.init)
+    return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch)
 
 
 def main() -> None:
@@ -92,7 +137,7 @@ def main() -> None:
     ranks = start_ranks(args.device)
     torch.manual_seed(config.train.seed)
     model = build_pcsr(config.model)
-    task = build_task(config, model)
+    task = build_task(config.train, model, ranks)
     scale = config.data.scale
     pairs = list(PairedFolder(config.data.val, None, scale, not config.data.lr_round)) if ranks.main else []
     protocol = Protocol(scale, with_ssim=False)

@@ -1,13 +1,14 @@
 """The per-pixel MLP that upsamplers and classifier are made of, with its first Linear factorised.
 
 The input of the paper's MLP at an HR pixel is [feat, rel_coord, rel_cell]. All three parts are separable, so
-W1 [f; r; c] + b = (W1f f)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c + b): the feature part is computed once per LR
+W1 [f; r; c] + b = (W1f f + b)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c): the feature part is computed once per LR
 pixel, the rest once per row and once per column. Exact for every scale.
 """
 
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,9 +20,9 @@ COORD_CHANNELS = 4  # rel_coord (y, x) and rel_cell (y, x), behind the features
 class FirstLayer(NamedTuple):
     """The first Linear of one MLP, before its ReLU, kept as three tables that are added at each HR pixel."""
 
-    table: Tensor  # (b*h*w, C), the feature part, a row per LR pixel
+    table: Tensor  # (b*h*w, C), the feature part and the bias, a row per LR pixel
     row: Tensor  # (H, C), the y coordinate's part
-    col: Tensor  # (W, C), the x coordinate's part, the cell's and the bias
+    col: Tensor  # (W, C), the x coordinate's part and the cell's
 
 
 class PixelMLP(nn.Module):
@@ -32,7 +33,7 @@ class PixelMLP(nn.Module):
         widths = (in_channels + COORD_CHANNELS, *hidden)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(widths[-1], out_channels))
         self.layers = nn.Sequential(*layers)
         self.in_channels = in_channels
@@ -42,18 +43,24 @@ class PixelMLP(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def project(self, feat: Tensor) -> Tensor:
-        """The feature part of the first Linear: feat rows (n,c) -> (n,C)."""
-        return F.linear(feat, self.linears()[0].weight[:, : self.in_channels])
+        """The feature part of the first Linear, and its bias: feat rows (n,c) -> (n,C)."""
+        first = self.linears()[0]
+        return F.linear(feat, first.weight[:, : self.in_channels], first.bias)
 
     def first_layer(self, table: Tensor, rows: Axis, cols: Axis) -> FirstLayer:
         """The tables for one HR grid; `table` is what `project` returned for every LR pixel."""
         first = self.linears()[0]
         y, x, cell_y, cell_x = first.weight[:, self.in_channels :].unbind(1)  # 4 times (C,)
-        constant = first.bias + cell_y * rows.cell + cell_x * cols.cell
+        constant = cell_y * rows.cell + cell_x * cols.cell
         row = rows.offset[:, None] * y  # (H,C)
         col = cols.offset[:, None] * x + constant  # (W,C)
         return FirstLayer(table, row.to(table.dtype), col.to(table.dtype))
 
+    def at(self, table: Tensor, nearest: Tensor, coords: Tensor) -> Tensor:
+        """The MLP at n scattered HR pixels: rows `nearest` (n,) of a projected table, coords (n,4) -> (n,out)."""
+        gathered = table.index_select(0, nearest)  # its backward is several times as fast as that of table[nearest]
+        return self.finish(torch.addmm(gathered, coords, self.linears()[0].weight[:, self.in_channels :].t()))
+
     def finish(self, pre: Tensor) -> Tensor:
-        """What follows the first Linear: (..., C) -> (..., out_channels)."""
+        """What follows the first Linear: (..., C) -> (..., out_channels). Overwrites `pre`."""
         return self.layers[1:](pre)

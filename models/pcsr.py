@@ -48,8 +48,7 @@ class Pixels:
 
     def dense(self, first: FirstLayer, block: slice) -> Tensor:
         """First layer at every pixel of a block: (b,R,W,C)."""
-        # F.embedding gathers rows like indexing does, with a backward that is parallel over the LR pixels
-        return F.embedding(self.lr_index(block), first.table) + first.row[block, None] + first.col
+        return first.table[self.lr_index(block)] + first.row[block, None] + first.col
 
     def sparse(self, first: FirstLayer, block: slice, chosen: Tensor) -> Tensor:
         """First layer at the n chosen pixels of a block, indices into its flat (b,R,W): (n,C)."""
@@ -97,8 +96,7 @@ class PCSR(nn.Module):
     def encode(self, lr: Tensor) -> Encoded:
         """lr (b,3,h,w) in [0,1] -> features and every MLP's first layer, once per LR pixel."""
         feat = self.encoder(lr - self.mean)  # (b,c,h,w)
-        pixels = feat.permute(0, 2, 3, 1).reshape(-1, feat.shape[1])  # (b*h*w,c)
-        return Encoded(lr, tuple(mlp.project(pixels) for mlp in self.mlps()))
+        return Encoded(lr, tuple(mlp.project(rows_of(feat)) for mlp in self.mlps()))
 
     def logits(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
         """Classifier output at every HR pixel, (b,H,W,M); differentiable."""
@@ -132,12 +130,16 @@ class PCSR(nn.Module):
         return sr
 
     def _dense(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        """One MLP at every HR pixel, (b,H,W,out); in one piece when gradients are wanted, else block by block."""
+        """One MLP at every HR pixel, (b,H,W,out), block by block."""
         pixels = Pixels(encoded.lr, size)
         mlp = self.mlps()[index]
         first = mlp.first_layer(encoded.tables[index], pixels.rows, pixels.cols)
-        blocks = [slice(0, size[0])] if torch.is_grad_enabled() else pixels.blocks()
-        return torch.cat([mlp.finish(pixels.dense(first, block)) for block in blocks], dim=1)
+        return torch.cat([mlp.finish(pixels.dense(first, block)) for block in pixels.blocks()], dim=1)
+
+
+def rows_of(feat: Tensor) -> Tensor:
+    """feat (b,c,h,w) as a row per LR pixel, (b*h*w,c); no copy if feat is channels-last."""
+    return feat.permute(0, 2, 3, 1).reshape(-1, feat.shape[1])
 
 
 def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:

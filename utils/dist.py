@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from utils.device import pick_device
 from utils.errors import InputError
@@ -21,6 +21,12 @@ class Ranks:
     def main(self) -> bool:
         """Whether this process logs and saves."""
         return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        if self.world > 1:
+            distributed.all_reduce(value)
+        return value / self.world
 
 
 def start_ranks(device_name: str) -> Ranks:

@@ -1,0 +1,188 @@
+"""Iterations per second of the training jobs against the straightforward formulation: python benchmarks/training.py
+
+Both sides of a job do the same arithmetic on the same batches in the same process, in turns, so that a busy machine
+slows both. `published` is the paper's formulation written out plainly: coordinates per HR pixel, features gathered by
+grid_sample, every Linear of every MLP on [feat, coord, cell] of every pixel, channels-first memory.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+from tqdm import tqdm
+
+from models.build import build_original, build_pcsr
+from models.mlp import PixelMLP
+from models.pcsr import PCSR, bilinear
+from train import OriginalTask
+from train_pcsr import Phase0, Phase1
+from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.allocator import keep_blocks
+from utils.device import add_device_option, pick_device, synchronize
+from utils.dist import Ranks
+from utils.engine import Task
+from utils.errors import Parser, run
+from utils.files import write_atomic
+
+Step = Callable[[Tensor, Tensor], None]  # one iteration on a batch
+
+
+def centres(size: int) -> Tensor:
+    return (2 * torch.arange(size) + 1) / size - 1
+
+
+def published_input(feat: Tensor, size: tuple[int, int]) -> Tensor:
+    """feat (b,c,h,w) -> [feat, rel_coord, rel_cell] at every HR pixel, (b,N,c+4)."""
+    batch, channels, h, w = feat.shape
+    coord = torch.stack(torch.meshgrid(centres(size[0]), centres(size[1]), indexing="ij"), -1).view(1, -1, 2)
+    coord = coord.to(feat.device).expand(batch, -1, -1)  # (b,N,2)
+    lr_coord = torch.stack(torch.meshgrid(centres(h), centres(w), indexing="ij")).expand(batch, 2, h, w)
+    grid = coord.flip(-1)[:, None]  # (b,1,N,2), x before y
+    read = F.grid_sample(torch.cat([feat, lr_coord.to(feat.device)], 1), grid, mode="nearest", align_corners=False)
+    read = read[:, :, 0].permute(0, 2, 1)  # (b,N,c+2)
+    sides = torch.tensor([h, w], device=feat.device)
+    offset = (coord - read[..., channels:]) * sides
+    cell = (2 / torch.tensor(size, device=feat.device) * sides).expand_as(offset)
+    return torch.cat([read[..., :channels], offset, cell], -1)
+
+
+def published_mlp(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
+    return mlp.layers(published_input(feat, size))  # (b,N,out)
+
+
+class PublishedTask(Task[PCSR]):
+    """Both phases as the paper writes them down; the phase is told by the number of upsamplers."""
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        model, size = self.model, (hr.shape[2], hr.shape[3])
+        target = (hr - bilinear(lr, size)).flatten(2).permute(0, 2, 1)  # (b,N,3)
+        if model.classifier is None:
+            feat = model.encoder(lr - model.mean)
+            return {"loss": (published_mlp(model.mlps()[0], feat, size) - target).abs().mean()}
+        *upsamplers, classifier = model.mlps()
+        with torch.no_grad():
+            feat = model.encoder(lr - model.mean)
+        prob = published_mlp(classifier, feat, size).softmax(-1)
+        sr = sum(prob[..., j : j + 1] * published_mlp(mlp, feat, size) for j, mlp in enumerate(upsamplers))
+        half = prob[..., -1].numel() / 2
+        return {"loss": 1000 * (sr - target).abs().mean() + 3 * (prob[..., -1].sum() - half).abs() / half}
+
+
+def published_phase1(model: PCSR) -> PublishedTask:
+    task = PublishedTask(model)
+    task.train()
+    for module in (model.encoder, model.upsamplers[-1]):
+        module.requires_grad_(False).eval()
+    return task
+
+
+def step_of(task: Task[PCSR] | OriginalTask, device: torch.device, channels_last: bool, amp: bool = False) -> Step:
+    """One iteration of the training loop: losses, gradients, Adam."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    task.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    optimizer = Adam([p for p in task.parameters() if p.requires_grad], 1e-4)
+
+    def step(lr: Tensor, hr: Tensor) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            loss = task(lr.contiguous(memory_format=layout), hr)["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def jobs(backbone: str, device: torch.device, pixels: int) -> dict[str, dict[str, Step]]:
+    """Per job its ways of doing it, the published one first."""
+    ranks = Ranks(0, 1, device)
+
+    def fresh(name: str) -> nn.Module:
+        torch.manual_seed(0)
+        spec = load_config(f"configs/{backbone}-{name}.yaml").model
+        return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(pcsr_spec(spec))
+
+    def original() -> OriginalTask:
+        return OriginalTask(fresh("x4"))  # type: ignore[arg-type]
+
+    def phase0(pixels_per_patch: int | None = None) -> Phase0:
+        return Phase0(fresh("pcsr-phase0"), pixels_per_patch)  # type: ignore[arg-type]
+
+    def phase1(pixels_per_patch: int | None = None) -> Phase1:
+        task = Phase1(fresh("pcsr-phase1"), 1000, 3, ranks, pixels_per_patch)  # type: ignore[arg-type]
+        return task.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
+
+    def ways(published: Task[PCSR] | OriginalTask, ours: Callable[..., Task[PCSR]]) -> dict[str, Step]:
+        return {
+            "published": step_of(published, device, channels_last=False),
+            "ours": step_of(ours(), device, channels_last=True),
+            f"ours, {pixels} pixels per patch": step_of(ours(pixels), device, channels_last=True),
+            "ours, amp": step_of(ours(), device, channels_last=True, amp=True),
+            f"ours, amp, {pixels} pixels": step_of(ours(pixels), device, channels_last=True, amp=True),
+        }
+
+    return {
+        "original": {
+            "published": step_of(original(), device, channels_last=False),
+            "ours": step_of(original(), device, channels_last=True),
+            "ours, amp": step_of(original(), device, channels_last=True, amp=True),
+        },
+        "phase 0": ways(PublishedTask(fresh("pcsr-phase0")), phase0),  # type: ignore[arg-type]
+        "phase 1": ways(published_phase1(fresh("pcsr-phase1")), phase1),  # type: ignore[arg-type]
+    }
+
+
+def pcsr_spec(spec: object) -> PCSRSpec:
+    assert isinstance(spec, PCSRSpec)
+    return spec
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="carn", choices=("carn", "srresnet", "fsrcnn"))
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--patch_size", type=int, default=32, help="LR pixels")
+    parser.add_argument("--pixels_per_patch", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=7, help="timed iterations of each")
+    parser.add_argument("--csv", type=Path, default=Path("results/benchmarks/training.csv"))
+    add_device_option(parser)
+    args = parser.parse_args()
+    keep_blocks()
+    device = pick_device(args.device)
+    lr = torch.rand(args.batch_size, 3, args.patch_size, args.patch_size, device=device)
+    hr = torch.rand(args.batch_size, 3, 4 * args.patch_size, 4 * args.patch_size, device=device)
+
+    steps = jobs(args.backbone, device, args.pixels_per_patch)
+    seconds: dict[tuple[str, str], list[float]] = {(job, way): [] for job, ways in steps.items() for way in ways}
+    for round_ in tqdm(range(args.rounds + 2), unit="round", disable=None):  # two rounds to warm up
+        for job, way in seconds:
+            synchronize(device)
+            start = time.perf_counter()
+            steps[job][way](lr, hr)
+            synchronize(device)
+            if round_ >= 2:
+                seconds[job, way].append(time.perf_counter() - start)
+    table = pd.DataFrame(
+        {
+            "backbone": args.backbone,
+            "job": job,
+            "formulation": way,
+            "seconds": statistics.median(times),
+            "iterations_per_second": 1 / statistics.median(times),
+            "speedup": statistics.median(seconds[job, "published"]) / statistics.median(times),
+        }
+        for (job, way), times in seconds.items()
+    )
+    print(f"{torch.get_num_threads()} threads, {device}, batch {args.batch_size}, LR {args.patch_size}x{args.patch_size}")
+    print(table.to_string(index=False, float_format="%.3f"))
+    write_atomic(args.csv, table.to_csv(index=False, float_format="%.5f").encode())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,120 @@
+"""Training losses over HR pixels, taken piece by piece together with their gradients.
+
+A loss that is a sum over pixels needs nothing of one pixel for the gradient of another. So on a CPU a piece of some
+thousand pixels goes through its MLPs forward and backward while its activations lie in the cache, and nothing of it is
+kept: the plain formulation writes every activation of the whole batch to memory and reads it back. Elsewhere the batch
+is a single piece and autograd does the rest. Both give the same gradients but for the order of sums.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.grid import axis
+from models.pcsr import bilinear
+
+PIECE_PIXELS = 1 << 14  # 16384 pixels of 74 channels are 4.8 MB
+
+
+class Piece(NamedTuple):
+    """n HR pixels of which all read the same rows of the feature tables."""
+
+    rows: slice  # of the tables (b*h*w, C)
+    nearest: Tensor  # (n,) the row each pixel reads, counted from the slice's start
+    coords: Tensor  # (n,4) the paper's rel_coord and rel_cell, y before x
+    target: Tensor  # (n,3) hr minus the bilinear residual: what the upsamplers have to give
+
+
+class Queries(NamedTuple):
+    """The HR pixels of a batch that the loss is taken over, N per image."""
+
+    positions: int  # h*w
+    nearest: Tensor  # (b,N) LR pixel of its image
+    coords: Tensor  # (b,N,4)
+    target: Tensor  # (b,N,3)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Cache-sized pieces of single images on a CPU; the whole batch at once elsewhere."""
+        batch, count = self.nearest.shape
+        if self.nearest.device.type != "cpu":
+            image = torch.arange(batch, device=self.nearest.device)[:, None] * self.positions
+            nearest = (image + self.nearest).flatten()
+            yield Piece(slice(None), nearest, self.coords.flatten(0, 1), self.target.flatten(0, 1))
+            return
+        for b in range(batch):
+            rows = slice(b * self.positions, (b + 1) * self.positions)
+            for start in range(0, count, PIECE_PIXELS):
+                part = slice(start, start + PIECE_PIXELS)
+                yield Piece(rows, self.nearest[b, part], self.coords[b, part], self.target[b, part])
+
+
+def queries(lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None) -> Queries:
+    """All pixels of hr (b,3,H,W), or a random subset of each image, over lr (b,3,h,w).
+
+    The subset is drawn from torch's generator of the device.
+    """
+    (batch, _, h, w), (height, width) = lr.shape, hr.shape[2:]
+    rows, cols = axis(h, height, lr.device), axis(w, width, lr.device)
+    nearest = (rows.index[:, None] * w + cols.index).flatten()  # (H*W,)
+    coords = torch.empty(height, width, 4, device=lr.device)
+    coords[..., 0], coords[..., 1] = rows.offset[:, None], cols.offset
+    coords[..., 2], coords[..., 3] = rows.cell, cols.cell
+    coords = coords.flatten(0, 1)  # (H*W,4)
+    target = (hr - bilinear(lr, (height, width))).permute(0, 2, 3, 1).flatten(1, 2)  # (b,H*W,3)
+    if pixels_per_patch is None or pixels_per_patch >= height * width:
+        target = target.contiguous()
+        return Queries(h * w, nearest.expand(batch, -1), coords.expand(batch, -1, -1), target)
+    chosen = torch.rand(batch, height * width, device=lr.device).topk(pixels_per_patch, sorted=False).indices
+    chosen = chosen.sort(1).values  # (b,N), in the order in which the tables lie in memory
+    target = target.gather(1, chosen[..., None].expand(-1, -1, 3))
+    return Queries(h * w, nearest[chosen], coords[chosen], target)
+
+
+PieceLoss = Callable[[Sequence[Tensor], Piece], Tensor]  # the rows of every table that the piece reads -> a scalar
+
+
+def summed(
+    loss: PieceLoss, tables: Sequence[Tensor], parameters: Sequence[nn.Parameter], pieces: Sequence[Piece]
+) -> Tensor:
+    """The sum of `loss` over the pieces, differentiable in the tables (b*h*w, C) and the parameters it uses."""
+    if len(pieces) == 1 and pieces[0].rows == slice(None):
+        return loss(tables, pieces[0])
+    if not torch.is_grad_enabled():
+        return torch.stack([loss([table[piece.rows] for table in tables], piece) for piece in pieces]).sum()
+    total: Tensor = PieceByPiece.apply(loss, pieces, len(tables), *tables, *parameters)
+    return total
+
+
+class PieceByPiece(torch.autograd.Function):
+    """Takes each piece's gradient right after its loss; backward only scales the sums."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, loss: PieceLoss, pieces: Sequence[Piece], n_tables: int, *tensors: Tensor
+    ) -> Tensor:
+        tables, parameters = tensors[:n_tables], tensors[n_tables:]
+        wanted = [table.requires_grad for table in tables]
+        gradients = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in tensors]
+        total = torch.zeros((), device=tensors[0].device)
+        for piece in pieces:
+            parts = [
+                table[piece.rows].detach().requires_grad_(want) for table, want in zip(tables, wanted, strict=True)
+            ]
+            with torch.enable_grad():
+                value = loss(parts, piece)
+            inputs = [tensor for tensor in (*parts, *parameters) if tensor.requires_grad]
+            sums = [gradient[piece.rows] for gradient in gradients[:n_tables] if gradient is not None]
+            sums += [gradient for gradient in gradients[n_tables:] if gradient is not None]
+            # unused: a first layer's bias, which is part of its table
+            for gradient, part in zip(sums, torch.autograd.grad(value, inputs, allow_unused=True), strict=True):
+                if part is not None:
+                    gradient += part
+            total += value.detach()
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return None, None, None, *(None if gradient is None else gradient * scale for gradient in ctx.gradients)
