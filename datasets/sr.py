@@ -1,94 +1,104 @@
 """Training crops: random HR patches with flips, as uint8; the LR patch is made from them on the device."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datasets.cache import Cache
 from utils.config import DataSpec
 from utils.errors import InputError
-from utils.files import list_images
-from utils.image import read_image
+
+CHUNK = 2**24  # pixels copied to the device at a time
 
 
-class CropDataset(Dataset[Tensor]):
-    """Sample `position` of an endless sequence: a (3,P,P) uint8 crop, P = patch_size * scale.
+class Crops:
+    """The batches of a training run, each of random crops that are flipped at random; every image once per epoch.
 
-    What a position holds depends on the seed and the position alone, so that a resumed run, any number of processes
-    and any number of workers see the same samples. Every image comes once per epoch.
+    What an iteration holds depends on the seed and the iteration alone, so that a resumed run and any number of
+    processes see the same samples. Raises InputError if the processes do not divide batch_size, and for an image that
+    is smaller than a crop.
     """
 
-    def __init__(self, spec: DataSpec, seed: int) -> None:
-        self.paths = list_images(spec.train)
+    def __init__(
+        self, cache: Cache, spec: DataSpec, seed: int, device: torch.device, rank: int = 0, world: int = 1
+    ) -> None:
+        if spec.batch_size % world:
+            raise InputError(f"data.batch_size: {world} processes do not divide {spec.batch_size}")
         self.size = spec.patch_size * spec.scale
-        self.seed = seed
-        self.cache: dict[int, NDArray[np.uint8]] = {}
-        self.cache_left = spec.cache_gb * 1e9  # bytes
-        self.order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
-
-    def __getitem__(self, position: int) -> Tensor:
-        epoch, place = divmod(position, len(self.paths))
-        if self.order[0] != epoch:
-            self.order = (epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.paths)))
-        image = self.image(int(self.order[1][place]))
-        rng = np.random.default_rng((self.seed, 1, position))
-        top, left = (int(rng.integers(size - self.size + 1)) for size in image.shape[:2])
-        return torch.from_numpy(flip(image[top : top + self.size, left : left + self.size], rng))
-
-    def image(self, index: int) -> NDArray[np.uint8]:
-        if index in self.cache:
-            return self.cache[index]
-        path = self.paths[index]
-        decoded = read_image(path)
-        if decoded.bits != 8:
-            raise InputError(f"{path}: training images must have 8 bits per channel")
-        pixels: NDArray[np.uint8] = decoded.pixels.astype(np.uint8, copy=False)
-        if min(pixels.shape[:2]) < self.size:
+        small = np.minimum(cache.height, cache.width) < self.size
+        if small.any():
             raise InputError(
-                f"{path}: smaller than the {self.size}x{self.size} HR patch; remove it or lower patch_size"
+                f"{cache.paths[int(small.argmax())]}: smaller than the {self.size}x{self.size} HR patch; "
+                "remove it or lower patch_size"
             )
-        if self.cache_left >= pixels.nbytes:
-            self.cache[index] = pixels
-            self.cache_left -= pixels.nbytes
-        return pixels
+        self.cache = cache
+        self.total = spec.batch_size
+        self.seed = seed
+        self.device = device
+        self.rank, self.world = rank, world
+        self.orders: dict[int, NDArray[np.int64]] = {}  # of the images, by epoch
+        self.resident = resident(cache.pixels, device)
+
+    def batch(self, iteration: int) -> Tensor:
+        """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = patch_size * scale."""
+        steps = self.steps(iteration)[:, self.rank :: self.world]
+        if self.resident is not None:
+            return gather_resident(self.resident, steps, self.size)
+        return gather_mapped(self.cache.pixels, steps, self.size, self.device)
+
+    def steps(self, iteration: int) -> NDArray[np.int64]:
+        """Where the samples of all processes lie, in pixels: (3,B), the first pixel, and from one row and column to the
+        next. A flip is no more than other steps."""
+        cache, size = self.cache, self.size
+        image = self.images(iteration)
+        rng = np.random.Generator(np.random.Philox((self.seed, 1, iteration)))
+        top = rng.integers(cache.height[image] - size + 1)
+        left = rng.integers(cache.width[image] - size + 1)
+        horizontal, vertical, diagonal = rng.integers(2, size=(3, len(image))).astype(bool)
+        width = cache.width[image]
+        top, down = np.where(vertical, top + size - 1, top), np.where(vertical, -width, width)
+        left, right = np.where(horizontal, left + size - 1, left), np.where(horizontal, -1, 1)
+        first = cache.offset[image] + top * width + left
+        return np.stack([first, np.where(diagonal, right, down), np.where(diagonal, down, right)])
+
+    def images(self, iteration: int) -> NDArray[np.int64]:
+        """Which images the samples of all processes show, (B,): the next ones of the epoch's order."""
+        last = iteration * self.total
+        epoch, place = np.divmod(np.arange(last - self.total, last), len(self.cache.paths))
+        self.orders = {number: self.order(number) for number in np.unique(epoch).tolist()}
+        return np.array([self.orders[number][at] for number, at in zip(epoch.tolist(), place, strict=True)])
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch in self.orders:
+            return self.orders[epoch]
+        return np.random.Generator(np.random.Philox((self.seed, 0, epoch))).permutation(len(self.cache.paths))
 
 
-def flip(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One of the eight flips of a square (horizontal, vertical, diagonal); (P,P,3) -> contiguous (3,P,P)."""
-    planes = crop.transpose(2, 0, 1)
-    horizontal, vertical, diagonal = rng.integers(2, size=3)
-    planes = planes[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
-    return np.ascontiguousarray(planes.transpose(0, 2, 1) if diagonal else planes)
+def resident(pixels: NDArray[np.uint8], device: torch.device) -> Tensor | None:
+    """The pixels (N,3) on a CUDA device, if they take no more than half of its free memory."""
+    if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return None
+    target = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), CHUNK):
+        target[start : start + CHUNK] = torch.from_numpy(pixels[start : start + CHUNK].copy())
+    return target
 
 
-class StridedSampler(Sampler[int]):
-    """Positions of one process: batch i holds [i * batch, (i + 1) * batch), of which each rank takes every n-th."""
-
-    def __init__(self, start: int, stop: int, rank: int, world: int) -> None:
-        self.positions = range(start + rank, stop, world)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.positions)
-
-    def __len__(self) -> int:
-        return len(self.positions)
+def gather_resident(pixels: Tensor, steps: NDArray[np.int64], size: int) -> Tensor:
+    """Crops (b,3,P,P) from pixels (N,3) on the same device, without waiting for it; steps (3,b)."""
+    sent = torch.from_numpy(steps).pin_memory() if pixels.is_cuda else torch.from_numpy(steps)
+    first, down, right = sent.to(pixels.device, non_blocking=True)[:, :, None, None]  # (b,1,1) each
+    line = torch.arange(size, device=pixels.device)
+    index = first + down * line[:, None] + right * line  # (b,P,P)
+    return pixels[index].permute(0, 3, 1, 2).contiguous()
 
 
-def crop_batches(spec: DataSpec, seed: int, start: int, stop: int, rank: int = 0, world: int = 1) -> DataLoader[Tensor]:
-    """Batches (b,3,P,P) uint8 of iterations [start, stop), this process' share of each.
-
-    Raises InputError for a missing or empty folder, and if the processes do not divide batch_size.
-    """
-    if spec.batch_size % world:
-        raise InputError(f"data.batch_size: {world} processes do not divide {spec.batch_size}")
-    return DataLoader(
-        CropDataset(spec, seed),
-        batch_size=spec.batch_size // world,
-        sampler=StridedSampler(start * spec.batch_size, stop * spec.batch_size, rank, world),
-        num_workers=spec.workers,
-        persistent_workers=False,
-        pin_memory=torch.cuda.is_available(),
-    )
+def gather_mapped(pixels: NDArray[np.uint8], steps: NDArray[np.int64], size: int, device: torch.device) -> Tensor:
+    """Crops (b,3,P,P) on the device from pixels (N,3) in the CPU's memory; steps (3,b)."""
+    cuda = device.type == "cuda"
+    crops = torch.empty((steps.shape[1], 3, size, size), dtype=torch.uint8, pin_memory=cuda)
+    for crop, (first, down, right) in zip(crops.numpy(), steps.T.tolist(), strict=True):
+        # a view, and cheaper to copy than to index; numpy refuses one that leaves the file
+        crop[:] = np.ndarray((3, size, size), np.uint8, pixels, 3 * first, (1, 3 * down, 3 * right))
+    return crops.to(device, non_blocking=cuda)  # a pinned block is used again only when its copy is done

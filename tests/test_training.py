@@ -10,15 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from datasets.sr import crop_batches
 from models.build import build_pcsr
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from train_pcsr import Phase0, Phase1
 from utils.checkpoint import load_model
-from utils.config import DataSpec
 from utils.engine import learning_rate
-from utils.errors import InputError
-from utils.image import read_image
 
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
 
@@ -105,7 +101,8 @@ def test_a_second_run_leaves_the_first_alone(cli: Cli, folders: Path) -> None:
         ("train.py", "carn-x4", ["data.train=nowhere"], "nowhere: no such folder"),
         ("train.py", "carn-x4", ["val=nowhere"], "nowhere: no such folder"),
         ("train.py", "carn-x4", ["patch_size=40"], "smaller than the 160x160 HR patch"),
-        ("train.py", "carn-x4", ["patch_size=40", "workers=1"], "smaller than the 160x160 HR patch"),
+        ("train.py", "carn-x4", ["batch_size=0"], "data.batch_size"),
+        ("train.py", "carn-x4", ["cache_dir=train/img_0.png"], "set data.cache_dir to another place"),
         ("train.py", "carn-x4", ["data.scale=2"], "model.scale is 4 but data.scale is 2"),
         ("train.py", "carn-x4", ["learning_rate=inf"], "train.learning_rate"),
         ("train.py", "carn-x4", ["betas=[0.9"], "--set betas=[0.9"),
@@ -154,44 +151,6 @@ def test_schedule() -> None:
     assert rates[49] == pytest.approx(0.5) and rates[99] == 1 and rates[100] == 1
     assert rates[550] == pytest.approx(0.5, abs=1e-3) and rates[-1] < 1e-5
     assert rates[99:] == sorted(rates[99:], reverse=True)
-
-
-def data_spec(folder: Path, **changes: object) -> DataSpec:
-    return DataSpec.model_validate(
-        {"train": str(folder), "val": "val", "scale": 4, "patch_size": 8, "batch_size": 4, **changes}
-    )
-
-
-def test_crops_are_flipped_windows_of_the_images(folders: Path) -> None:
-    images = [read_image(path).pixels for path in sorted((folders / "train").iterdir())]
-    crops = torch.cat(list(crop_batches(data_spec(folders / "train"), 0, 0, 6)))
-    assert crops.shape == (24, 3, 32, 32) and crops.dtype == torch.uint8
-    windows = [np.lib.stride_tricks.sliding_window_view(image, (32, 32), axis=(0, 1)) for image in images]
-    seen = set()
-    for crop in crops.numpy():
-        variants = [np.rot90(flipped, n, (1, 2)) for flipped in (crop, crop[:, :, ::-1]) for n in range(4)]
-        found = [
-            (i, n)
-            for i, window in enumerate(windows)
-            for n, variant in enumerate(variants)
-            if (window == variant).all(axis=(2, 3, 4)).any()
-        ]
-        assert found
-        seen.update(found)
-    assert {i for i, _ in seen} == {0, 1, 2} and len({n for _, n in seen}) > 4
-
-
-def test_samples_do_not_depend_on_processes_workers_or_the_start(folders: Path) -> None:
-    spec = data_spec(folders / "train")
-    whole = torch.stack(list(crop_batches(spec, 7, 0, 4)))  # (4 iterations, 4 samples)
-    ranks = [torch.stack(list(crop_batches(spec, 7, 0, 4, rank, 2))) for rank in (0, 1)]
-    assert torch.equal(torch.stack(ranks, 2).flatten(1, 2), whole)
-    assert torch.equal(torch.stack(list(crop_batches(spec, 7, 2, 4))), whole[2:])
-    workers = data_spec(folders / "train", workers=1, cache_gb=0)
-    assert torch.equal(torch.stack(list(crop_batches(workers, 7, 0, 4))), whole)
-    assert not torch.equal(torch.stack(list(crop_batches(spec, 8, 0, 4))), whole)
-    with pytest.raises(InputError, match="batch_size"):
-        crop_batches(spec, 7, 0, 4, 0, 3)
 
 
 def test_two_processes_train_as_one(cli: Cli, folders: Path) -> None:

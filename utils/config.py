@@ -43,8 +43,7 @@ class DataSpec(Spec):
     patch_size: PositiveInt  # LR pixels
     batch_size: PositiveInt  # over all processes
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
-    workers: int = Field(default=0, ge=0)  # decoding processes; 0 decodes in the training process
-    cache_gb: float = Field(default=4.0, ge=0)  # decoded images kept in memory, per process
+    cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

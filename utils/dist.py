@@ -1,6 +1,8 @@
 """The processes of one job, as torchrun started them; a plain `python` is a job of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -51,3 +53,14 @@ def start_ranks(device_name: str) -> Ranks:
 def stop_ranks(ranks: Ranks) -> None:
     if ranks.world > 1:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def first_on_node(ranks: Ranks) -> Iterator[None]:
+    """One process of each machine runs the block before the others do. If it fails, torchrun ends the others."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if ranks.world > 1 and local > 0:
+        distributed.barrier()
+    yield
+    if ranks.world > 1 and local == 0:
+        distributed.barrier()

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,13 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from tqdm import tqdm
 
-from datasets.sr import crop_batches
+from datasets.cache import open_cache
+from datasets.sr import Crops
 from models.blocks import Backbone
 from models.pcsr import PCSR
 from utils.checkpoint import save_weights
 from utils.config import Config, TrainSpec, load_config
 from utils.device import add_device_option
-from utils.dist import Ranks
+from utils.dist import Ranks, first_on_node
 from utils.errors import InputError, Parser
 from utils.evaluate import Row
 from utils.resize import downscale
@@ -68,21 +69,18 @@ def learning_rate(spec: TrainSpec, iteration: int) -> float:
 
 
 def patches(config: Config, start: int, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there."""
-    data = config.data
-    loader = crop_batches(data, config.train.seed, start, config.train.iter_max, ranks.rank, ranks.world)
-    for crops in unwrapped(loader):
-        hr = crops.to(ranks.device, non_blocking=True).float() / 255
+    """Pairs lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there. The data is opened at once."""
+    data, spec = config.data, config.train
+    with first_on_node(ranks):  # it builds the cache, the others find it
+        cache = open_cache(data.train, data.cache_dir)
+    crops = Crops(cache, data, spec.seed, ranks.device, ranks.rank, ranks.world)
+
+    def pair(iteration: int) -> tuple[Tensor, Tensor]:
+        hr = crops.batch(iteration).float().div_(255)
         lr = downscale(hr, data.scale, eight_bit=data.lr_round)
-        yield lr.contiguous(memory_format=torch.channels_last), hr
+        return lr.contiguous(memory_format=torch.channels_last), hr
 
-
-def unwrapped(loader: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The loader's batches; an InputError in one of its workers comes without the worker's traceback in its text."""
-    try:
-        yield from loader
-    except InputError as error:
-        raise InputError(str(error).rpartition("InputError: ")[2]) from None
+    return map(pair, range(start + 1, spec.iter_max + 1))
 
 
 def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ranks: Ranks, resume: bool) -> None:
@@ -101,6 +99,7 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
         torch.set_rng_state(state["rng"])
         start = state["iteration"]
     module = DistributedDataParallel(task) if ranks.world > 1 else task
+    pairs = patches(config, start, ranks)
     if ranks.main:
         print(f"training {config.model.backbone} into {folder}, iterations {start + 1} to {spec.iter_max}")
     log = Log(folder, ranks.main, start)
@@ -108,7 +107,7 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     with tqdm(
         initial=start, total=spec.iter_max, desc=folder.name, unit="it", disable=None if ranks.main else True
     ) as bar:
-        for iteration, (lr, hr) in enumerate(patches(config, start, ranks), start=start + 1):
+        for iteration, (lr, hr) in enumerate(pairs, start=start + 1):
             rate = learning_rate(spec, iteration)  # schedule
             for group in optimizer.param_groups:
                 group["lr"] = rate

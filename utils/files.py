@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from utils.errors import InputError
 
@@ -16,20 +19,28 @@ def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
     written or the disk is full; the old file then stays.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with replacing(path, durable) as file:
+            file.write(content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A new file to write to, which takes the place of `path` at the end, as write_atomic says.
+
+    Whatever is raised meanwhile leaves the old file, and nothing else. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~current_umask())  # mkstemp makes private files
         Path(temporary).replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
     finally:
         Path(temporary).unlink(missing_ok=True)
 

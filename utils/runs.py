@@ -25,7 +25,7 @@ SAVE = Path("save")
 STATE = "state"
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
 CHANGEABLE = {
-    *("data.val", "data.workers", "data.cache_gb"),
+    *("data.val", "data.cache_dir"),
     *("train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
 }
 

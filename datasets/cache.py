@@ -1,0 +1,170 @@
+"""The images of a training folder, decoded once: a file of their pixels, mapped into memory and shared by processes.
+
+data/train.cache/pixels-0123456789abcdef.bin   RGB uint8, image after image, row by row
+data/train.cache/index.json                    what images these are, and where each lies
+
+The name of the pixels stands for the images they came from: whoever still maps old pixels never meets new ones, and
+processes that build the same cache at once do no harm, since they write the same.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.files import list_images, replacing
+from utils.image import read_image
+
+INDEX = "index.json"
+OURS = '{"pcsr_cache": '  # how an index of ours begins; any other file of its name is left alone
+VERSION = 1
+DIGITS = 16
+PIXELS = f"pixels-{'[0-9a-f]' * DIGITS}.bin"
+ABANDONED = 3600.0  # seconds since a temporary file was last written to: whoever wrote it was killed
+
+
+class Source(NamedTuple):
+    """An image file as it was when it was decoded; a link stands for what it points to."""
+
+    name: str
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The decoded images of a folder, in the order of their names."""
+
+    paths: Sequence[Path]
+    offset: NDArray[np.int64]  # of each image's first pixel
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    pixels: NDArray[np.uint8]  # (pixels of all images, 3) RGB, mapped and read-only
+
+
+def open_cache(folder: str | Path, cache_dir: str | Path | None = None) -> Cache:
+    """Map the cache of a folder; it is built if there is none, or if an image has come, gone or changed since.
+
+    It lies beside the folder, as `<folder>.cache`, or else in a folder of its own in `cache_dir`. Raises InputError for
+    a missing or empty folder, an image that is damaged or has more than 8 bits per channel, and a place that cannot be
+    written or where something else has an index.json.
+    """
+    paths = list_images(folder)
+    stats = [path.stat() for path in paths]
+    sources = [Source(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)]
+    place = cache_place(Path(folder), cache_dir)
+    cache = read_cache(place, paths, sources)
+    if cache is None:
+        build(place, paths, sources)
+        cache = read_cache(place, paths, sources)
+    if cache is None:
+        raise InputError(f"{place}: another process put a cache of other images there; start again")
+    return cache
+
+
+def cache_place(folder: Path, cache_dir: str | Path | None) -> Path:
+    """The cache's own folder; in `cache_dir`, those of folders with the same name differ."""
+    root = folder.absolute()  # not resolved: the cache of a link to a folder lies beside the link
+    if root.name == "..":
+        root = root.resolve()
+    if cache_dir is None:
+        return root.parent / f"{root.name}.cache"
+    return Path(cache_dir) / f"{root.name}-{digest(str(root))[:8]}.cache"
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:DIGITS]
+
+
+def pixels_name(sources: Sequence[Source]) -> str:
+    return f"pixels-{digest(json.dumps([VERSION, *sources]))}.bin"
+
+
+def read_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> Cache | None:
+    """The cache in a place, or None if it is not there, damaged, or of other images. Raises InputError as above."""
+    index = place / INDEX
+    try:
+        text = index.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {index}: {error.strerror}; set data.cache_dir to another place") from None
+    if not OURS.startswith(text[: len(OURS)]):  # what a crash has left of ours, be it nothing, is ours
+        raise InputError(f"{index}: was made by something else; set data.cache_dir to another place")
+    try:
+        content = json.loads(text)
+        images = content["images"]
+        if content["pcsr_cache"] != VERSION or content["pixels"] != pixels_name(sources):
+            return None
+        if [Source(image["name"], image["size"], image["mtime_ns"]) for image in images] != sources:
+            return None
+        offset, height, width = (
+            np.array([image[key] for image in images], np.int64) for key in ("offset", "height", "width")
+        )
+        ends = np.cumsum(height * width)
+        pixels = place / content["pixels"]
+        if pixels.stat().st_size != 3 * ends[-1] or not np.array_equal(offset, ends - height * width):
+            return None
+        # not copy-on-write, which is refused for a file larger than the memory
+        mapped = np.memmap(pixels, np.uint8, "r").reshape(-1, 3)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Cache(paths, offset, height, width, np.asarray(mapped))
+
+
+def build(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> None:
+    """Decode the images, one in memory at a time. Nothing is left of it if it fails."""
+    made = not place.exists()
+    print(f"decoding {len(paths)} images into {place}")
+    try:
+        images = write_pixels(place, paths, sources)
+        content = {"pcsr_cache": VERSION, "pixels": pixels_name(sources), "images": images}
+        with replacing(place / INDEX) as file:  # last, so that it never speaks of pixels that are not there
+            file.write(json.dumps(content).encode())
+    except OSError as error:
+        raise InputError(f"cannot write {place}: {error.strerror}; set data.cache_dir to another place") from None
+    finally:
+        if made:
+            with suppress(OSError):  # it is not empty, as it should be
+                place.rmdir()
+    tidy(place, pixels_name(sources))
+
+
+def write_pixels(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> list[dict[str, str | int]]:
+    """Write the file of pixels; returns the index of its images. Raises OSError, and InputError for an image."""
+    images: list[dict[str, str | int]] = []
+    offset = 0
+    with replacing(place / pixels_name(sources)) as file, tqdm(paths, unit="image", disable=None) as bar:
+        for path, source in zip(bar, sources, strict=True):
+            array = decode(path)
+            file.write(array.data)
+            height, width = array.shape[:2]
+            images.append({**source._asdict(), "offset": offset, "height": height, "width": width})
+            offset += height * width
+    return images
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """(H,W,3) RGB. Raises InputError for an image that is damaged or has more than 8 bits per channel."""
+    image = read_image(path)
+    if image.bits != 8:
+        raise InputError(f"{path}: training images must have 8 bits per channel")
+    return image.pixels.astype(np.uint8, copy=False)
+
+
+def tidy(place: Path, current: str) -> None:
+    """Delete pixels of earlier images, and what builders that were killed have left."""
+    old = [path for path in place.glob(PIXELS) if path.name != current]
+    for path in (*old, *place.glob(f".{PIXELS}.*"), *place.glob(f".{INDEX}.*")):
+        with suppress(OSError):  # another builder was faster, or may yet need it
+            if path in old or time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
