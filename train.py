@@ -6,6 +6,7 @@ from torch import Tensor
 from datasets.folder import PairedFolder
 from models.blocks import Backbone
 from models.build import build_original
+from utils.allocator import keep_blocks
 from utils.config import OriginalSpec
 from utils.dist import start_ranks, stop_ranks
 from utils.engine import Task, read_job, train, train_parser
@@ -22,6 +23,7 @@ class OriginalTask(Task[Backbone]):
 
 
 def main() -> None:
+    keep_blocks()
     args = train_parser("Train an original model.").parse_args()
     config, folder = read_job(args)
     spec = config.model
@@ -35,7 +37,7 @@ def main() -> None:
     pairs = list(PairedFolder(config.data.val, None, spec.scale, not config.data.lr_round)) if ranks.main else []
     protocol = Protocol(spec.scale, with_ssim=False)
 
-    def validate() -> list[Row]:
+    def validate(model: Backbone) -> list[Row]:
         return evaluate(pairs, original_restorer(model, ranks.device), protocol)
 
     train(config, OriginalTask(model), validate, folder, ranks, args.resume)

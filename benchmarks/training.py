@@ -7,9 +7,12 @@ grid_sample, every Linear of every MLP on [feat, coord, cell] of every pixel, ch
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 import pandas as pd
 import torch
@@ -23,8 +26,8 @@ from models.mlp import PixelMLP
 from models.pcsr import PCSR, bilinear
 from train import OriginalTask
 from train_pcsr import Phase0, Phase1
-from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.allocator import keep_blocks
+from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option, pick_device, synchronize
 from utils.dist import Ranks
 from utils.engine import Task
@@ -116,7 +119,7 @@ def jobs(backbone: str, device: torch.device, pixels: int) -> dict[str, dict[str
 
     def phase1(pixels_per_patch: int | None = None) -> Phase1:
         task = Phase1(fresh("pcsr-phase1"), 1000, 3, ranks, pixels_per_patch)  # type: ignore[arg-type]
-        return task.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
+        return task.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
     def ways(published: Task[PCSR] | OriginalTask, ours: Callable[..., Task[PCSR]]) -> dict[str, Step]:
         return {
@@ -161,13 +164,13 @@ def main() -> None:
     steps = jobs(args.backbone, device, args.pixels_per_patch)
     seconds: dict[tuple[str, str], list[float]] = {(job, way): [] for job, ways in steps.items() for way in ways}
     for round_ in tqdm(range(args.rounds + 2), unit="round", disable=None):  # two rounds to warm up
-        for job, way in seconds:
+        for (job, way), times in seconds.items():
             synchronize(device)
             start = time.perf_counter()
             steps[job][way](lr, hr)
             synchronize(device)
             if round_ >= 2:
-                seconds[job, way].append(time.perf_counter() - start)
+                times.append(time.perf_counter() - start)
     table = pd.DataFrame(
         {
             "backbone": args.backbone,
@@ -179,7 +182,9 @@ def main() -> None:
         }
         for (job, way), times in seconds.items()
     )
-    print(f"{torch.get_num_threads()} threads, {device}, batch {args.batch_size}, LR {args.patch_size}x{args.patch_size}")
+    print(
+        f"{torch.get_num_threads()} threads, {device}, batch {args.batch_size}, LR {args.patch_size}x{args.patch_size}"
+    )
     print(table.to_string(index=False, float_format="%.3f"))
     write_atomic(args.csv, table.to_csv(index=False, float_format="%.5f").encode())
 

@@ -47,6 +47,10 @@ class Crops:
             return gather_resident(self.resident, steps, self.size)
         return gather_mapped(self.cache.pixels, steps, self.size, self.device)
 
+    def names(self, iteration: int) -> list[str]:
+        """The image files that the samples of all processes were cut from."""
+        return [self.cache.paths[image].name for image in self.images(iteration).tolist()]
+
     def steps(self, iteration: int) -> NDArray[np.int64]:
         """Where the samples of all processes lie, in pixels: (3,B), the first pixel, and from one row and column to the
         next. A flip is no more than other steps."""

@@ -1,17 +1,18 @@
-"""BatchNorm of a network in eval mode is a linear map per channel: here it becomes part of the convolution before it."""
+"""BatchNorm in eval mode is a linear map per channel: here it becomes part of the convolution before it."""
 
 import copy
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def folded(module: nn.Module) -> nn.Module:
-    """A copy in eval mode, without gradients, in which every Sequential's Conv2d + BatchNorm2d is one Conv2d."""
+    """A copy in eval mode, without gradients, in which every Sequential's Conv2d + BatchNorm is one Conv2d."""
     module = copy.deepcopy(module).eval().requires_grad_(False)
     for sequence in [part for part in module.modules() if isinstance(part, nn.Sequential)]:
         for i in range(len(sequence) - 1):
             conv, norm = sequence[i], sequence[i + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, _BatchNorm):
                 sequence[i], sequence[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return module

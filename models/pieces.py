@@ -91,9 +91,7 @@ class PieceByPiece(torch.autograd.Function):
     """Takes each piece's gradient right after its loss; backward only scales the sums."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, loss: PieceLoss, pieces: Sequence[Piece], n_tables: int, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, loss: PieceLoss, pieces: Sequence[Piece], n_tables: int, *tensors: Tensor) -> Tensor:
         tables, parameters = tensors[:n_tables], tensors[n_tables:]
         wanted = [table.requires_grad for table in tables]
         gradients = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in tensors]
@@ -108,13 +106,13 @@ class PieceByPiece(torch.autograd.Function):
             sums = [gradient[piece.rows] for gradient in gradients[:n_tables] if gradient is not None]
             sums += [gradient for gradient in gradients[n_tables:] if gradient is not None]
             # unused: a first layer's bias, which is part of its table
-            for gradient, part in zip(sums, torch.autograd.grad(value, inputs, allow_unused=True), strict=True):
+            for so_far, part in zip(sums, torch.autograd.grad(value, inputs, allow_unused=True), strict=True):
                 if part is not None:
-                    gradient += part
+                    so_far.add_(part)
             total += value.detach()
         ctx.gradients = gradients
         return total
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:
         return None, None, None, *(None if gradient is None else gradient * scale for gradient in ctx.gradients)

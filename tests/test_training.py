@@ -14,8 +14,10 @@ from models.build import build_pcsr
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from train_pcsr import Phase0, Phase1
 from utils.checkpoint import load_model
+from utils.dist import Ranks
 from utils.engine import learning_rate
 
+ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
 
 
@@ -125,7 +127,7 @@ def test_bad_input(script: str, name: str, settings: list[str], message: str, cl
 def test_phase1_loss_is_the_papers() -> None:
     model = build_pcsr(TINY_PCSR)
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-    losses = Phase1(model, 1000, 3).train()(lr, hr)
+    losses = Phase1(model, 1000, 3, ALONE).train()(lr, hr)
     with torch.no_grad():
         encoded = model.eval().encode(lr)
         prob = model.classify(encoded, (32, 32))
@@ -137,7 +139,7 @@ def test_phase1_loss_is_the_papers() -> None:
 
 
 def test_phase1_moves_only_light_and_classifier() -> None:
-    task = Phase1(build_pcsr(TINY_PCSR), 1000, 3).train()
+    task = Phase1(build_pcsr(TINY_PCSR), 1000, 3, ALONE).train()
     assert not task.frozen[0].training and task.model.training
     task(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32))["loss"].backward()
     moved = {name.split(".")[1] for name, p in task.named_parameters() if p.grad is not None}
@@ -185,7 +187,9 @@ def test_phase0_trains_the_heavy_upsampler() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.pcsr.PCSR.upsample_with", lambda self, encoded, *_: encoded.tables[0].sum() * np.nan)
+    monkeypatch.setattr(
+        "train_pcsr.Phase0.forward", lambda self, lr, hr: {"loss": self.model.encode(lr).tables[0].sum() * np.nan}
+    )
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
     assert not (folders / "save/fsrcnn-pcsr-phase0/model.safetensors").exists()

@@ -55,6 +55,10 @@ class TrainSpec(Spec):
     learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # the cosine's end
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     betas: tuple[Beta, Beta] = (0.9, 0.99)
+    accumulation: PositiveInt = 1  # parts that the batch of a process is worked through in, to save memory
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the average of the weights that is shipped; 0: the weights
+    amp: bool = False  # bfloat16 where autocast finds it safe
+    compile: bool = False  # torch.compile
     seed: int = Field(default=0, ge=0)
     phase: Literal[0, 1] | None = None  # of PCSR training
     init: str | None = None  # phase 1: the phase 0 weights to start from

@@ -30,6 +30,14 @@ class Ranks:
             distributed.all_reduce(value)
         return value / self.world
 
+    def any(self, flag: bool) -> bool:
+        """Whether a process says so."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(float(flag))  # on the CPU, so that no device is waited for
+        distributed.all_reduce(said)
+        return said.item() > 0
+
 
 def start_ranks(device_name: str) -> Ranks:
     """Join the job: NCCL between CUDA devices, gloo otherwise. Raises InputError for a device this machine lacks."""
@@ -46,7 +54,9 @@ def start_ranks(device_name: str) -> Ranks:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     # the others wait in the next step while rank 0 validates
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3)
+    )
     return Ranks(distributed.get_rank(), world, device)
 
 

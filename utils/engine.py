@@ -2,33 +2,35 @@
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
-from tqdm import tqdm
 
 from datasets.cache import open_cache
 from datasets.sr import Crops
 from models.blocks import Backbone
 from models.pcsr import PCSR
 from utils.checkpoint import save_weights
-from utils.config import Config, TrainSpec, load_config
+from utils.config import Config, DataSpec, TrainSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, first_on_node
+from utils.ema import Average
 from utils.errors import InputError, Parser
 from utils.evaluate import Row
+from utils.progress import Progress
 from utils.resize import downscale
-from utils.runs import Log, new_run, read_state, resumed_run, write_state
-
-Validate = Callable[[], Sequence[Row]]
-
+from utils.runs import Log, State, new_run, read_state, resumed_run, write_state
+from utils.stop import StopRequest
 
 Model = TypeVar("Model", Backbone, PCSR)
+Validate = Callable[[Any], Sequence[Row]]  # the model that would be shipped now -> a row per image
 
 
 class Task(nn.Module, Generic[Model]):
@@ -47,6 +49,8 @@ def train_parser(description: str) -> Parser:
     parser.add_argument("--config", required=True, help="a YAML file under configs/")
     parser.add_argument("--name", help="folder under save/ (default: the config's name)")
     parser.add_argument("--resume", action="store_true", help="continue the newest run of this name")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: --set amp=true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: --set compile=true")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys: iter_max=2000")
     add_device_option(parser)
     return parser
@@ -54,7 +58,8 @@ def train_parser(description: str) -> Parser:
 
 def read_job(args: argparse.Namespace) -> tuple[Config, Path]:
     """Config and run folder of a training command."""
-    config = load_config(args.config, args.set)
+    flags = [f"{key}=true" for key in ("amp", "compile") if getattr(args, key)]
+    config = load_config(args.config, [*args.set, *flags])
     name = args.name or Path(args.config).stem
     return config, resumed_run(name) if args.resume else new_run(name)
 
@@ -68,91 +73,114 @@ def learning_rate(spec: TrainSpec, iteration: int) -> float:
     return spec.learning_rate_min + (spec.learning_rate - spec.learning_rate_min) * cosine
 
 
-def patches(config: Config, start: int, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there. The data is opened at once."""
-    data, spec = config.data, config.train
+def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tensor]:
+    """lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there."""
+    hr = crops.batch(iteration).float().div_(255)
+    lr = downscale(hr, data.scale, eight_bit=data.lr_round)
+    return lr.contiguous(memory_format=torch.channels_last), hr
+
+
+def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dict[str, Tensor]:
+    """Losses of a batch, their gradients added to the parameters'; worked through in `accumulation` equal parts."""
+    parts = list(zip(lr.chunk(spec.accumulation), hr.chunk(spec.accumulation), strict=True))
+    means: dict[str, Tensor] = {}
+    for number, part in enumerate(parts, start=1):
+        # processes exchange gradients once, with the last part
+        alone = isinstance(module, DistributedDataParallel) and number < len(parts)
+        with module.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with torch.autocast(lr.device.type, torch.bfloat16, enabled=spec.amp):
+                losses: dict[str, Tensor] = module(*part)
+            (losses["loss"] / len(parts)).backward()
+        for name, value in losses.items():
+            means[name] = means.get(name, 0) + value.detach() / len(parts)
+    return means
+
+
+def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
+    """The task as this job runs it: shared between processes, compiled."""
+    module = DistributedDataParallel(task) if ranks.world > 1 else task
+    return cast("nn.Module", torch.compile(module)) if spec.compile else module
+
+
+def open_crops(config: Config, ranks: Ranks) -> Crops:
     with first_on_node(ranks):  # it builds the cache, the others find it
-        cache = open_cache(data.train, data.cache_dir)
-    crops = Crops(cache, data, spec.seed, ranks.device, ranks.rank, ranks.world)
+        cache = open_cache(config.data.train, config.data.cache_dir)
+    return Crops(cache, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
 
-    def pair(iteration: int) -> tuple[Tensor, Tensor]:
-        hr = crops.batch(iteration).float().div_(255)
-        lr = downscale(hr, data.scale, eight_bit=data.lr_round)
-        return lr.contiguous(memory_format=torch.channels_last), hr
 
-    return map(pair, range(start + 1, spec.iter_max + 1))
+def check_finite(recent: Sequence[Tensor], iteration: int, crops: Crops) -> None:
+    """Raises InputError if one of the losses up to this iteration is not finite, naming its batch."""
+    bad = torch.stack(list(recent)).isfinite().logical_not().nonzero()
+    if bad.numel():
+        first = iteration - len(recent) + 1 + int(bad[0])
+        raise InputError(
+            f"the loss is {recent[int(bad[0])].item()} at iteration {first}; lower learning_rate, or look at the "
+            f"images of its batch: {', '.join(crops.names(first))}"
+        )
 
 
 def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ranks: Ranks, resume: bool) -> None:
     """Train `task` to iter_max, logging, validating and saving into `folder`.
 
-    Raises InputError for data, states or disks that cannot be used.
+    All that is drawn at random depends on the seed, the iteration and the rank alone, so that a run that was stopped
+    and resumed takes the very same steps. Raises InputError for data, states or disks that cannot be used,
+    StoppedError when a signal has ended it early.
     """
-    spec, start = config.train, 0
+    spec = config.train
     task.to(ranks.device)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
-    optimizer = Adam([p for p in task.parameters() if p.requires_grad], lr=spec.learning_rate, betas=spec.betas)
-    if resume:
-        state = read_state(folder, config)
-        task.model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        start = state["iteration"]
-    module = DistributedDataParallel(task) if ranks.world > 1 else task
-    pairs = patches(config, start, ranks)
+    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    optimizer = Adam(learnt, lr=spec.learning_rate, betas=spec.betas, fused=True)
+    average = Average(task.model, spec.ema_decay) if spec.ema_decay else None
+    shipped = average.model if average else task.model
+    state = State(task.model, average.model if average else None, optimizer)
+    start = state.load(read_state(folder, config)) if resume else 0
+    crops = open_crops(config, ranks)
+    module = parallel(task, ranks, spec)
     if ranks.main:
         print(f"training {config.model.backbone} into {folder}, iterations {start + 1} to {spec.iter_max}")
     log = Log(folder, ranks.main, start)
+    recent: list[Tensor] = []  # losses not yet looked at
     task.train()
-    with tqdm(
-        initial=start, total=spec.iter_max, desc=folder.name, unit="it", disable=None if ranks.main else True
-    ) as bar:
-        for iteration, (lr, hr) in enumerate(pairs, start=start + 1):
+    with StopRequest() as stop, Progress(folder.name, start, spec.iter_max, ranks.main) as progress:
+        for iteration in range(start + 1, spec.iter_max + 1):
             rate = learning_rate(spec, iteration)  # schedule
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-            losses = module(lr, hr)  # step
+            torch.manual_seed(random.Random(f"{spec.seed} {iteration} {ranks.rank}").getrandbits(63))
             optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            losses = gradients(module, *patches(crops, iteration, config.data), spec)  # step
             optimizer.step()
-            bar.update()
+            if average:
+                average.update(iteration)
+            progress.advance()
 
-            last = iteration == spec.iter_max
-            if iteration % spec.log_every == 0 or last:  # log; .item() waits for the device
+            ending = iteration == spec.iter_max or ranks.any(stop.signal is not None)
+            saving = ending or iteration % spec.save_every == 0
+            recent.append(losses["loss"])
+            logging = iteration % spec.log_every == 0 or iteration == spec.iter_max
+            if saving or logging or ranks.device.type == "cpu":  # log; reading a loss waits for the device
+                check_finite(recent, iteration, crops)
+                recent.clear()
+            if logging:
                 scalars = {f"train/{name}": value.item() for name, value in losses.items()}
-                if not math.isfinite(scalars["train/loss"]):
-                    raise InputError(
-                        f"the loss is {scalars['train/loss']} at iteration {iteration}; lower learning_rate"
-                    )
                 log.write(iteration, {**scalars, "train/learning_rate": rate})
-                bar.set_postfix(loss=f"{scalars['train/loss']:.4f}")
+                progress.losses(iteration, scalars)
 
-            if (iteration % spec.val_every == 0 or last) and ranks.main:  # validate
-                means = validation_means(validate())
+            if iteration % spec.val_every == 0 or iteration == spec.iter_max:  # validate
+                means = validation_means(validate(shipped))
                 log.write(iteration, means)
                 log.write_table()
-                bar.write(
-                    f"iteration {iteration}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-                )
+                progress.validation(iteration, means)
                 task.train()
 
-            if (iteration % spec.save_every == 0 or last) and ranks.main:  # save
-                write_state(
-                    folder, iteration, training_state(config, task, optimizer, iteration), spec.keep_checkpoints
-                )
-                save_weights(folder, task.model, config)
+            if saving and ranks.main:  # save
+                write_state(folder, iteration, config, state.dump(), spec.keep_checkpoints)
+                save_weights(folder, shipped, config)
+            if ending and iteration < spec.iter_max:
+                raise stop.stopped(f"iteration {iteration} is saved in {folder}; go on with --resume")
     log.close()
-
-
-def training_state(config: Config, task: Task[Any], optimizer: Adam, iteration: int) -> dict[str, object]:
-    return {
-        "iteration": iteration,
-        "config": config.model_dump_json(),
-        "model": task.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-    }
 
 
 def validation_means(rows: Sequence[Row]) -> dict[str, float]:

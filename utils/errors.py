@@ -10,6 +10,14 @@ class InputError(Exception):
     """Something the user gave cannot be used; the message names it and the remedy."""
 
 
+class StoppedError(Exception):
+    """A signal ended the command early, and nothing is lost."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.code = 128 + number  # as shells report a signal
+
+
 class Parser(argparse.ArgumentParser):
     """Wrong options are bad input like any other."""
 
@@ -24,5 +32,8 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

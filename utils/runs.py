@@ -9,12 +9,15 @@ import io
 import json
 import pickle
 import re
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
+from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.config import Config
@@ -50,13 +53,36 @@ def resumed_run(name: str) -> Path:
     return max(resumable, key=lambda folder: states(folder)[-1].stat().st_mtime)
 
 
-def write_state(folder: Path, iteration: int, state: dict[str, Any], keep: int) -> None:
+@dataclass(frozen=True)
+class State:
+    """The parts of a run that a resumed one takes up again. Generators are none: see utils.engine.train."""
+
+    model: nn.Module
+    average: nn.Module | None
+    optimizer: Optimizer
+
+    def dump(self) -> dict[str, Any]:
+        average = self.average.state_dict() if self.average else None
+        return {"model": self.model.state_dict(), "average": average, "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> int:
+        """Take up what `read_state` returned; returns its iteration."""
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["iteration"])
+
+
+def write_state(folder: Path, iteration: int, config: Config, state: dict[str, Any], keep: int) -> None:
     """Write a resumable state atomically and drop all but the last `keep`."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"iteration": iteration, "config": config.model_dump_json(), **state}, buffer)
     write_atomic(folder / STATE / f"{iteration:08d}.pth", buffer.getvalue())
     for old in states(folder)[:-keep]:
         old.unlink()
+    for cut_short in (folder / STATE).glob(".*.pth.*"):  # by a process that was killed while it wrote
+        cut_short.unlink()
 
 
 def read_state(folder: Path, config: Config) -> dict[str, Any]:
@@ -70,7 +96,8 @@ def read_state(folder: Path, config: Config) -> dict[str, Any]:
     keys = (before.keys() | now.keys()) - CHANGEABLE
     changed = sorted(key for key in keys if before.get(key) != now.get(key))
     if changed:
-        raise InputError(f"--resume: {folder} was trained with other values of {', '.join(changed)}")
+        differences = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in changed)
+        raise InputError(f"--resume: {folder} was trained with another config: {differences}")
     return state
 
 
