@@ -16,6 +16,7 @@ from models.grid import axis
 from models.pcsr import bilinear
 
 PIECE_PIXELS = 1 << 14  # 16384 pixels of 74 channels are 4.8 MB
+CACHED = ("cpu",)  # devices on which pieces pay
 
 
 class Piece(NamedTuple):
@@ -38,7 +39,7 @@ class Queries(NamedTuple):
     def pieces(self) -> Iterator[Piece]:
         """Cache-sized pieces of single images on a CPU; the whole batch at once elsewhere."""
         batch, count = self.nearest.shape
-        if self.nearest.device.type != "cpu":
+        if self.nearest.device.type not in CACHED:
             image = torch.arange(batch, device=self.nearest.device)[:, None] * self.positions
             nearest = (image + self.nearest).flatten()
             yield Piece(slice(None), nearest, self.coords.flatten(0, 1), self.target.flatten(0, 1))

@@ -187,9 +187,39 @@ def test_phase0_trains_the_heavy_upsampler() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "train_pcsr.Phase0.forward", lambda self, lr, hr: {"loss": self.model.encode(lr).tables[0].sum() * np.nan}
-    )
+    monkeypatch.setattr("models.pieces.bilinear", lambda lr, size: torch.full((4, 3, *size), np.nan))
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
+    assert "img_0.png" in outcome.err and "img_2.png" in outcome.err  # the batch of 4 shows all 3 images
     assert not (folders / "save/fsrcnn-pcsr-phase0/model.safetensors").exists()
+
+
+PINNED = {
+    ("train.py", "carn-x4"): [0.24083, 0.23486, 0.23676, 0.22085, 0.22272],
+    ("train_pcsr.py", "carn-pcsr-phase0"): [0.12692, 0.12235, 0.11350, 0.10602, 0.10430],
+    ("train_pcsr.py", "carn-pcsr-phase1"): [90.334, 95.164, 92.006, 89.040, 89.168],
+}
+
+
+@pytest.mark.parametrize("script,name", PINNED)
+def test_the_recipe_has_not_changed(script: str, name: str, cli: Cli, folders: Path) -> None:
+    """The losses of five steps: data, augmentation, initial weights, losses and optimizer in one number each."""
+    phase0 = ["--config", config("carn-pcsr-phase0"), "--set", *SMALL, "iter_max=1"]
+    assert cli("train_pcsr.py", *phase0, "--name", "carn-pcsr-phase0").code == 0
+    settings = ["--set", *SMALL, "iter_max=5", "learning_rate=1e-3", "val_every=5"]
+    assert cli(script, "--config", config(name), "--name", "pinned", *settings).code == 0
+    assert losses(folders / "save/pinned") == pytest.approx(PINNED[script, name], rel=2e-3)
+
+
+@pytest.mark.parametrize("flag", ["--amp", "--compile"])
+def test_faster_modes_learn_the_same(flag: str, cli: Cli, folders: Path) -> None:
+    if flag == "--compile" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    train = ("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--device", "cpu")
+    settings = ("--set", *SMALL, "iter_max=3", "val_every=9")
+    assert cli(*train, "--name", "plain", *settings).code == 0
+    assert cli(*train, "--name", "fast", flag, *settings).code == 0
+    plain, fast = losses(folders / "save/plain"), losses(folders / "save/fast")
+    assert fast == pytest.approx(plain, rel=1e-2) and (flag == "--compile" or fast != plain)
+    kept = "amp: true" if flag == "--amp" else "compile: true"
+    assert kept in (folders / "save/fast/config.yaml").read_text()

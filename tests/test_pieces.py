@@ -1,0 +1,135 @@
+"""The training step against the plain formulation: autograd through every pixel of the whole batch at once."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import models.pieces
+from models.build import build_pcsr
+from models.fold import folded
+from models.pcsr import PCSR
+from models.pieces import queries
+from tests.conftest import TINY_PCSR
+from train_pcsr import Phase0, Phase1
+from utils.config import PCSRSpec
+from utils.dist import Ranks
+from utils.engine import Task
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+SIZES = [(32, 32), (21, 27)]  # HR of 8x8 LR: an integer scale and one that is none, different along the axes
+
+
+def spec(backbone: str, upsamplers: int) -> PCSRSpec:
+    hidden = ((4,), (5, 5), (8, 8))[-upsamplers:]
+    classifier = (4,) if upsamplers > 1 else None
+    changes = {"backbone": backbone, "width": 8, "upsamplers": hidden, "classifier": classifier}
+    return TINY_PCSR.model_copy(update=changes)
+
+
+def plain_phase0(model: PCSR, lr: Tensor, hr: Tensor) -> Tensor:
+    sr = model.upsample_with(model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
+    return (sr - hr).abs().mean()
+
+
+def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor) -> Tensor:
+    encoded, size = model.encode(lr), (hr.shape[2], hr.shape[3])
+    prob = model.classify(encoded, size)
+    each = [model.upsample_with(encoded, size, j) for j in range(len(model.upsamplers))]
+    mixed = sum(prob[:, j : j + 1] * sr for j, sr in enumerate(each))
+    half = prob[:, -1].numel() / 2
+    return 1000 * (mixed - hr).abs().mean() + 3 * (prob[:, -1].sum() - half).abs() / half
+
+
+def gradients(task: Task[PCSR], loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    task.zero_grad()
+    value = loss()
+    value.backward()
+    return value.detach(), {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+
+
+def assert_same(task: Task[PCSR], plain: Callable[[PCSR, Tensor, Tensor], Tensor], lr: Tensor, hr: Tensor) -> None:
+    value, ours = gradients(task, lambda: task(lr, hr)["loss"])
+    expected, reference = gradients(task, lambda: plain(task.model, lr, hr))
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    learnt = {name for name, p in task.named_parameters() if p.requires_grad}
+    assert ours.keys() == reference.keys() == learnt
+    for name, gradient in ours.items():
+        assert (gradient - reference[name]).norm() <= 1e-4 * reference[name].norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+def test_phase0_gradients_are_exact(backbone: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)  # several pieces per image, the last one shorter
+    task = Phase0(build_pcsr(spec(backbone, 1))).train()
+    for lr in (torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8).contiguous(memory_format=torch.channels_last)):
+        assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
+
+
+@pytest.mark.parametrize("upsamplers", [2, 3])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+def test_phase1_gradients_are_exact(
+    backbone: str, size: tuple[int, int], upsamplers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)
+    model = build_pcsr(spec(backbone, upsamplers))
+    for towards_heavy in (-1.0, 1.0):  # on both sides of the average loss's kink
+        assert model.classifier is not None
+        with torch.no_grad():
+            model.mlps()[-1].linears()[-1].bias[-1] = towards_heavy
+        task = Phase1(model, 1000, 3, ALONE).train()
+        assert_same(task, plain_phase1, torch.rand(3, 3, 8, 8), torch.rand(3, 3, *size))
+
+
+def test_one_piece_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices other than CPUs take the whole batch as one piece."""
+    task = Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE).train()
+    lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
+    _, several = gradients(task, lambda: task(lr, hr)["loss"])
+    monkeypatch.setattr(models.pieces, "CACHED", ())
+    _, one = gradients(task, lambda: task(lr, hr)["loss"])
+    for name, gradient in several.items():
+        torch.testing.assert_close(gradient, one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_random_pixels_are_a_subset_without_repeats() -> None:
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    whole, some = queries(lr, hr), queries(lr, hr, 100)
+    assert some.nearest.shape == (2, 100) and some.coords.shape == (2, 100, 4) and some.target.shape == (2, 100, 3)
+    for image in range(2):
+        every = torch.cat([whole.nearest[image, :, None], whole.coords[image], whole.target[image]], 1).tolist()
+        chosen = torch.cat([some.nearest[image, :, None], some.coords[image], some.target[image]], 1).tolist()
+        assert all(pixel in every for pixel in chosen) and len({tuple(pixel) for pixel in chosen}) == 100
+    assert not torch.equal(some.nearest[0], some.nearest[1])
+    assert not torch.equal(some.nearest, queries(lr, hr, 100).nearest)
+    assert torch.equal(queries(lr, hr, 5000).target, whole.target)
+
+
+def test_a_subset_is_unbiased() -> None:
+    task = Phase0(build_pcsr(spec("srresnet", 1))).train()
+    lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
+    everything = task(lr, hr)["loss"].item()
+    task.pixels_per_patch = 64
+    assert sum(task(lr, hr)["loss"].item() for _ in range(200)) / 200 == pytest.approx(everything, rel=0.02)
+
+
+def test_folding_keeps_the_output() -> None:
+    encoder = build_pcsr(spec("carn", 1)).encoder.train()
+    for _ in range(3):
+        encoder(torch.rand(2, 3, 12, 12))  # statistics worth folding
+    encoder.eval()
+    lr = torch.rand(2, 3, 16, 16)
+    plain = folded(encoder)
+    assert not [part for part in plain.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(plain(lr), encoder(lr), rtol=1e-5, atol=1e-6)
+    assert [part for part in encoder.modules() if isinstance(part, torch.nn.BatchNorm2d)]  # a copy was folded
+
+
+def test_phase1_follows_loaded_weights() -> None:
+    task, other = (Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE).train() for _ in range(2))
+    task.model.load_state_dict(other.model.state_dict())
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    assert task.train()(lr, hr)["loss"] == other(lr, hr)["loss"]

@@ -1,0 +1,163 @@
+"""A run that is stopped, however roughly, and resumed ends where the uninterrupted run ends, bit by bit."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from tests.conftest import ROOT, Cli, make_folder
+from utils.progress import Progress
+
+JOBS = {
+    "original": ("train.py", "carn-x4", ["width=8"]),
+    "phase 0": ("train_pcsr.py", "fsrcnn-pcsr-phase0", ["ema_decay=0.9", "accumulation=2", "pixels_per_patch=500"]),
+    "phase 1": ("train_pcsr.py", "fsrcnn-pcsr-phase1", ["init=zero", "amp=true"]),
+}
+SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8"]
+RARE = ["log_every=1", "val_every=4", "save_every=3"]
+KILLED = """
+import os, runpy, signal, sys
+import {module} as module
+original, seen = module.{name}, 0
+def killed(*args):
+    global seen
+    seen += 1
+    if seen == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args)
+module.{name} = killed
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path, cli: Cli) -> Path:
+    make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
+    make_folder(tmp_path / "val", [(40, 44)])
+    phase0 = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--name", "zero", "--set", *SMALL, "iter_max=1"]
+    assert cli("train_pcsr.py", *phase0).code == 0
+    (tmp_path / "save/zero").rename(tmp_path / "zero")
+    return tmp_path
+
+
+def arguments(job: str, name: str = "run") -> list[str]:
+    script, config, settings = JOBS[job]
+    return [script, "--config", f"configs/{config}.yaml", "--name", name, "--set", *SMALL, *RARE, *settings]
+
+
+def at_iteration(number: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Do something once, after the step of an iteration."""
+    seen = 0
+
+    def advance(self: Progress) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            do()
+
+    monkeypatch.setattr(Progress, "advance", advance)
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    for name in ("model.safetensors", "metrics.jsonl", "metrics.csv"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    one_state, two_state = (torch.load(folder / "state/00000008.pth", weights_only=True) for folder in (one, two))
+    leaves, others = tree_leaves(one_state), tree_leaves(two_state)
+    assert len(leaves) == len(others) > 20
+    for leaf, other in zip(leaves, others, strict=True):
+        assert torch.equal(leaf, other) if isinstance(leaf, torch.Tensor) else leaf == other
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("job", JOBS)
+def test_signals(job: str, number: signal.Signals, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli(*arguments(job, "whole")).code == 0
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        at_iteration(5, patch, lambda: os.kill(os.getpid(), number))
+        stopped = cli(*arguments(job))
+    assert stopped.code == 128 + number and stopped.err.count("\n") == 1
+    assert f"stopped by {number.name}" in stopped.err and "iteration 5" in stopped.err and "--resume" in stopped.err
+    assert [path.name for path in sorted((folders / "save/run/state").iterdir())] == ["00000003.pth", "00000005.pth"]
+    assert signal.getsignal(number) == before
+    assert cli(*arguments(job), "--resume").code == 0
+    assert_same_run(folders / "save/whole", folders / "save/run")
+
+
+@pytest.mark.parametrize(
+    "module,name,call,kept",
+    [
+        ("utils.progress", "Progress.advance", 5, ["00000003.pth"]),  # between checkpoints
+        ("os", "fsync", 5, ["00000003.pth"]),  # within the write of the second: after two states, weights, table
+    ],
+)
+def test_kill(module: str, name: str, call: int, kept: list[str], cli: Cli, folders: Path) -> None:
+    assert cli(*arguments("phase 0", "whole")).code == 0
+    script, *rest = arguments("phase 0")
+    code = KILLED.format(module=module, name=name, call=call, script=str(ROOT / script))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *rest]
+    killed = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state = folders / "save/run/state"
+    assert sorted(path.name for path in state.glob("*.pth")) == kept
+    assert bool(list(state.glob(".*"))) == (name == "fsync")  # the part of a file that was never named a state
+    assert cli(*arguments("phase 0"), "--resume").code == 0
+    assert_same_run(folders / "save/whole", folders / "save/run")
+    assert not list(state.glob(".*"))
+
+
+def test_full_disk(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        at_iteration(5, patch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard)))
+        full = cli(*arguments("phase 0"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.code == 2 and full.err.count("\n") == 1
+    assert full.err.startswith("error: cannot write save/run/state/00000006.pth: ")
+    assert [path.name for path in (folders / "save/run/state").iterdir()] == ["00000003.pth"]
+    assert cli(*arguments("phase 0"), "--resume").code == 0
+
+
+def test_another_config_is_refused(cli: Cli, folders: Path) -> None:
+    assert cli(*arguments("phase 0")).code == 0
+    refused = cli(*arguments("phase 0"), "learning_rate=0.5", "ema_decay=0.8", "log_every=3", "--resume")
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "train.learning_rate (was 0.001, now 0.5)" in refused.err
+    assert "train.ema_decay (was 0.9, now 0.8)" in refused.err and "log_every" not in refused.err
+    (folders / "save/run/state/00000008.pth").write_bytes(b"cut")
+    damaged = cli(*arguments("phase 0"), "--resume")
+    assert damaged.code == 2 and "00000008.pth: not a readable training state" in damaged.err
+
+
+def test_the_average_is_shipped(cli: Cli, folders: Path) -> None:
+    assert cli(*arguments("phase 0")).code == 0
+    state = torch.load(folders / "save/run/state/00000008.pth", weights_only=True)
+    moving = [name for name, tensor in state["model"].items() if not torch.equal(tensor, state["average"][name])]
+    assert len(moving) > 10
+    records = [json.loads(line) for line in (folders / "save/run/metrics.jsonl").read_text().splitlines()]
+    assert len([record for record in records if "val/psnr" in record]) == 2
+
+
+def test_accumulation_keeps_the_gradients(cli: Cli, folders: Path) -> None:
+    """FSRCNN has no BatchNorm, so that the parts of a batch know nothing of each other."""
+
+    def gradients(name: str, *settings: str) -> list[torch.Tensor]:
+        """Adam's first moments after one iteration: a tenth of the gradients."""
+        everything = [word for word in arguments("phase 0", name) if not word.startswith("pixels")]
+        assert cli(*everything, "iter_max=1", *settings).code == 0
+        state = torch.load(folders / f"save/{name}/state/00000001.pth", weights_only=True)
+        return [entry["exp_avg"] for entry in state["optimizer"]["state"].values()]
+
+    for one, four in zip(gradients("one", "accumulation=1"), gradients("four", "accumulation=4"), strict=True):
+        torch.testing.assert_close(one, four, rtol=1e-4, atol=1e-8)
+    uneven = cli(*arguments("phase 0", "uneven"), "accumulation=3")
+    assert uneven.code == 2 and "train.accumulation" in uneven.err
