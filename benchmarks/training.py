@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from models.build import build_original, build_pcsr
@@ -35,6 +36,8 @@ from utils.errors import Parser, run
 from utils.files import write_atomic
 
 Step = Callable[[Tensor, Tensor], None]  # one iteration on a batch
+RECIPE = {"original": 2_000_000, "phase 0": 2_000_000, "phase 1": 500_000}  # iterations that were published
+QUEUE = 20  # iterations between two waits for a GPU, which a training loop does not wait for either
 
 
 def centres(size: int) -> Tensor:
@@ -162,31 +165,46 @@ def main() -> None:
     hr = torch.rand(args.batch_size, 3, 4 * args.patch_size, 4 * args.patch_size, device=device)
 
     steps = jobs(args.backbone, device, args.pixels_per_patch)
+    queue = 1 if device.type == "cpu" else QUEUE
     seconds: dict[tuple[str, str], list[float]] = {(job, way): [] for job, ways in steps.items() for way in ways}
     for round_ in tqdm(range(args.rounds + 2), unit="round", disable=None):  # two rounds to warm up
         for (job, way), times in seconds.items():
-            synchronize(device)
-            start = time.perf_counter()
-            steps[job][way](lr, hr)
-            synchronize(device)
+            elapsed = timed(steps[job][way], lr, hr, queue)
             if round_ >= 2:
-                times.append(time.perf_counter() - start)
-    table = pd.DataFrame(
-        {
-            "backbone": args.backbone,
-            "job": job,
-            "formulation": way,
-            "seconds": statistics.median(times),
-            "iterations_per_second": 1 / statistics.median(times),
-            "speedup": statistics.median(seconds[job, "published"]) / statistics.median(times),
-        }
-        for (job, way), times in seconds.items()
-    )
+                times.append(elapsed)
+    rows = []
+    for (job, way), times in seconds.items():
+        median = statistics.median(times)
+        row = {"backbone": args.backbone, "job": job, "formulation": way, "seconds": median, "it_per_s": 1 / median}
+        row["speedup"] = statistics.median(seconds[job, "published"]) / median
+        row["recipe_hours"] = RECIPE[job] * median / 3600
+        if device.type == "cuda":
+            row["gpu_busy"] = busy_share(steps[job][way], lr, hr)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    patch = f"{args.patch_size}x{args.patch_size}"
     print(
-        f"{torch.get_num_threads()} threads, {device}, batch {args.batch_size}, LR {args.patch_size}x{args.patch_size}"
+        f"{device}, {torch.get_num_threads()} threads, batch {args.batch_size}, LR {patch}, torch {torch.__version__}"
     )
     print(table.to_string(index=False, float_format="%.3f"))
     write_atomic(args.csv, table.to_csv(index=False, float_format="%.5f").encode())
+
+
+def timed(step: Step, lr: Tensor, hr: Tensor, queue: int) -> float:
+    """Seconds per iteration."""
+    synchronize(lr.device)
+    start = time.perf_counter()
+    for _ in range(queue):
+        step(lr, hr)
+    synchronize(lr.device)
+    return (time.perf_counter() - start) / queue
+
+
+def busy_share(step: Step, lr: Tensor, hr: Tensor) -> float:
+    """Share of the time in which kernels run on a CUDA device, of one stream."""
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        elapsed = timed(step, lr, hr, QUEUE) * QUEUE
+    return sum(event.self_device_time_total for event in recorded.key_averages()) / 1e6 / elapsed
 
 
 if __name__ == "__main__":
