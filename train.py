@@ -6,7 +6,6 @@ from torch import Tensor
 from datasets.folder import PairedFolder
 from models.blocks import Backbone
 from models.build import build_original
-from utils.allocator import keep_blocks
 from utils.config import OriginalSpec
 from utils.dist import start_ranks, stop_ranks
 from utils.engine import Task, read_job, train, train_parser
@@ -23,7 +22,6 @@ class OriginalTask(Task[Backbone]):
 
 
 def main() -> None:
-    keep_blocks()
     args = train_parser("Train an original model.").parse_args()
     config, folder = read_job(args)
     spec = config.model

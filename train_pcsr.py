@@ -10,7 +10,6 @@ from models.build import build_pcsr
 from models.fold import folded
 from models.pcsr import PCSR, rows_of
 from models.pieces import Piece, queries, summed
-from utils.allocator import keep_blocks
 from utils.checkpoint import load_model
 from utils.config import PCSRSpec, TrainSpec
 from utils.dist import Ranks, start_ranks, stop_ranks
@@ -134,7 +133,6 @@ def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks) -> Task[PCSR]:
 
 
 def main() -> None:
-    keep_blocks()
     args = train_parser("Train PCSR, phase 0 or phase 1.").parse_args()
     config, folder = read_job(args)
     if not isinstance(config.model, PCSRSpec) or config.train.phase is None:

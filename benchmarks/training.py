@@ -27,7 +27,6 @@ from models.mlp import PixelMLP
 from models.pcsr import PCSR, bilinear
 from train import OriginalTask
 from train_pcsr import Phase0, Phase1
-from utils.allocator import keep_blocks
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option, pick_device, synchronize
 from utils.dist import Ranks
@@ -159,7 +158,6 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path("results/benchmarks/training.csv"))
     add_device_option(parser)
     args = parser.parse_args()
-    keep_blocks()
     device = pick_device(args.device)
     lr = torch.rand(args.batch_size, 3, args.patch_size, args.patch_size, device=device)
     hr = torch.rand(args.batch_size, 3, 4 * args.patch_size, 4 * args.patch_size, device=device)
@@ -183,9 +181,7 @@ def main() -> None:
         rows.append(row)
     table = pd.DataFrame(rows)
     patch = f"{args.patch_size}x{args.patch_size}"
-    print(
-        f"{device}, {torch.get_num_threads()} threads, batch {args.batch_size}, LR {patch}, torch {torch.__version__}"
-    )
+    print(f"{device}, {torch.get_num_threads()} threads, batch {args.batch_size}, LR {patch}")
     print(table.to_string(index=False, float_format="%.3f"))
     write_atomic(args.csv, table.to_csv(index=False, float_format="%.5f").encode())
 

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from utils.allocator import keep_blocks
 from utils.errors import InputError
 
 CHOICES = ("auto", "cpu", "cuda", "mps")
@@ -16,12 +17,17 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU. Raises InputError for one this machine lacks."""
+    """`auto` is CUDA, else MPS, else CPU. Raises InputError for one this machine lacks.
+
+    Picking the CPU sets up the C library's memory for it.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, present in available.items() if present)
     if not available[name]:
         raise InputError(f"--device {name} is not available here: use --device cpu or auto")
+    if name == "cpu":
+        keep_blocks()
     return torch.device(name)
 
 
