@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.grid import axis
 from models.pcsr import bilinear
 
-PIECE_PIXELS = 1 << 14  # 16384 pixels of 74 channels are 4.8 MB
+PIECE_PIXELS = 1 << 13  # 8192 pixels of 74 channels are 2.4 MB
 CACHED = ("cpu",)  # devices on which pieces pay
 
 
