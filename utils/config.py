@@ -57,6 +57,7 @@ class TrainSpec(Spec):
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     seed: int = Field(default=0, ge=0)
+    sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not each process' share
     phase: Literal[0, 1] | None = None  # of PCSR training
     init: str | None = None  # phase 1: the phase 0 weights to start from
     loss_l1_w: float = Field(default=1000.0, ge=0, allow_inf_nan=False)  # phase 1, weight of the L1 loss

@@ -18,11 +18,11 @@ from models.pcsr import PCSR
 from utils.checkpoint import save_weights
 from utils.config import Config, TrainSpec, load_config
 from utils.device import add_device_option
-from utils.dist import Ranks
+from utils.dist import Ranks, from_main, share_buffers, synchronize_batchnorm
 from utils.errors import InputError, Parser
-from utils.evaluate import Row
+from utils.evaluate import Row, gather_rows
 from utils.resize import downscale
-from utils.runs import Log, new_run, read_state, resumed_run, write_state
+from utils.runs import Log, begun_run, new_run, read_state, resumed_run, states, write_state
 
 Validate = Callable[[], Sequence[Row]]
 
@@ -51,11 +51,24 @@ def train_parser(description: str) -> Parser:
     return parser
 
 
-def read_job(args: argparse.Namespace) -> tuple[Config, Path]:
-    """Config and run folder of a training command."""
-    config = load_config(args.config, args.set)
+def read_config(args: argparse.Namespace) -> Config:
+    return load_config(args.config, args.set)
+
+
+def run_folder(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, bool]:
+    """A training command's run folder, which rank 0 chooses, and whether to go on from the newest state in it.
+
+    A job that torchrun restarts keeps the folder it began with, whether or not it came as far as writing a state.
+    Raises InputError if there is nothing to resume.
+    """
     name = args.name or Path(args.config).stem
-    return config, resumed_run(name) if args.resume else new_run(name)
+
+    def choose() -> tuple[Path, bool]:
+        if begun := begun_run(name):
+            return begun, bool(states(begun))
+        return resumed_run(name) if args.resume else new_run(name), args.resume
+
+    return from_main(ranks, choose)
 
 
 def learning_rate(spec: TrainSpec, iteration: int) -> float:
@@ -91,11 +104,13 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     Raises InputError for data, states or disks that cannot be used.
     """
     spec, start = config.train, 0
+    if spec.sync_bn:
+        synchronize_batchnorm(ranks, task)
     task.to(ranks.device)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
     optimizer = Adam([p for p in task.parameters() if p.requires_grad], lr=spec.learning_rate, betas=spec.betas)
     if resume:
-        state = read_state(folder, config)
+        state = from_main(ranks, lambda: read_state(folder, config))
         task.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
@@ -129,13 +144,15 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
                 log.write(iteration, {**scalars, "train/learning_rate": rate})
                 bar.set_postfix(loss=f"{scalars['train/loss']:.4f}")
 
-            if (iteration % spec.val_every == 0 or last) and ranks.main:  # validate
-                means = validation_means(validate())
+            if iteration % spec.val_every == 0 or last:  # validate, each rank its share of the images
+                share_buffers(ranks, task)  # of the model that is saved
+                means = validation_means(gather_rows(ranks, validate()))
                 log.write(iteration, means)
                 log.write_table()
-                bar.write(
-                    f"iteration {iteration}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-                )
+                if ranks.main:
+                    bar.write(
+                        f"iteration {iteration}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+                    )
                 task.train()
 
             if (iteration % spec.save_every == 0 or last) and ranks.main:  # save
