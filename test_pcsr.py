@@ -1,8 +1,8 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
 from models.pcsr import PCSR
-from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.dist import run_rank, start_ranks, stop_ranks
+from utils.errors import InputError
 from utils.options import add_decision_options, chosen_model, eval_parser, refinement, run_evaluation, settings
 from utils.restore import pcsr_restorer
 
@@ -11,12 +11,13 @@ def main() -> None:
     parser = eval_parser("Evaluate a PCSR model, at several decisions at once from one encoding of each image.")
     add_decision_options(parser)
     args = parser.parse_args()
-    device = pick_device(args.device)
     model, _, name = chosen_model(args)
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
-    run_evaluation(args, pcsr_restorer(model, settings(args), refinement(args), device), name)
+    ranks = start_ranks(args.device)
+    run_evaluation(args, pcsr_restorer(model, settings(args), refinement(args), ranks.device), name, ranks)
+    stop_ranks(ranks)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_rank(main)

@@ -7,9 +7,9 @@ from datasets.folder import PairedFolder
 from models.blocks import Backbone
 from models.build import build_original
 from utils.config import OriginalSpec
-from utils.dist import start_ranks, stop_ranks
-from utils.engine import Task, read_job, train, train_parser
-from utils.errors import InputError, run
+from utils.dist import run_rank, start_ranks, stop_ranks
+from utils.engine import Task, read_config, run_folder, train, train_parser
+from utils.errors import InputError
 from utils.evaluate import Protocol, Row, evaluate
 from utils.restore import original_restorer
 
@@ -23,24 +23,25 @@ class OriginalTask(Task[Backbone]):
 
 def main() -> None:
     args = train_parser("Train an original model.").parse_args()
-    config, folder = read_job(args)
+    config = read_config(args)
     spec = config.model
     if not isinstance(spec, OriginalSpec):
         raise InputError(f"{args.config}: describes a PCSR model; use train_pcsr.py")
     if spec.scale != config.data.scale:
         raise InputError(f"{args.config}: model.scale is {spec.scale} but data.scale is {config.data.scale}")
     ranks = start_ranks(args.device)
+    folder, resume = run_folder(args, ranks)
     torch.manual_seed(config.train.seed)
     model = build_original(spec)
-    pairs = list(PairedFolder(config.data.val, None, spec.scale, not config.data.lr_round)) if ranks.main else []
+    pairs = list(PairedFolder(config.data.val, None, spec.scale, not config.data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(spec.scale, with_ssim=False)
 
     def validate(model: Backbone) -> list[Row]:
         return evaluate(pairs, original_restorer(model, ranks.device), protocol)
 
-    train(config, OriginalTask(model), validate, folder, ranks, args.resume)
+    train(config, OriginalTask(model), validate, folder, ranks, resume)
     stop_ranks(ranks)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_rank(main)

@@ -12,9 +12,9 @@ from models.pcsr import PCSR, rows_of
 from models.pieces import Piece, queries, summed
 from utils.checkpoint import load_model
 from utils.config import PCSRSpec, TrainSpec
-from utils.dist import Ranks, start_ranks, stop_ranks
-from utils.engine import Task, read_job, train, train_parser
-from utils.errors import InputError, run
+from utils.dist import Ranks, run_rank, start_ranks, stop_ranks
+from utils.engine import Task, read_config, run_folder, train, train_parser
+from utils.errors import InputError
 from utils.evaluate import Protocol, Row, evaluate
 from utils.restore import REFINE, Setting, pcsr_restorer
 
@@ -134,25 +134,26 @@ def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks) -> Task[PCSR]:
 
 def main() -> None:
     args = train_parser("Train PCSR, phase 0 or phase 1.").parse_args()
-    config, folder = read_job(args)
+    config = read_config(args)
     if not isinstance(config.model, PCSRSpec) or config.train.phase is None:
         raise InputError(
             f"{args.config}: needs a model of kind pcsr and train.phase 0 or 1; use train.py for originals"
         )
     ranks = start_ranks(args.device)
+    folder, resume = run_folder(args, ranks)
     torch.manual_seed(config.train.seed)
     model = build_pcsr(config.model)
     task = build_task(config.train, model, ranks)
     scale = config.data.scale
-    pairs = list(PairedFolder(config.data.val, None, scale, not config.data.lr_round)) if ranks.main else []
+    pairs = list(PairedFolder(config.data.val, None, scale, not config.data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(scale, with_ssim=False)
 
     def validate(model: PCSR) -> list[Row]:
         return evaluate(pairs, pcsr_restorer(model, [Setting("k")], REFINE, ranks.device), protocol)
 
-    train(config, task, validate, folder, ranks, args.resume)
+    train(config, task, validate, folder, ranks, resume)
     stop_ranks(ranks)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_rank(main)

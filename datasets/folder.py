@@ -40,14 +40,24 @@ def by_stem(paths: list[Path], strip_marker: bool = False) -> dict[str, Path]:
 class PairedFolder:
     """Iterates over evaluation pairs, in the order of the HR names, one in memory at a time.
 
+    Of several processes each gets its share, every `world`-th image from the `rank`-th on, which may be none.
+
     Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`.
     HR is cut at the left and top to a multiple of the scale (for one that is not an integer: to the size LR implies).
     Raises InputError for a missing or empty folder, an HR image without an LR one, and a pair that does not fit.
     """
 
-    def __init__(self, hr_folder: str, lr_folder: str | None, scale: float, float_lr: bool = False) -> None:
+    def __init__(
+        self,
+        hr_folder: str,
+        lr_folder: str | None,
+        scale: float,
+        float_lr: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         hr_paths = by_stem(list_images(hr_folder))
-        self.hr_paths = list(hr_paths.values())
+        self.hr_paths = list(hr_paths.values())[rank::world]
         self.scale = scale
         self.float_lr = float_lr
         self.lr_paths: dict[str, Path] | None = None

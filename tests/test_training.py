@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,24 +150,6 @@ def test_schedule() -> None:
     assert rates[49] == pytest.approx(0.5) and rates[99] == 1 and rates[100] == 1
     assert rates[550] == pytest.approx(0.5, abs=1e-3) and rates[-1] < 1e-5
     assert rates[99:] == sorted(rates[99:], reverse=True)
-
-
-def test_two_processes_train_as_one(cli: Cli, folders: Path) -> None:
-    """FSRCNN has no BatchNorm, so that half the batch twice gives the gradients of the whole."""
-    settings = ["--set", *SMALL, "iter_max=2"]
-    train = ["train_pcsr.py", "--config", str(config("fsrcnn-pcsr-phase0"))]
-    assert cli(*train, "--name", "one", *settings, "--device", "cpu").code == 0
-    for name in ("train_pcsr.py", "dist.sh", "models", "datasets", "utils"):
-        (folders / name).symlink_to(ROOT / name)
-    environment = {**os.environ, "VIRTUAL_ENV": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["./dist.sh", *train, "--name", "two", "--cpu", "2", *settings]
-    job = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
-    assert job.returncode == 0, job.stderr
-    one, two = (load_model(folders / "save" / name)[0].state_dict() for name in ("one", "two"))
-    for key, value in one.items():
-        torch.testing.assert_close(value, two[key], atol=2e-5, rtol=1e-4)
-    assert len((folders / "save/two/metrics.jsonl").read_text().splitlines()) == 3  # rank 0 alone logs
-    shutil.rmtree(folders / "save")
 
 
 def test_phase0_trains_the_heavy_upsampler() -> None:

@@ -60,6 +60,7 @@ class TrainSpec(Spec):
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile
     seed: int = Field(default=0, ge=0)
+    sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not each process' share
     phase: Literal[0, 1] | None = None  # of PCSR training
     init: str | None = None  # phase 1: the phase 0 weights to start from
     pixels_per_patch: PositiveInt | None = None  # random HR pixels per patch that the loss sees; null: all

@@ -1,16 +1,25 @@
 """The processes of one job, as torchrun started them; a plain `python` is a job of one."""
 
 import os
-from collections.abc import Iterator
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from utils.device import pick_device
-from utils.errors import InputError
+from utils.errors import InputError, print_error, run
+
+T = TypeVar("T")
+LAUNCHER = "PCSR_LAUNCHER"  # names the process of utils.launch to its children
+# seconds before a failed process speaks; torchrun takes about 0.1 s to end the others after one has ended
+CRASH_WAIT, TURN_WAIT = 1.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -40,24 +49,42 @@ class Ranks:
 
 
 def start_ranks(device_name: str) -> Ranks:
-    """Join the job: NCCL between CUDA devices, gloo otherwise. Raises InputError for a device this machine lacks."""
+    """Join the job: NCCL between CUDA devices, gloo otherwise.
+
+    Raises InputError for a device this machine lacks, and for a job that could not be restarted as it asks to be.
+    """
     device = pick_device(device_name)
+    check_restarts()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks(0, 1, device)
     if device.type == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
-            raise InputError(
-                f"--gpu: {local + 1} processes need {local + 1} GPUs, there are {torch.cuda.device_count()}"
-            )
+            raise InputError(f"{local + 1} processes need {local + 1} GPUs, there are {torch.cuda.device_count()}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # the others wait in the next step while rank 0 validates
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3)
-    )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    # the longest wait is for the rank whose share of an evaluation has the largest images
+    distributed.init_process_group(backend, timeout=timedelta(hours=1))
     return Ranks(distributed.get_rank(), world, device)
+
+
+def job_id() -> str | None:
+    """What torchrun calls this job, the same after a restart; None if it has no name."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # torchrun's own default
+    return None if name == "none" else name
+
+
+def check_restarts() -> None:
+    """Raises InputError for `torchrun --max_restarts` without what utils.launch gives it."""
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) == 0:
+        return
+    if job_id() is None:
+        raise InputError("--max_restarts: a restarted job finds its run by --rdzv_id; give it one of its own")
+    # pytorch issue 135712: restarted processes find the addresses of those before them in torchrun's own store
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise InputError("--max_restarts: torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
 
 
 def stop_ranks(ranks: Ranks) -> None:
@@ -74,3 +101,70 @@ def first_on_node(ranks: Ranks) -> Iterator[None]:
     yield
     if ranks.world > 1 and local == 0:
         distributed.barrier()
+
+
+def from_main(ranks: Ranks, make: Callable[[], T]) -> T:
+    """What `make` returns on rank 0, on every rank; it runs there alone. For what depends on the disk."""
+    if ranks.world == 1:
+        return make()
+    made: list[T | None] = [make() if ranks.main else None]
+    distributed.broadcast_object_list(made, src=0)
+    return made[0]  # type: ignore[return-value]  # rank 0 has made it
+
+
+def gather(ranks: Ranks, value: T) -> list[T]:
+    """Every rank's value, in the order of the ranks; no rank goes on before all have come here."""
+    if ranks.world == 1:
+        return [value]
+    values: list[T | None] = [None] * ranks.world
+    distributed.all_gather_object(values, value)
+    return values  # type: ignore[return-value]  # every rank has given one
+
+
+def share_buffers(ranks: Ranks, module: nn.Module) -> None:
+    """Give every rank the buffers of rank 0: each has its own running statistics of BatchNorm, from its own crops."""
+    if ranks.world > 1:
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
+def synchronize_batchnorm(ranks: Ranks, module: nn.Module) -> None:
+    """Let every BatchNorm in `module` normalise with the whole batch instead of its rank's share of it.
+
+    The names in the state_dict stay, and a job of one process has nothing to do. Raises InputError on CPU processes.
+    """
+    if ranks.world == 1:
+        return
+    if ranks.device.type != "cuda":
+        raise InputError("train.sync_bn: torch's SyncBatchNorm runs between CUDA devices only; set it to false")
+    nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+def run_rank(main: Callable[[], None]) -> None:
+    """Call a script's main as `utils.errors.run` does, in any process of a job.
+
+    What ends several processes is printed once: the others wait before they speak, and are ended meanwhile.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return run(main)
+    rank, turn = os.environ["RANK"], TURN_WAIT if int(os.environ["LOCAL_RANK"]) > 0 else 0.0
+
+    def wait(seconds: float) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # main may have had another use for it
+        time.sleep(seconds)
+
+    def ranked() -> None:
+        try:
+            main()
+        except InputError as error:
+            wait(turn)
+            print_error(f"rank {rank}: {error}" if turn else str(error))
+            if os.environ.get(LAUNCHER) == str(os.getppid()):
+                os.kill(os.getppid(), signal.SIGUSR2)  # torchrun restarts after any exit code; this would come again
+            raise SystemExit(2) from None
+        except Exception:
+            wait(CRASH_WAIT + turn)  # it may only be that another process is gone
+            print(f"rank {rank} failed:", file=sys.stderr)
+            raise
+
+    return run(ranked)

@@ -20,13 +20,13 @@ from models.pcsr import PCSR
 from utils.checkpoint import save_weights
 from utils.config import Config, DataSpec, TrainSpec, load_config
 from utils.device import add_device_option
-from utils.dist import Ranks, first_on_node
+from utils.dist import Ranks, first_on_node, from_main, share_buffers, synchronize_batchnorm
 from utils.ema import Average
 from utils.errors import InputError, Parser
-from utils.evaluate import Row
+from utils.evaluate import Row, gather_rows
 from utils.progress import Progress
 from utils.resize import downscale
-from utils.runs import Log, State, new_run, read_state, resumed_run, write_state
+from utils.runs import Log, State, begun_run, new_run, read_state, resumed_run, states, write_state
 from utils.stop import StopRequest
 
 Model = TypeVar("Model", Backbone, PCSR)
@@ -56,12 +56,25 @@ def train_parser(description: str) -> Parser:
     return parser
 
 
-def read_job(args: argparse.Namespace) -> tuple[Config, Path]:
-    """Config and run folder of a training command."""
+def read_config(args: argparse.Namespace) -> Config:
     flags = [f"{key}=true" for key in ("amp", "compile") if getattr(args, key)]
-    config = load_config(args.config, [*args.set, *flags])
+    return load_config(args.config, [*args.set, *flags])
+
+
+def run_folder(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, bool]:
+    """A training command's run folder, which rank 0 chooses, and whether to go on from the newest state in it.
+
+    A job that torchrun restarts keeps the folder it began with, whether or not it came as far as writing a state.
+    Raises InputError if there is nothing to resume.
+    """
     name = args.name or Path(args.config).stem
-    return config, resumed_run(name) if args.resume else new_run(name)
+
+    def choose() -> tuple[Path, bool]:
+        if begun := begun_run(name):
+            return begun, bool(states(begun))
+        return resumed_run(name) if args.resume else new_run(name), args.resume
+
+    return from_main(ranks, choose)
 
 
 def learning_rate(spec: TrainSpec, iteration: int) -> float:
@@ -94,6 +107,14 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
         for name, value in losses.items():
             means[name] = means.get(name, 0) + value.detach() / len(parts)
     return means
+
+
+def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
+    """Give the task its BatchNorm, its device and, a third faster on CPUs, its layout."""
+    if spec.sync_bn:
+        synchronize_batchnorm(ranks, task)
+    task.to(ranks.device)
+    task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
@@ -133,14 +154,13 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     StoppedError when a signal has ended it early.
     """
     spec = config.train
-    task.to(ranks.device)
-    task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
+    settle(task, ranks, spec)
     learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
     optimizer = Adam(learnt, lr=spec.learning_rate, betas=spec.betas, fused=True)
     average = Average(task.model, spec.ema_decay) if spec.ema_decay else None
     shipped = average.model if average else task.model
     state = State(task.model, average.model if average else None, optimizer)
-    start = state.load(read_state(folder, config)) if resume else 0
+    start = state.load(from_main(ranks, lambda: read_state(folder, config))) if resume else 0
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
     if ranks.main:
@@ -155,7 +175,7 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
                 group["lr"] = rate
 
             torch.manual_seed(random.Random(f"{spec.seed} {iteration} {ranks.rank}").getrandbits(63))
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             losses = gradients(module, *patches(crops, iteration, config.data), spec)  # step
             optimizer.step()
             if average:
@@ -174,8 +194,9 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
                 log.write(iteration, {**scalars, "train/learning_rate": rate})
                 progress.losses(iteration, scalars)
 
-            if iteration % spec.val_every == 0 or iteration == spec.iter_max:  # validate
-                means = validation_means(validate(shipped))
+            if iteration % spec.val_every == 0 or iteration == spec.iter_max:  # validate, each rank its share of images
+                share_buffers(ranks, shipped)  # of the model that is saved
+                means = validation_means(gather_rows(ranks, validate(shipped)))
                 log.write(iteration, means)
                 log.write_table()
                 progress.validation(iteration, means)

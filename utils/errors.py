@@ -25,12 +25,16 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
+def print_error(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call a script's main; an InputError becomes one line on stderr and exit code 2."""
     try:
         main()
     except InputError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print_error(str(error))
         raise SystemExit(2) from None
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)

@@ -1,12 +1,14 @@
 """The evaluation loop, shared by test.py, test_pcsr.py and validation during training."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, zip_longest
 
 from torch import Tensor
 
 from datasets.folder import Pair
+from utils.dist import Ranks, gather
 from utils.metrics import PsnrType, psnr, ssim
 from utils.resize import scaled_size
 from utils.restore import Restore, Restored
@@ -62,6 +64,12 @@ def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: 
             if keep is not None:
                 keep(pair.name, restored)
     return rows
+
+
+def gather_rows(ranks: Ranks, rows: Sequence[Row]) -> list[Row]:
+    """The rows of every rank's share of a PairedFolder, in the order that one process would have them."""
+    images = [[list(group) for _, group in groupby(share, lambda row: row.image)] for share in gather(ranks, rows)]
+    return [row for turn in zip_longest(*images, fillvalue=()) for group in turn for row in group]
 
 
 def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol) -> Row:

@@ -56,7 +56,7 @@ def layer_flops(layer: nn.Module) -> Flops:
     if isinstance(layer, nn.Conv2d):
         taps = layer.kernel_size[0] * layer.kernel_size[1] * layer.in_channels // layer.groups
         return Flops(2.0 * taps * layer.out_channels, 2.0 * taps * layer.out_channels)
-    if isinstance(layer, nn.BatchNorm2d):
+    if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
         return Flops(2.0 * layer.num_features, 2.0 * layer.num_features)
     raise TypeError(f"no FLOPs rule for {type(layer).__name__}")
 

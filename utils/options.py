@@ -13,8 +13,9 @@ from models.pcsr import PCSR
 from utils.checkpoint import WEIGHTS, load_model
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
+from utils.dist import Ranks, gather
 from utils.errors import InputError, Parser
-from utils.evaluate import Protocol, evaluate
+from utils.evaluate import Protocol, evaluate, gather_rows
 from utils.image import to_pixels, write_image
 from utils.report import format_table, summary_json, write_report
 from utils.restore import REFINE, Restore, Restored, Setting
@@ -111,14 +112,14 @@ def describe(spec: object) -> str:
     return " ".join(f"{key}={value}" for key, value in vars(spec).items())
 
 
-def run_evaluation(args: argparse.Namespace, restore: Restore, name: str) -> None:
-    """Evaluate a folder and report: progress bar, CSV files, plot, table, JSON."""
+def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks: Ranks) -> None:
+    """Evaluate a folder, each rank its share, and report on rank 0: progress bar, CSV files, plot, table, JSON."""
     scale = checked_scale(args.scale)
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
     grid = Tiling(args.patch_size, args.step)
     protocol = Protocol(scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
-    pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr)
+    pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr, ranks.rank, ranks.world)
     dataset = Path(args.hr_data).resolve().name
     folder = Path(args.out_dir) if args.out_dir else Path("results") / name / f"{dataset}-x{scale:g}"
 
@@ -126,10 +127,12 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str) -> Non
         save_images(folder / "images" / restored.setting, image, restored)
 
     if args.save_images:
-        pairs.check()  # before anything is written
-    rows = evaluate(
-        tqdm(pairs, desc=dataset, unit="image", disable=None), restore, protocol, keep if args.save_images else None
-    )
+        pairs.check()
+        gather(ranks, None)  # all shares are checked before anything is written
+    bar = tqdm(pairs, desc=dataset, unit="image", disable=None if ranks.main else True)
+    rows = gather_rows(ranks, evaluate(bar, restore, protocol, keep if args.save_images else None))
+    if not ranks.main:
+        return
     summary = write_report(rows, dataset, scale, folder)
     print(format_table(summary))
     print(f"written to {folder}")

@@ -3,6 +3,7 @@
 save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
 save/<name>/state/00012000.pth                            resumable training states, the last few
 save/<name>/metrics.jsonl, tensorboard/                   logs
+save/<name>/job                                           torchrun's name for the job that writes here
 """
 
 import io
@@ -21,11 +22,13 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.config import Config
+from utils.dist import job_id
 from utils.errors import InputError
 from utils.files import write_atomic
 
 SAVE = Path("save")
 STATE = "state"
+JOB = "job"
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
 CHANGEABLE = {
     *("data.val", "data.cache_dir"),
@@ -44,10 +47,21 @@ def new_run(name: str) -> Path:
     return next(folder for folder in folders if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
 
 
+def runs(name: str) -> list[Path]:
+    """All folders of a name: save/name and save/name-N."""
+    numbered = re.compile(re.escape(name) + r"(-\d+)?")
+    return [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
+
+
+def begun_run(name: str) -> Path | None:
+    """The folder that this job wrote to before torchrun restarted it, if it came that far."""
+    marks = (folder / JOB for folder in runs(name))
+    return next((mark.parent for mark in marks if mark.is_file() and mark.read_text() == job_id()), None)
+
+
 def resumed_run(name: str) -> Path:
     """The folder of a name, save/name or save/name-N, with the newest state. Raises InputError if there is none."""
-    numbered = re.compile(re.escape(name) + r"(-\d+)?")
-    resumable = [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name) and states(folder)]
+    resumable = [folder for folder in runs(name) if states(folder)]
     if not resumable:
         raise InputError(f"--resume: no state under {SAVE / name}/{STATE}; start without --resume")
     return max(resumable, key=lambda folder: states(folder)[-1].stat().st_mtime)
@@ -132,6 +146,8 @@ class Log:
         try:
             if self.board is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                if job := job_id():
+                    (self.folder / JOB).write_text(job)
                 self.forget_after(self.start)
                 self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
             with (self.folder / "metrics.jsonl").open("a") as file:

@@ -1,0 +1,196 @@
+"""Jobs of two processes; a launch takes seconds, so that each checks several things."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from datasets.folder import PairedFolder
+from models.blocks import Backbone
+from models.build import build_original
+from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
+from utils.checkpoint import load_model
+from utils.config import OriginalSpec
+from utils.dist import Ranks, gather, synchronize_batchnorm
+from utils.engine import train
+from utils.errors import InputError
+from utils.evaluate import Protocol, evaluate
+from utils.flops import network_flops
+from utils.launch import main as launch
+from utils.restore import original_restorer
+
+SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
+TWO = Ranks(1, 2, torch.device("cpu"))
+# train_pcsr.py, but for rank 1, which ends at its CRASH_AT-th step; once
+CRASHING = f"""
+import os, runpy, signal, torch
+step, steps = torch.optim.Adam.step, []
+def crashing(*args, **kwargs):
+    steps.append(None)
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if first and os.environ["RANK"] == "1" and len(steps) == int(os.environ["CRASH_AT"]):
+        if os.environ["CRASH_BY"] == "SIGKILL":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("a bug")
+    return step(*args, **kwargs)
+torch.optim.Adam.step = crashing
+runpy.run_path({str(ROOT / "train_pcsr.py")!r}, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
+    make_folder(tmp_path / "val", [(40, 44)])  # nothing in it for a second rank
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    return tmp_path
+
+
+def two_processes(folder: Path, script: str | Path, *args: object, **environment: str) -> Outcome:
+    """`./dist.sh SCRIPT ARGS --cpu 2` in a folder."""
+    command = [str(ROOT / "dist.sh"), str(script), *map(str, args), "--cpu", "2"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    job = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "VIRTUAL_ENV": "1", "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Outcome(job.returncode, job.stdout, job.stderr)
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """FSRCNN has no BatchNorm, so that half the batch twice gives the gradients of the whole."""
+    expected, found = (load_model(folder)[0].state_dict() for folder in (one, two))
+    for key, value in expected.items():
+        torch.testing.assert_close(value, found[key], atol=2e-5, rtol=1e-4)
+    logs = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (one, two)]
+    assert [record["iteration"] for record in logs[0]] == [record["iteration"] for record in logs[1]]
+    psnr = [[record["val/psnr"] for record in log if "val/psnr" in record] for log in logs]
+    assert psnr[0] == pytest.approx(psnr[1], abs=1e-2)
+
+
+def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> None:
+    phase0 = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--set", *SMALL, "iter_max=6"]
+    one = folders / "save/one"
+    assert cli("train_pcsr.py", *phase0, "--name", "one").code == 0
+    (folders / "save/two").mkdir()
+    (folders / "save/two/notes.txt").write_text("taken")
+    crash = {"CRASH_AT": "5", "CRASH_BY": "SIGKILL"}
+    job = two_processes(folders, "crashing.py", *phase0, "--name", "two", "--max_restarts", 1, **crash)
+    assert job.code == 0, job.err
+    assert "save/two-2, iterations 1 to 6" in job.out and "save/two-2, iterations 5 to 6" in job.out
+    assert_same_run(one, folders / "save/two-2")
+
+    phase1 = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, "iter_max=3", f"init={one}"]
+    assert cli("train_pcsr.py", *phase1, "--name", "light-one").code == 0
+    crash = {"CRASH_AT": "2", "CRASH_BY": "exception"}  # before there is a state
+    job = two_processes(folders, "crashing.py", *phase1, "--name", "light-two", "--max_restarts", 1, **crash)
+    assert job.code == 0, job.err
+    assert job.err.count("Traceback") == 1 and "rank 1 failed:" in job.err and "RuntimeError: a bug" in job.err
+    assert job.out.count("save/light-two, iterations 1 to 3") == 2
+    assert_same_run(folders / "save/light-one", folders / "save/light-two")
+
+
+def test_a_crash_ends_the_job(folders: Path) -> None:
+    args = ["--config", ROOT / "configs/fsrcnn-pcsr-phase0.yaml", "--set", *SMALL, "iter_max=6"]
+    killed = two_processes(folders, "crashing.py", *args, CRASH_AT="5", CRASH_BY="SIGKILL")
+    assert killed.code == 137
+    assert "error: rank 1 was ended by SIGKILL" in killed.err and "Traceback" not in killed.err
+
+
+def test_bad_input_is_one_line(folders: Path) -> None:
+    args = ["--config", ROOT / "configs/fsrcnn-x4.yaml", "--set", *SMALL, "batch_size=3"]
+    refused = two_processes(folders, ROOT / "train.py", *args, "--max_restarts", 1)
+    assert (refused.code, refused.err) == (2, "error: data.batch_size: 2 processes do not divide 3\n")
+    assert not (folders / "save").exists()
+    save_tiny(folders / "tiny", TINY_PCSR)
+    (folders / "val/second.png").write_text("the share of rank 1")
+    args = ["--model", "tiny", "--hr_data", "val", "--per_image", "--save_images"]
+    refused = two_processes(folders, ROOT / "test_pcsr.py", *args)
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert refused.err.startswith("error: rank 1: val/second.png")
+    assert not (folders / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        ([], "script"),
+        (["train.py", "--cpu", "2"], "train.py: no such script"),
+        (["crashing.py"], "--gpu --cpu"),
+        (["crashing.py", "--cpu", "0"], "--cpu 0"),
+        (["crashing.py", "--cpu", "2", "--gpu", "0"], "not allowed with"),
+        (["crashing.py", "--gpu", "0,4711"], "--gpu 0,4711"),
+        (["crashing.py", "--cpu", "2", "--max_restarts", "-1"], "--max_restarts -1"),
+    ],
+)
+def test_bad_launches(args: list[str], message: str, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # restored behind the test
+    monkeypatch.setattr("sys.argv", ["./dist.sh", *args])
+    with pytest.raises(InputError, match=message):
+        launch()
+
+
+def test_evaluation_is_shared_out(cli: Cli, folders: Path) -> None:
+    make_folder(folders / "hr", [(61, 83), (48, 40), (52, 44)])
+    save_tiny(folders / "tiny", TINY_PCSR)
+    args = ["--model", "tiny", "--hr_data", "hr", "--per_image", "--k", 0, 1, "--save_images", "--json", "--out_dir"]
+    assert cli("test_pcsr.py", *args, "one").code == 0
+    shared = two_processes(folders, ROOT / "test_pcsr.py", *args, "two")
+    assert shared.code == 0, shared.err
+    assert shared.out.count("written to") == 1 and len(json.loads(shared.out.splitlines()[-1])) == 2
+    one, two = (pd.read_csv(folders / name / "images.csv").drop(columns="seconds") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-6)
+    files = [{path.name: path.read_bytes() for path in (folders / n).rglob("*img_*.png")} for n in ("one", "two")]
+    assert len(files[0]) == 6 and files[0].keys() == files[1].keys()
+
+
+def test_validation_is_of_what_is_saved(folders: Path) -> None:
+    """CARN's BatchNorm: each rank normalises with its own crops, all validate with the statistics of rank 0."""
+    make_folder(folders / "val", [(40, 44), (48, 40), (44, 44)])
+    args = ["--config", ROOT / "configs/carn-x4.yaml", "--name", "run", "--set", *SMALL, "iter_max=2"]
+    job = two_processes(folders, ROOT / "train.py", *args)
+    assert job.code == 0, job.err
+    model, _ = load_model(folders / "save/run")
+    assert isinstance(model, Backbone)
+    restore = original_restorer(model, torch.device("cpu"))
+    rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, Protocol(4))
+    mean = sum(row.psnr for row in rows) / 3
+    assert pd.read_csv(folders / "save/run/metrics.csv")["val/psnr"].item() == pytest.approx(mean, abs=1e-3)
+
+
+def test_shares_make_up_a_folder(folders: Path) -> None:
+    make_folder(folders / "hr", [(40, 40)] * 5)
+    shares = [
+        [path.name for path in PairedFolder(str(folders / "hr"), None, 4, False, r, 3).hr_paths] for r in (0, 1, 2)
+    ]
+    assert shares == [["img_0.png", "img_3.png"], ["img_1.png", "img_4.png"], ["img_2.png"]]
+    alone = PairedFolder(str(folders / "val"), None, 4, False, 1, 2)
+    assert len(alone) == 0 and list(alone) == []
+    assert gather(Ranks(0, 1, torch.device("cpu")), "mine") == ["mine"]
+
+
+def test_synchronised_batchnorm_keeps_names_and_flops() -> None:
+    spec = OriginalSpec(kind="original", backbone="carn", width=8, scale=4)
+    model = build_original(spec)
+    before, flops = model.state_dict(), network_flops(model)
+    with pytest.raises(InputError, match=r"train\.sync_bn.*CUDA"):
+        synchronize_batchnorm(TWO, model)
+    with pytest.raises(InputError, match=r"train\.sync_bn"):
+        train(config_for(spec, sync_bn=True), nn.Module(), list, Path("never"), TWO, False)  # type: ignore[arg-type]
+    synchronize_batchnorm(Ranks(0, 1, torch.device("cpu")), model)
+    assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
+    synchronize_batchnorm(Ranks(0, 2, torch.device("cuda", 0)), model)  # converting needs no GPU, running does
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
+    assert all(value is before[key] or torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.state_dict().keys() == before.keys() and network_flops(model) == flops
