@@ -125,14 +125,13 @@ def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
 
 def open_crops(config: Config, ranks: Ranks) -> Crops:
     """The training data. Raises InputError if it cannot be used, or its batches not be divided as configured."""
-    if config.data.batch_size % (ranks.world * config.train.accumulation):
-        raise InputError(
-            f"train.accumulation: {config.train.accumulation} parts in {ranks.world} processes do not divide "
-            f"data.batch_size {config.data.batch_size}"
-        )
     with first_on_node(ranks):  # it builds the cache, the others find it
         cache = open_cache(config.data.train, config.data.cache_dir)
-    return Crops(cache, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
+    crops = Crops(cache, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
+    share, parts = config.data.batch_size // ranks.world, config.train.accumulation
+    if share % parts:
+        raise InputError(f"train.accumulation: {parts} parts do not divide a batch of {share} per process")
+    return crops
 
 
 def check_finite(recent: Sequence[Tensor], iteration: int, crops: Crops) -> None:
