@@ -6,6 +6,7 @@ from torch import Tensor
 from datasets.folder import PairedFolder
 from models.blocks import Backbone
 from models.build import build_original
+from utils.checkpoint import load_model
 from utils.config import OriginalSpec
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.engine import Task, read_config, run_folder, train, train_parser
@@ -21,6 +22,15 @@ class OriginalTask(Task[Backbone]):
         return {"loss": (self.model(lr) - hr).abs().mean()}
 
 
+def start_from(model: Backbone, path: str) -> None:
+    """Take the weights of another training. Raises InputError if the file is not the same model."""
+    trained, _ = load_model(path)
+    try:
+        model.load_state_dict(trained.state_dict())
+    except RuntimeError:
+        raise InputError(f"train.init: {path} is another model than this config's") from None
+
+
 def main() -> None:
     args = train_parser("Train an original model.").parse_args()
     config = read_config(args)
@@ -33,6 +43,8 @@ def main() -> None:
     folder, resume = run_folder(args, ranks)
     torch.manual_seed(config.train.seed)
     model = build_original(spec)
+    if config.train.init is not None:
+        start_from(model, config.train.init)
     pairs = list(PairedFolder(config.data.val, None, spec.scale, not config.data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(spec.scale, with_ssim=False)
 

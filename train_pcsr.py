@@ -105,14 +105,14 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.t().softmax(0)
 
 
-def start_phase1(model: PCSR, path: str) -> None:
-    """Take encoder and heavy upsampler from phase 0. Raises InputError if the file is not phase 0 of this model."""
-    phase0, _ = load_model(path)
-    if not isinstance(phase0, PCSR):
+def start_from(model: PCSR, path: str) -> None:
+    """Take encoder and heavy upsampler from a PCSR model. Raises InputError if the file has not the same ones."""
+    trained, _ = load_model(path)
+    if not isinstance(trained, PCSR):
         raise InputError(f"train.init: {path} is an original model, not a PCSR phase 0")
     try:
-        model.encoder.load_state_dict(phase0.encoder.state_dict())
-        model.upsamplers[-1].load_state_dict(phase0.upsamplers[-1].state_dict())
+        model.encoder.load_state_dict(trained.encoder.state_dict())
+        model.upsamplers[-1].load_state_dict(trained.upsamplers[-1].state_dict())
     except RuntimeError:
         raise InputError(f"train.init: {path} has another encoder or heavy upsampler than this config") from None
 
@@ -123,12 +123,14 @@ def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks) -> Task[PCSR]:
     if spec.phase == 0:
         if several:
             raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
+        if spec.init is not None:
+            start_from(model, spec.init)
         return Phase0(model, spec.pixels_per_patch)
     if not several:
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
     if spec.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
-    start_phase1(model, spec.init)
+    start_from(model, spec.init)
     return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch)
 
 

@@ -111,6 +111,9 @@ def test_a_second_run_leaves_the_first_alone(cli: Cli, folders: Path) -> None:
         ("train_pcsr.py", "carn-pcsr-phase1", [], "save/carn-pcsr-phase0"),
         ("train_pcsr.py", "carn-pcsr-phase1", ["init=null"], "train.init"),
         ("train_pcsr.py", "carn-pcsr-phase1", ["init=tiny"], "another encoder"),
+        ("train_pcsr.py", "carn-pcsr-phase0", ["init=tiny"], "another encoder"),
+        ("train.py", "carn-x4", ["init=tiny"], "another model"),
+        ("train.py", "carn-x4", ["init=nowhere"], "nowhere"),
     ],
 )
 def test_bad_input(script: str, name: str, settings: list[str], message: str, cli: Cli, folders: Path) -> None:
@@ -188,6 +191,17 @@ def test_the_recipe_has_not_changed(script: str, name: str, cli: Cli, folders: P
     settings = ["--set", *SMALL, "iter_max=5", "learning_rate=1e-3", "val_every=5"]
     assert cli(script, "--config", config(name), "--name", "pinned", *settings).code == 0
     assert losses(folders / "save/pinned") == pytest.approx(PINNED[script, name], rel=2e-3)
+
+
+@pytest.mark.parametrize("script,name", [("train.py", "fsrcnn-x4"), ("train_pcsr.py", "fsrcnn-pcsr-phase0")])
+def test_training_goes_on_from_other_weights(script: str, name: str, cli: Cli, folders: Path) -> None:
+    train = (script, "--config", config(name))
+    settings = ("--set", *SMALL, "iter_max=1", "learning_rate=1e-12", "learning_rate_min=1e-13")
+    assert cli(*train, "--name", "first", *settings, "seed=1").code == 0
+    assert cli(*train, "--name", "second", *settings, "init=save/first").code == 0
+    first, second = (load_model(folders / "save" / run)[0].state_dict() for run in ("first", "second"))
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("flag", ["--amp", "--compile"])

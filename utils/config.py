@@ -62,7 +62,7 @@ class TrainSpec(Spec):
     seed: int = Field(default=0, ge=0)
     sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not each process' share
     phase: Literal[0, 1] | None = None  # of PCSR training
-    init: str | None = None  # phase 1: the phase 0 weights to start from
+    init: str | None = None  # weights to start from; phase 1 needs those of phase 0
     pixels_per_patch: PositiveInt | None = None  # random HR pixels per patch that the loss sees; null: all
     loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 loss
     loss_avg_w: float = Field(
