@@ -17,7 +17,7 @@ from models.build import build_original
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
 from utils.checkpoint import load_model
 from utils.config import OriginalSpec
-from utils.dist import Ranks, gather, synchronize_batchnorm
+from utils.dist import Ranks, check_restarts, gather, synchronize_batchnorm
 from utils.engine import train
 from utils.errors import InputError
 from utils.evaluate import Protocol, evaluate
@@ -139,6 +139,18 @@ def test_bad_launches(args: list[str], message: str, folders: Path, monkeypatch:
     monkeypatch.setattr("sys.argv", ["./dist.sh", *args])
     with pytest.raises(InputError, match=message):
         launch()
+
+
+def test_a_restart_that_could_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MAX_RESTARTS": "1", "USE_AGENT_STORE": "True", "RUN_ID": "none"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    with pytest.raises(InputError, match="--rdzv_id"):
+        check_restarts()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        check_restarts()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    check_restarts()
 
 
 def test_evaluation_is_shared_out(cli: Cli, folders: Path) -> None:

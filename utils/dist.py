@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from utils.device import pick_device
-from utils.errors import InputError, print_error, run
+from utils.errors import InputError, StoppedError, print_error, run
 
 T = TypeVar("T")
 LAUNCHER = "PCSR_LAUNCHER"  # names the process of utils.launch to its children
@@ -147,24 +148,42 @@ def run_rank(main: Callable[[], None]) -> None:
     """
     if "LOCAL_RANK" not in os.environ:
         return run(main)
+    try:
+        code = exit_code(main)
+    except KeyboardInterrupt:
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # not sys.exit: DistributedDataParallel leaves gloo threads behind that can abort Python's own way out
+    # ("terminate called without an active exception", pytorch pull request 179291)
+    os._exit(code)
+
+
+def exit_code(main: Callable[[], None]) -> int:
+    """Run main as one of a job's processes, and tell what ended it."""
     rank, turn = os.environ["RANK"], TURN_WAIT if int(os.environ["LOCAL_RANK"]) > 0 else 0.0
+    try:
+        main()
+    except InputError as error:
+        wait(turn)
+        print_error(f"rank {rank}: {error}" if turn else str(error))
+        if os.environ.get(LAUNCHER) == str(os.getppid()):
+            os.kill(os.getppid(), signal.SIGUSR2)  # torchrun restarts after any exit code, but this would come again
+        return 2
+    except StoppedError as stopped:
+        if rank == "0":  # all have stopped together
+            print(stopped, file=sys.stderr)
+        return stopped.code
+    except SystemExit as end:
+        return int(end.code or 0)
+    except Exception:
+        wait(CRASH_WAIT + turn)  # it may only be that another process is gone
+        print(f"rank {rank} failed:", file=sys.stderr)
+        traceback.print_exc()
+        return 1
+    return 0
 
-    def wait(seconds: float) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # main may have had another use for it
-        time.sleep(seconds)
 
-    def ranked() -> None:
-        try:
-            main()
-        except InputError as error:
-            wait(turn)
-            print_error(f"rank {rank}: {error}" if turn else str(error))
-            if os.environ.get(LAUNCHER) == str(os.getppid()):
-                os.kill(os.getppid(), signal.SIGUSR2)  # torchrun restarts after any exit code; this would come again
-            raise SystemExit(2) from None
-        except Exception:
-            wait(CRASH_WAIT + turn)  # it may only be that another process is gone
-            print(f"rank {rank} failed:", file=sys.stderr)
-            raise
-
-    return run(ranked)
+def wait(seconds: float) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # main may have had another use for it
+    time.sleep(seconds)
