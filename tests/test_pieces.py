@@ -112,8 +112,8 @@ def test_a_subset_is_unbiased() -> None:
     task = Phase0(build_pcsr(spec("srresnet", 1))).train()
     lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
     everything = task(lr, hr)["loss"].item()
-    task.pixels_per_patch = 64
-    assert sum(task(lr, hr)["loss"].item() for _ in range(200)) / 200 == pytest.approx(everything, rel=0.02)
+    task.pixels_per_patch = 256
+    assert sum(task(lr, hr)["loss"].item() for _ in range(50)) / 50 == pytest.approx(everything, rel=0.05)
 
 
 def test_folding_keeps_the_output() -> None:
