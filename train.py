@@ -43,7 +43,7 @@ def main() -> None:
     folder, resume = run_folder(args, ranks)
     torch.manual_seed(config.train.seed)
     model = build_original(spec)
-    if config.train.init is not None:
+    if config.train.init is not None and not resume:
         start_from(model, config.train.init)
     pairs = list(PairedFolder(config.data.val, None, spec.scale, not config.data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(spec.scale, with_ssim=False)

@@ -117,20 +117,21 @@ def start_from(model: PCSR, path: str) -> None:
         raise InputError(f"train.init: {path} has another encoder or heavy upsampler than this config") from None
 
 
-def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks) -> Task[PCSR]:
+def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks, resume: bool) -> Task[PCSR]:
     """The phase's task. Raises InputError if the model is not one of that phase, or phase 0's weights do not fit."""
     several = len(model.upsamplers) > 1
     if spec.phase == 0:
         if several:
             raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
-        if spec.init is not None:
+        if spec.init is not None and not resume:
             start_from(model, spec.init)
         return Phase0(model, spec.pixels_per_patch)
     if not several:
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
     if spec.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
-    start_from(model, spec.init)
+    if not resume:  # the state then has all weights
+        start_from(model, spec.init)
     return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch)
 
 
@@ -145,7 +146,7 @@ def main() -> None:
     folder, resume = run_folder(args, ranks)
     torch.manual_seed(config.train.seed)
     model = build_pcsr(config.model)
-    task = build_task(config.train, model, ranks)
+    task = build_task(config.train, model, ranks, resume)
     scale = config.data.scale
     pairs = list(PairedFolder(config.data.val, None, scale, not config.data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(scale, with_ssim=False)

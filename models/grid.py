@@ -30,4 +30,6 @@ def axis(n: int, size: int, device: torch.device | str = "cpu") -> Axis:
     index = torch.div(centre - 1, 2 * size, rounding_mode="floor")
     distance = centre - (2 * index + 1) * size  # an integer below 2^53 for any image, so the quotient is exact enough
     offset = (distance.double() / size).float()
-    return Axis(index.to(device), offset.to(device), 2.0 / size * n)
+    there = torch.device(device)
+    quick = there.type == "cuda"  # which takes such short lists along without being waited for
+    return Axis(index.to(there, non_blocking=quick), offset.to(there, non_blocking=quick), 2.0 / size * n)

@@ -70,6 +70,8 @@ class PixelMLP(nn.Module):
             return pre
         if not rest:
             return pre
+        if pre.numel() == 0:
+            return pre.new_empty(*pre.shape[:-1], self.out_channels)
         image = as_image(pre.relu_())
         for number, layer in enumerate(rest):
             image = F.conv2d(image.relu_() if number else image, layer.weight[:, :, None, None], layer.bias)
@@ -77,11 +79,11 @@ class PixelMLP(nn.Module):
 
 
 def as_image(rows: Tensor) -> Tensor:
-    """Rows (...,C) as a channels-last image (1,C,1,n), without a copy.
+    """Rows (...,C) as a channels-last image (1,C,1,n), without a copy if they are contiguous.
 
     On CPUs a 1x1 convolution of it is the Linear of the rows, up to 2.6 times as fast: oneDNN against the BLAS.
     """
-    return rows.view(1, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
+    return rows.reshape(1, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
 def as_rows(image: Tensor) -> Tensor:

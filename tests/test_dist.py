@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,19 +53,28 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def two_processes(folder: Path, script: str | Path, *args: object, **environment: str) -> Outcome:
-    """`./dist.sh SCRIPT ARGS --cpu 2` in a folder."""
-    command = [str(ROOT / "dist.sh"), str(script), *map(str, args), "--cpu", "2"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    job = subprocess.run(
-        command,
+def start_two(folder: Path, script: str | Path, *args: object, **environment: str) -> subprocess.Popen[str]:
+    """`./dist.sh SCRIPT ARGS --cpu 2` in a folder, as a process group of its own."""
+    return subprocess.Popen(
+        [str(ROOT / "dist.sh"), str(script), *map(str, args), "--cpu", "2"],
         cwd=folder,
-        env={**os.environ, "VIRTUAL_ENV": "1", "PATH": path, **environment},
-        capture_output=True,
+        env={
+            **os.environ,
+            "VIRTUAL_ENV": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        start_new_session=True,
     )
-    return Outcome(job.returncode, job.stdout, job.stderr)
+
+
+def two_processes(folder: Path, script: str | Path, *args: object, **environment: str) -> Outcome:
+    job = start_two(folder, script, *args, **environment)
+    out, err = job.communicate()
+    return Outcome(job.returncode, out, err)
 
 
 def assert_same_run(one: Path, two: Path) -> None:
@@ -105,6 +115,20 @@ def test_a_crash_ends_the_job(folders: Path) -> None:
     killed = two_processes(folders, "crashing.py", *args, CRASH_AT="5", CRASH_BY="SIGKILL")
     assert killed.code == 137
     assert "error: rank 1 was ended by SIGKILL" in killed.err and "Traceback" not in killed.err
+
+
+def test_a_signal_saves(folders: Path) -> None:
+    """To every process at once, as schedulers do, and so to torchrun, which passes it on: each gets it twice."""
+    args = ["--config", ROOT / "configs/fsrcnn-pcsr-phase0.yaml", "--name", "run", "--set", *SMALL, "iter_max=9000"]
+    job = start_two(folders, ROOT / "train_pcsr.py", *args, "save_every=9000")
+    assert job.stdout is not None
+    while "iteration 3/" not in job.stdout.readline():
+        assert job.poll() is None
+    os.killpg(job.pid, signal.SIGTERM)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 143 and err.count("\n") == 1 and "stopped by SIGTERM" in err, out + err
+    (state,) = (folders / "save/run/state").iterdir()
+    assert f"iteration {int(state.stem)} is saved" in err
 
 
 def test_bad_input_is_one_line(folders: Path) -> None:

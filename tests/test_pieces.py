@@ -128,6 +128,26 @@ def test_folding_keeps_the_output() -> None:
     assert [part for part in encoder.modules() if isinstance(part, torch.nn.BatchNorm2d)]  # a copy was folded
 
 
+def test_the_processes_agree_on_the_average_losss_sign() -> None:
+    """A process whose own share is light follows a job that is heavy."""
+
+    class Heavy(Ranks):
+        def mean(self, value: Tensor) -> Tensor:
+            return torch.tensor(0.9)
+
+    model = build_pcsr(spec("carn", 2))
+    lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        model.mlps()[-1].linears()[-1].bias[-1] = -1
+    alone, job = Phase1(model, 1e-9, 1, ALONE).train(), Phase1(model, 1e-9, 1, Heavy(0, 2, ALONE.device)).train()
+    _, ours = gradients(alone, lambda: alone(lr, hr)["loss"])
+    _, theirs = gradients(job, lambda: job(lr, hr)["loss"])
+    for name in ours:
+        if "classifier" in name:
+            torch.testing.assert_close(ours[name], -theirs[name], rtol=1e-4, atol=1e-7)
+    assert alone(lr, hr)["average"] == pytest.approx(1 - 2 * alone(lr, hr)["heavy_share"].item())
+
+
 def test_phase1_follows_loaded_weights() -> None:
     task, other = (Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE).train() for _ in range(2))
     task.model.load_state_dict(other.model.state_dict())

@@ -14,6 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from tests.conftest import ROOT, Cli, make_folder
+from utils.checkpoint import load_model
 from utils.progress import Progress
 
 JOBS = {
@@ -93,13 +94,15 @@ def test_signals(job: str, number: signal.Signals, cli: Cli, folders: Path, monk
 
 
 @pytest.mark.parametrize(
-    "module,name,call,kept",
+    "module,name,call,torn",
     [
-        ("utils.progress", "Progress.advance", 5, ["00000003.pth"]),  # between checkpoints
-        ("os", "fsync", 5, ["00000003.pth"]),  # within the write of the second: after two states, weights, table
+        ("utils.progress", "Progress.advance", 5, None),  # between checkpoints
+        # a checkpoint syncs config, weights and state, a validation its table
+        ("os", "fsync", 6, ".model.safetensors.*"),  # within the second write of weights
+        ("os", "fsync", 7, "state/.*"),  # and of a state
     ],
 )
-def test_kill(module: str, name: str, call: int, kept: list[str], cli: Cli, folders: Path) -> None:
+def test_kill(module: str, name: str, call: int, torn: str | None, cli: Cli, folders: Path) -> None:
     assert cli(*arguments("phase 0", "whole")).code == 0
     script, *rest = arguments("phase 0")
     code = KILLED.format(module=module, name=name, call=call, script=str(ROOT / script))
@@ -107,22 +110,23 @@ def test_kill(module: str, name: str, call: int, kept: list[str], cli: Cli, fold
     command = [sys.executable, "-c", code, *rest]
     killed = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    state = folders / "save/run/state"
-    assert sorted(path.name for path in state.glob("*.pth")) == kept
-    assert bool(list(state.glob(".*"))) == (name == "fsync")  # the part of a file that was never named a state
+    run = folders / "save/run"
+    assert [path.name for path in (run / "state").glob("*.pth")] == ["00000003.pth"]
+    assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
     assert cli(*arguments("phase 0"), "--resume").code == 0
     assert_same_run(folders / "save/whole", folders / "save/run")
-    assert not list(state.glob(".*"))
+    assert not list(run.glob(".*")) and not list(run.glob("state/.*"))
 
 
-def test_full_disk(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room,name", [(20_000, "model.safetensors"), (200_000, "state/00000006.pth")])
+def test_full_disk(room: int, name: str, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
-        at_iteration(5, patch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard)))
+        at_iteration(5, patch, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard)))
         full = cli(*arguments("phase 0"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert full.code == 2 and full.err.count("\n") == 1
-    assert full.err.startswith("error: cannot write save/run/state/00000006.pth: ")
+    assert full.err.startswith(f"error: cannot write save/run/{name}: ")
     assert [path.name for path in (folders / "save/run/state").iterdir()] == ["00000003.pth"]
     assert cli(*arguments("phase 0"), "--resume").code == 0
 
@@ -133,14 +137,30 @@ def test_another_config_is_refused(cli: Cli, folders: Path) -> None:
     assert refused.code == 2 and refused.err.count("\n") == 1
     assert "train.learning_rate (was 0.001, now 0.5)" in refused.err
     assert "train.ema_decay (was 0.9, now 0.8)" in refused.err and "log_every" not in refused.err
-    (folders / "save/run/state/00000008.pth").write_bytes(b"cut")
-    damaged = cli(*arguments("phase 0"), "--resume")
-    assert damaged.code == 2 and "00000008.pth: not a readable training state" in damaged.err
+    for damage in (b"cut", b"\x80\x02}q\x00."):  # not a checkpoint at all, and an empty dict
+        (folders / "save/run/state/00000008.pth").write_bytes(damage)
+        damaged = cli(*arguments("phase 0"), "--resume")
+        assert damaged.code == 2 and damaged.err.count("\n") == 1
+        assert "00000008.pth: not a readable training state" in damaged.err
+    assert "plain folder name" in cli(*arguments("phase 0", "some/where")).err
+
+
+def test_a_finished_run_and_phase1_without_phase0(cli: Cli, folders: Path) -> None:
+    assert cli(*arguments("phase 1")).code == 0
+    weights = (folders / "save/run/model.safetensors").read_bytes()
+    finished = cli(*arguments("phase 1"), "--resume")
+    assert finished.code == 0 and "save/run: all 8 iterations are done" in finished.out
+    (folders / "save/run/state/00000008.pth").unlink()
+    (folders / "zero/model.safetensors").unlink()  # the state has its weights
+    assert cli(*arguments("phase 1"), "--resume").code == 0
+    assert (folders / "save/run/model.safetensors").read_bytes() == weights
 
 
 def test_the_average_is_shipped(cli: Cli, folders: Path) -> None:
     assert cli(*arguments("phase 0")).code == 0
     state = torch.load(folders / "save/run/state/00000008.pth", weights_only=True)
+    weights, _ = load_model(folders / "save/run")
+    assert all(torch.equal(tensor, state["average"][name]) for name, tensor in weights.state_dict().items())
     moving = [name for name, tensor in state["model"].items() if not torch.equal(tensor, state["average"][name])]
     assert len(moving) > 10
     records = [json.loads(line) for line in (folders / "save/run/metrics.jsonl").read_text().splitlines()]

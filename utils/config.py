@@ -55,7 +55,9 @@ class TrainSpec(Spec):
     learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # the cosine's end
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    accumulation: PositiveInt = 1  # parts that the batch of a process is worked through in, to save memory
+    # parts that a process works through its batch in, to save memory; BatchNorm and phase 1's average loss are then of
+    # each part
+    accumulation: PositiveInt = 1
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the average of the weights that is shipped; 0: the weights
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile

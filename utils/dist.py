@@ -36,9 +36,11 @@ class Ranks:
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""
-        if self.world > 1:
-            distributed.all_reduce(value)
-        return value / self.world
+        if self.world == 1:
+            return value
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        return total / self.world
 
     def any(self, flag: bool) -> bool:
         """Whether a process says so."""

@@ -20,7 +20,7 @@ from models.pcsr import PCSR
 from utils.checkpoint import save_weights
 from utils.config import Config, DataSpec, TrainSpec, load_config
 from utils.device import add_device_option
-from utils.dist import Ranks, first_on_node, from_main, share_buffers, synchronize_batchnorm
+from utils.dist import Ranks, first_on_node, from_main, gather, share_buffers, synchronize_batchnorm
 from utils.ema import Average
 from utils.errors import InputError, Parser
 from utils.evaluate import Row, gather_rows
@@ -44,10 +44,16 @@ class Task(nn.Module, Generic[Model]):
         raise NotImplementedError
 
 
+def run_name(text: str) -> str:
+    if Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"{text} is not a plain folder name")
+    return text
+
+
 def train_parser(description: str) -> Parser:
     parser = Parser(description=description)
     parser.add_argument("--config", required=True, help="a YAML file under configs/")
-    parser.add_argument("--name", help="folder under save/ (default: the config's name)")
+    parser.add_argument("--name", type=run_name, help="folder under save/ (default: the config's name)")
     parser.add_argument("--resume", action="store_true", help="continue the newest run of this name")
     parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: --set amp=true")
     parser.add_argument("--compile", action="store_true", help="torch.compile: --set compile=true")
@@ -117,10 +123,25 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def adam(task: Task[Any], spec: TrainSpec) -> Adam:
+    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    return Adam(learnt, lr=spec.learning_rate, betas=spec.betas, fused=True)
+
+
+def announce(config: Config, folder: Path, start: int, ranks: Ranks) -> None:
+    last = config.train.iter_max
+    if not ranks.main:
+        return
+    if start == last:
+        print(f"{folder}: all {last} iterations are done")
+    else:
+        print(f"training {config.model.backbone} into {folder}, iterations {start + 1} to {last}", flush=True)
+
+
 def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
     """The task as this job runs it: shared between processes, compiled."""
-    module = DistributedDataParallel(task) if ranks.world > 1 else task
-    return cast("nn.Module", torch.compile(module)) if spec.compile else module
+    module = cast("nn.Module", torch.compile(task)) if spec.compile else task
+    return DistributedDataParallel(module) if ranks.world > 1 else module
 
 
 def open_crops(config: Config, ranks: Ranks) -> Crops:
@@ -134,9 +155,9 @@ def open_crops(config: Config, ranks: Ranks) -> Crops:
     return crops
 
 
-def check_finite(recent: Sequence[Tensor], iteration: int, crops: Crops) -> None:
-    """Raises InputError if one of the losses up to this iteration is not finite, naming its batch."""
-    bad = torch.stack(list(recent)).isfinite().logical_not().nonzero()
+def check_finite(recent: Tensor, iteration: int, crops: Crops) -> None:
+    """Raises InputError if one of the n losses up to this iteration, (n,), is not finite, naming its batch."""
+    bad = recent.isfinite().logical_not().nonzero()
     if bad.numel():
         first = iteration - len(recent) + 1 + int(bad[0])
         raise InputError(
@@ -154,16 +175,14 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     """
     spec = config.train
     settle(task, ranks, spec)
-    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    optimizer = Adam(learnt, lr=spec.learning_rate, betas=spec.betas, fused=True)
+    optimizer = adam(task, spec)
     average = Average(task.model, spec.ema_decay) if spec.ema_decay else None
     shipped = average.model if average else task.model
     state = State(task.model, average.model if average else None, optimizer)
     start = state.load(from_main(ranks, lambda: read_state(folder, config))) if resume else 0
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
-    if ranks.main:
-        print(f"training {config.model.backbone} into {folder}, iterations {start + 1} to {spec.iter_max}")
+    announce(config, folder, start, ranks)
     log = Log(folder, ranks.main, start)
     recent: list[Tensor] = []  # losses not yet looked at
     task.train()
@@ -186,10 +205,10 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
             recent.append(losses["loss"])
             logging = iteration % spec.log_every == 0 or iteration == spec.iter_max
             if saving or logging or ranks.device.type == "cpu":  # log; reading a loss waits for the device
-                check_finite(recent, iteration, crops)
+                check_finite(ranks.mean(torch.stack(recent)), iteration, crops)
                 recent.clear()
             if logging:
-                scalars = {f"train/{name}": value.item() for name, value in losses.items()}
+                scalars = {f"train/{name}": ranks.mean(value).item() for name, value in losses.items()}
                 log.write(iteration, {**scalars, "train/learning_rate": rate})
                 progress.losses(iteration, scalars)
 
@@ -201,10 +220,11 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
                 progress.validation(iteration, means)
                 task.train()
 
-            if saving and ranks.main:  # save
-                write_state(folder, iteration, config, state.dump(), spec.keep_checkpoints)
+            if saving and ranks.main:  # save; the state last, so that what it says is done is done
                 save_weights(folder, shipped, config)
+                write_state(folder, iteration, config, state.dump(), spec.keep_checkpoints)
             if ending and iteration < spec.iter_max:
+                gather(ranks, iteration)  # torchrun ends all processes with the first: not before rank 0 has saved
                 raise stop.stopped(f"iteration {iteration} is saved in {folder}; go on with --resume")
     log.close()
 

@@ -76,7 +76,7 @@ def report(error: ChildFailedError) -> int:
     if failure.exitcode < 0:
         print_error(f"rank {rank} was ended by {signal.Signals(-failure.exitcode).name}")
         return 128 - failure.exitcode
-    if failure.exitcode != 2:
+    if failure.exitcode not in (2, 128 + signal.SIGTERM, 128 + signal.SIGINT):  # these have been explained
         print_error(f"rank {rank} failed with exit code {failure.exitcode}")
     return failure.exitcode
 

@@ -57,7 +57,8 @@ def resize_rows(image: Tensor, size: int, border: Border) -> Tensor:
         index, weight = taps.index[top : top + BLOCK], taps.weight[top : top + BLOCK]
         low, high = int(index.min()), int(index.max()) + 1
         band = torch.zeros(len(index), high - low, dtype=torch.float64).scatter_add_(1, index - low, weight)
-        blocks.append(band.to(image) @ image[..., low:high, :])
+        sent = band.to(image.dtype).to(image.device, non_blocking=image.is_cuda)  # CUDA need not be waited for
+        blocks.append(sent @ image[..., low:high, :])
     return torch.cat(blocks, dim=-2)
 
 

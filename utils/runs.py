@@ -53,6 +53,12 @@ def runs(name: str) -> list[Path]:
     return [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
 
 
+def mark(folder: Path) -> None:
+    """Leave the job's name, by which a restart finds the folder."""
+    if job := job_id():
+        write_atomic(folder / JOB, job.encode())
+
+
 def begun_run(name: str) -> Path | None:
     """The folder that this job wrote to before torchrun restarted it, if it came that far."""
     marks = (folder / JOB for folder in runs(name))
@@ -90,12 +96,13 @@ class State:
 
 def write_state(folder: Path, iteration: int, config: Config, state: dict[str, Any], keep: int) -> None:
     """Write a resumable state atomically and drop all but the last `keep`."""
+    mark(folder)
     buffer = io.BytesIO()
     torch.save({"iteration": iteration, "config": config.model_dump_json(), **state}, buffer)
     write_atomic(folder / STATE / f"{iteration:08d}.pth", buffer.getvalue())
     for old in states(folder)[:-keep]:
         old.unlink()
-    for cut_short in (folder / STATE).glob(".*.pth.*"):  # by a process that was killed while it wrote
+    for cut_short in (*folder.glob(".*.*.*"), *(folder / STATE).glob(".*.pth.*")):  # by a process that was killed
         cut_short.unlink()
 
 
@@ -104,9 +111,10 @@ def read_state(folder: Path, config: Config) -> dict[str, Any]:
     path = states(folder)[-1]
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a readable training state ({error}); delete it to use the one before") from None
-    before, now = flatten(json.loads(state["config"])), flatten(config.model_dump(mode="json"))
+        before = flatten(json.loads(state["config"]))
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: not a readable training state; delete it to use the one before") from None
+    now = flatten(config.model_dump(mode="json"))
     keys = (before.keys() | now.keys()) - CHANGEABLE
     changed = sorted(key for key in keys if before.get(key) != now.get(key))
     if changed:
@@ -146,8 +154,7 @@ class Log:
         try:
             if self.board is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if job := job_id():
-                    (self.folder / JOB).write_text(job)
+                mark(self.folder)
                 self.forget_after(self.start)
                 self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
             with (self.folder / "metrics.jsonl").open("a") as file:

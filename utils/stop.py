@@ -7,7 +7,10 @@ from utils.errors import StoppedError
 
 
 class StopRequest:
-    """While entered, the first signal only sets `signal`; the second acts as it does without us."""
+    """While entered, a signal only sets `signal`; a second Ctrl-C acts as it does without us.
+
+    A second SIGTERM does not: whoever ends a whole job sends it to torchrun too, which sends it on to its processes.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -17,15 +20,12 @@ class StopRequest:
         return self
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self.signal = self.signal or signal.Signals(number)
+        signal.signal(signal.SIGINT, self.before[signal.SIGINT])
 
     def __exit__(self, *raised: object) -> None:
-        self.restore()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def stopped(self, remedy: str) -> StoppedError:
         """What to raise once everything is saved."""
