@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from datasets.folder import PairedFolder
+from models.fast import FastPCSR
 from models.pcsr import PCSR, Encoded
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
 from utils.checkpoint import load_model
@@ -56,13 +58,14 @@ def test_original_numbers_are_what_the_files_say(cli: Cli, work: Path) -> None:
 
 
 def test_pcsr_settings_share_one_encoding(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded, encode = [], PCSR.encode
+    encoded = []
+    for kind in (PCSR, FastPCSR):  # whichever is used here
 
-    def counting(model: PCSR, lr: torch.Tensor) -> Encoded:
-        encoded.append(lr.shape)
-        return encode(model, lr)
+        def counting(model: PCSR, lr: torch.Tensor, encode: Callable[..., Encoded] = kind.encode) -> Encoded:
+            encoded.append(lr.shape)
+            return encode(model, lr)
 
-    monkeypatch.setattr(PCSR, "encode", counting)
+        monkeypatch.setattr(kind, "encode", counting)
     decisions = ("--k", "-1", "0", "1", "--budget", "0.9", "1", "--adaptive")
     outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", *decisions, "--json")
     assert outcome.code == 0, outcome.err

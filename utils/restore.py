@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.blocks import Backbone
 from models.decide import assign_adaptive, assign_budget, assign_k
+from models.fast import prepare
 from models.pcsr import PCSR, refine
 from utils.device import synchronize
 from utils.errors import InputError
@@ -131,7 +132,7 @@ def pcsr_restorer(model: PCSR, settings: Sequence[Setting], refinement: bool, de
     Raises InputError for settings of a model that has nothing to decide.
     """
     place(model, device)
-    account = model.account()
+    account, fast = model.account(), prepare(model)
     count = len(account.upsamplers)
     if count == 1:
         if [*settings] != [Setting("k")]:
@@ -148,8 +149,8 @@ def pcsr_restorer(model: PCSR, settings: Sequence[Setting], refinement: bool, de
         size = scaled_size(batches[0], scale)
         lr_pixels = sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         clock = Clock(device)
-        encoded = [model.encode(batch) for batch in batches]
-        prob = torch.cat([model.classify(part, size) for part in encoded]) if count > 1 else None
+        encoded = [fast.encode(batch) for batch in batches]
+        prob = torch.cat([fast.classify(part, size) for part in encoded]) if count > 1 else None
         shared = clock.seconds()
 
         def finish(setting: Setting) -> Restored:
@@ -159,7 +160,7 @@ def pcsr_restorer(model: PCSR, settings: Sequence[Setting], refinement: bool, de
             else:
                 assignment = decide(prob, setting, account, scale)
             parts = assignment.split([len(batch) for batch in batches])
-            srs = [model.upsample(part, size, chosen) for part, chosen in zip(encoded, parts, strict=True)]
+            srs = [fast.upsample(part, size, chosen) for part, chosen in zip(encoded, parts, strict=True)]
             if refinement:
                 srs = [refine(sr, chosen) for sr, chosen in zip(srs, parts, strict=True)]
             sr = tiling.merge(srs, lr, scale) if tiling else srs[0]

@@ -1,0 +1,123 @@
+"""The compiled per-pixel MLP of CPUs: builds pixels.cpp once, keeps the result, and calls it.
+
+Plain torch is what it must agree with, and what is used where it cannot be built.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.grid import Axis
+from models.mlp import PixelMLP
+
+SOURCE = Path(__file__).with_name("pixels.cpp")
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel; it is built on first use, within seconds. None, and a line on stderr, if that fails."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    try:
+        if compiler is None:
+            raise OSError("no C++ compiler found")
+        return ctypes.CDLL(str(built(compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else error
+        print(f"pixels.cpp was not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
+        return None
+
+
+def built(compiler: str) -> Path:
+    """The shared library of this source, compiler and processor in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
+    identity = [SOURCE.read_text(), compiler, *FLAGS, processor()]
+    path = cache / f"pixels-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
+            made = Path(scratch) / path.name
+            subprocess.run([compiler, *FLAGS, "-o", made, SOURCE], check=True, capture_output=True, text=True)
+            made.replace(path)
+    return path
+
+
+def processor() -> str:
+    """What -march=native depends on; a home folder may be shared by machines."""
+    info = Path("/proc/cpuinfo")
+    flags = [line for line in info.read_text().splitlines() if line.startswith("flags")] if info.exists() else []
+    return flags[0] if flags else platform.platform()
+
+
+class PixelKernel:
+    """One PixelMLP, its weights packed as pixels.cpp describes."""
+
+    def __init__(self, mlp: PixelMLP, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.mlp = mlp
+        self.lanes = library.lanes()
+        first, *later = mlp.linears()
+        self.project = self.padded(first.weight.detach()[:, : mlp.in_channels], 0)[:, :, None, None]
+        self.bias = self.padded(first.bias.detach(), 0)
+        packed = [self.padded(part, -1).flatten() for layer in later for part in (layer.weight.t(), layer.bias)]
+        self.weight = torch.cat([part.detach() for part in packed]) if packed else torch.zeros(1)
+        widths = [layer.out_features for layer in (first, *later)]
+        self.widths = (ctypes.c_int * len(widths))(*widths)
+
+    def padded(self, tensor: Tensor, dim: int) -> Tensor:
+        """Contiguous, with zeros up to a multiple of LANES along one dimension."""
+        shape = list(tensor.shape)
+        shape[dim] = -shape[dim] % self.lanes
+        return torch.cat([tensor, tensor.new_zeros(shape)], dim)
+
+    def table(self, feat: Tensor) -> Tensor:
+        """feat (b,c,h,w) -> the first layer's feature part, (b,h*w,C) padded."""
+        return F.conv2d(feat, self.project, self.bias).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+
+    def add_to(
+        self,
+        planes: Tensor,
+        table: Tensor,
+        rows: Axis,
+        cols: Axis,
+        w: int,
+        assignment: Tensor | None,
+        own: int,
+    ) -> None:
+        """Add the MLP's outputs to planes (n,H,W) where assignment (H,W) uint8 is `own`; everywhere if it is None.
+
+        table (h*w,C) is one image's; everything float32, contiguous and on the CPU.
+        """
+        first = self.mlp.first_layer(table[:, : self.widths[0]], rows, cols)
+        row, col = self.padded(first.row, 1), self.padded(first.col, 1)
+        height, width = planes.shape[1:]
+        self.library.mlp_at(
+            *map(address, (table, row, col, rows.index, cols.index)),
+            w,
+            address(self.weight),
+            self.widths,
+            len(self.widths) - 1,
+            None if assignment is None else address(assignment),
+            own,
+            height,
+            width,
+            address(planes),
+            torch.get_num_threads(),
+        )
+
+
+def address(tensor: Tensor) -> ctypes.c_void_p:
+    if not tensor.is_contiguous():
+        raise ValueError("the kernel reads contiguous tensors")
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -1,0 +1,120 @@
+// One per-pixel MLP at the HR pixels of an image that chose it. Built and called by kernel.py.
+//
+//   table  (h*w, C0)   first layer's feature part and bias, a row per LR pixel   rows are padded with zeros to a
+//   row    (H, C0)     its y part, a row per HR row                              multiple of LANES floats, so that
+//   col    (W, C0)     its x part, a row per HR column                           no vector straddles two pixels
+//   weight             for each later layer (Cin, Cout), then its bias (Cout)
+//
+//   The pixels of an HR row that chose this MLP are packed into blocks of BLOCK, whose activations stay in the cache:
+//     in[p][c]  = relu(table[nearest(p)][c] + row[y][c] + col[x][c])
+//     out[p][o] = relu(bias[o] + sum_c in[p][c] * weight[c][o])     TILE pixels x GROUP vectors at once in registers
+//   What the last layer gives is added to the planes (n, H, W) of the output.
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#ifdef __AVX512F__
+constexpr int LANES = 16, TILE = 5, GROUP = 5;
+#else
+constexpr int LANES = 8, TILE = 6, GROUP = 2;
+#endif
+constexpr int BLOCK = 60;  // a multiple of TILE
+typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
+
+static inline Vec load(const float* p) { return *(const Vec*)p; }
+static inline void store(float* p, Vec v) { *(Vec*)p = v; }
+static inline Vec relu(Vec v) { return v > 0 ? v : Vec{}; }
+static inline int pad(int n) { return (n + LANES - 1) / LANES * LANES; }
+
+struct Layer {
+    int in, out;  // channels
+    const float *weight, *bias;
+    bool rectify;
+};
+
+// TILE pixels by G vectors of outputs, from output `o` on
+template <int G>
+static inline void tile(const Layer& l, const float* in, float* out, int o) {
+    const int in_row = pad(l.in), out_row = pad(l.out);
+    Vec sum[TILE][G];
+    for (int p = 0; p < TILE; p++)
+        for (int g = 0; g < G; g++) sum[p][g] = load(l.bias + o + g * LANES);
+    for (int c = 0; c < l.in; c++) {
+        Vec weight[G];
+        for (int g = 0; g < G; g++) weight[g] = load(l.weight + (long)c * out_row + o + g * LANES);
+        for (int p = 0; p < TILE; p++) {
+            const Vec x = Vec{} + in[p * in_row + c];
+            for (int g = 0; g < G; g++) sum[p][g] += x * weight[g];
+        }
+    }
+    for (int p = 0; p < TILE; p++)
+        for (int g = 0; g < G; g++) store(out + p * out_row + o + g * LANES, l.rectify ? relu(sum[p][g]) : sum[p][g]);
+}
+
+static void run(const Layer& l, const float* in, float* out, int pixels) {
+    for (int p = 0; p < pixels; p += TILE) {
+        const float* from = in + p * pad(l.in);
+        float* to = out + p * pad(l.out);
+        int o = 0, left = pad(l.out) / LANES;
+        for (; left >= GROUP; left -= GROUP, o += GROUP * LANES) tile<GROUP>(l, from, to, o);
+        if (GROUP > 4 && left == 4) tile<4>(l, from, to, o);
+        if (GROUP > 3 && left == 3) tile<3>(l, from, to, o);
+        if (GROUP > 2 && left == 2) tile<2>(l, from, to, o);
+        if (left == 1) tile<1>(l, from, to, o);
+    }
+}
+
+extern "C" int lanes() { return LANES; }
+
+// widths: outputs of the first layer, then of the `depth` later ones. index: the LR row or column each HR one reads.
+// assignment (H, W): the MLP each pixel chose, of which this is number `own`; null: all choose it.
+extern "C" void mlp_at(
+    const float* table, const float* row, const float* col, const int64_t* row_index, const int64_t* col_index, int w,
+    const float* weight, const int* widths, int depth, const uint8_t* assignment, int own, int height, int width,
+    float* planes, int threads
+) {
+    std::vector<Layer> layers;
+    int widest = pad(widths[0]);
+    for (int i = 0; i < depth; i++) {
+        const int in = widths[i], out = widths[i + 1];
+        layers.push_back({in, out, weight, weight + (long)in * pad(out), i + 1 < depth});
+        weight += (long)(in + 1) * pad(out);
+        if (pad(out) > widest) widest = pad(out);
+    }
+    const int first = pad(widths[0]), last = widths[depth];
+    const long plane = (long)height * width;
+    std::atomic<int> next{0};
+
+    auto work = [&] {
+        std::vector<float> one(BLOCK * widest), two(BLOCK * widest);
+        int chosen[BLOCK];
+        for (int y; (y = next++) < height;) {
+            const float *features = table + row_index[y] * w * first, *vertical = row + (long)y * first;
+            for (int x = 0; x < width;) {
+                int pixels = 0;
+                for (; x < width && pixels < BLOCK; x++)
+                    if (!assignment || assignment[(long)y * width + x] == own) chosen[pixels++] = x;
+                float *in = one.data(), *out = two.data();
+                for (int p = 0; p < pixels; p++) {
+                    const float *nearest = features + col_index[chosen[p]] * first, *across = col + (long)chosen[p] * first;
+                    for (int c = 0; c < first; c += LANES) {
+                        const Vec sum = load(nearest + c) + load(vertical + c) + load(across + c);
+                        store(in + p * first + c, depth ? relu(sum) : sum);
+                    }
+                }
+                for (const Layer& layer : layers) {
+                    run(layer, in, out, pixels);
+                    std::swap(in, out);
+                }
+                for (int p = 0; p < pixels; p++)
+                    for (int o = 0; o < last; o++) planes[o * plane + (long)y * width + chosen[p]] += in[p * pad(last) + o];
+            }
+        }
+    };
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < threads; i++) helpers.emplace_back(work);
+    work();
+    for (std::thread& helper : helpers) helper.join();
+}

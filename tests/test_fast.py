@@ -1,0 +1,117 @@
+"""The prepared model against plain torch."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import kernel
+from models.build import build_pcsr
+from models.decide import assign_k
+from models.fast import FastPCSR, prepare
+from models.pcsr import PCSR
+from tests.conftest import ROOT, TINY_PCSR
+from utils.config import PCSRSpec
+
+SPECS = {
+    "fsrcnn, no hidden layer in the classifier": {"classifier": ()},
+    "carn, three upsamplers": {"backbone": "carn", "width": 8, "upsamplers": ((4,), (16, 17), (33, 33, 33))},
+    "widths of every number of vectors": {"upsamplers": ((1,), (20, 40, 60, 74)), "classifier": (90, 100)},
+    "srresnet, as wide as shipped": {"backbone": "srresnet", "width": 6, "upsamplers": ((40, 40), (170, 170))},
+}
+SIZES = [(36, 52), (23, 34), (9, 13)]  # HR of 9x13 LR: x4, about x2.6, x1
+
+needs_compiler = pytest.mark.skipif(kernel.library() is None, reason="no C++ compiler")
+
+
+def model_of(changes: dict[str, object]) -> PCSR:
+    spec = PCSRSpec.model_validate({**TINY_PCSR.model_dump(), **changes})
+    model = build_pcsr(spec)
+    for _ in range(2):
+        model.encoder(torch.rand(2, 3, 12, 12))  # statistics of BatchNorm worth folding
+    return model.eval()
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS.keys())
+@torch.inference_mode()
+def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None:
+    model = model_of(changes)
+    fast = prepare(model)
+    assert isinstance(fast, FastPCSR)
+    lr = torch.rand(2, 3, 9, 13)
+    plain, encoded = model.encode(lr), fast.encode(lr)
+    logits = model.logits(plain, size)
+    torch.testing.assert_close(fast.logits(encoded, size), logits, rtol=0, atol=2e-5)
+    torch.testing.assert_close(fast.classify(encoded, size), model.classify(plain, size), rtol=0, atol=2e-5)
+    count = len(model.upsamplers)
+    for j in range(-1, count):
+        expected = model.upsample_with(plain, size, j)
+        torch.testing.assert_close(fast.upsample_with(encoded, size, j), expected, rtol=0, atol=2e-5)
+    some = torch.randint(count, (2, *size))
+    few = (torch.rand(2, *size) < 0.02).long() * (count - 1)  # rows without one heavy pixel
+    for assignment in (some, few, torch.full_like(some, count - 1)):
+        expected = model.upsample(plain, size, assignment)
+        torch.testing.assert_close(fast.upsample(encoded, size, assignment), expected, rtol=0, atol=2e-5)
+    cost = [0.2, 0.3, 0.5][-count:]
+    own, other = (assign_k(m.classify(e, size), cost, 0.0) for m, e in ((model, plain), (fast, encoded)))
+    top = logits.sort(-1).values
+    ties = top[..., -1] - top[..., -2] < 1e-4
+    assert torch.equal(own[~ties], other[~ties])
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_phase0_and_an_image_larger_than_a_block() -> None:
+    model = model_of({"upsamplers": ((8, 8),), "classifier": None})
+    lr = torch.rand(1, 3, 40, 60).contiguous(memory_format=torch.channels_last)
+    expected = model.upsample_with(model.encode(lr), (160, 240), -1)
+    fast = prepare(model)
+    zeros = torch.zeros(1, 160, 240, dtype=torch.int64)
+    torch.testing.assert_close(fast.upsample(fast.encode(lr), (160, 240), zeros), expected, rtol=0, atol=2e-5)
+
+
+def test_a_copy_is_prepared() -> None:
+    model = model_of({})
+    lr = torch.rand(1, 3, 8, 8)
+    with torch.inference_mode():
+        fast = prepare(model)
+        before = fast.upsample_with(fast.encode(lr), (16, 16), -1)
+        for parameter in model.parameters():
+            parameter.mul_(2)
+        assert torch.equal(fast.upsample_with(fast.encode(lr), (16, 16), -1), before)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_double_precision_stays_with_torch() -> None:
+    model = model_of({}).double()
+    assert not isinstance(prepare(model), FastPCSR)
+
+
+@needs_compiler
+def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler = next(name for name in ("g++", "clang++", "c++") if shutil.which(name))
+    first = kernel.built(compiler)
+    made = first.stat().st_mtime_ns
+    assert kernel.built(compiler) == first and first.stat().st_mtime_ns == made
+    assert [path.name for path in (tmp_path / "pcsr").iterdir()] == [first.name]
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])
+def test_without_a_compiler_torch_does_it(compiler: str, tmp_path: Path) -> None:
+    code = (
+        "from models.fast import prepare; from models.build import build_pcsr; from tests.conftest import TINY_PCSR;"
+        "model = build_pcsr(TINY_PCSR); print(type(prepare(model)).__name__, type(prepare(model)).__name__)"
+    )
+    environment = {"CXX": compiler, "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["PCSR", "PCSR"]
+    assert done.stderr.count("\n") == 1 and "pixels.cpp was not built" in done.stderr
