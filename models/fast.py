@@ -3,12 +3,16 @@
 BatchNorm is folded into the convolutions; on CPUs the per-pixel MLPs run as compiled code (models/kernel.py).
 """
 
+from collections.abc import Callable
+from ctypes import CDLL
+
 import torch
 from torch import Tensor, nn
 
 from models.fold import folded
 from models.kernel import PixelKernel, library
 from models.pcsr import PCSR, Encoded, Pixels, bilinear
+from models.program import Program, Unsupported
 
 
 def prepare(model: PCSR) -> PCSR:
@@ -18,21 +22,32 @@ def prepare(model: PCSR) -> PCSR:
     parts = folded(model)
     assert isinstance(parts, PCSR)
     parts.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return parts if compiled is None else FastPCSR(parts, [PixelKernel(mlp, compiled) for mlp in parts.mlps()])
+    if compiled is None:
+        return parts
+    return FastPCSR(parts, program(parts.encoder, compiled), [PixelKernel(mlp, compiled) for mlp in parts.mlps()])
+
+
+def program(encoder: nn.Module, compiled: CDLL) -> Callable[[Tensor], Tensor]:
+    """The encoder as a compiled program, or itself if it cannot be one."""
+    try:
+        return Program(encoder, compiled)
+    except Unsupported:
+        return encoder
 
 
 class FastPCSR(PCSR):
     """PCSR whose MLPs are kernels; for inference on CPUs, without gradients."""
 
-    def __init__(self, model: PCSR, kernels: list[PixelKernel]) -> None:
+    def __init__(self, model: PCSR, run: Callable[[Tensor], Tensor], kernels: list[PixelKernel]) -> None:
         nn.Module.__init__(self)
         self.encoder, self.upsamplers, self.classifier = model.encoder, model.upsamplers, model.classifier
         self.register_buffer("mean", model.mean)
+        self.run_encoder = run
         self.kernels = kernels
         self.eval()
 
     def encode(self, lr: Tensor) -> Encoded:
-        feat = self.encoder(lr - self.mean)  # (b,c,h,w)
+        feat = self.run_encoder(lr - self.mean)  # (b,c,h,w)
         return Encoded(lr, tuple(kernel.table(feat) for kernel in self.kernels))
 
     def logits(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The compiled per-pixel MLP of CPUs: builds pixels.cpp once, keeps the result, and calls it.
+"""The compiled kernels of CPUs: builds pixels.cpp and convs.cpp once, keeps the result, and calls the per-pixel MLP.
 
 Plain torch is what it must agree with, and what is used where it cannot be built.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from models.grid import Axis
 from models.mlp import PixelMLP
 
-SOURCE = Path(__file__).with_name("pixels.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("pixels.cpp", "convs.cpp")]
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 
@@ -35,20 +35,20 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(built(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else error
-        print(f"pixels.cpp was not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
+        print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
         return None
 
 
 def built(compiler: str) -> Path:
     """The shared library of this source, compiler and processor in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
-    identity = [SOURCE.read_text(), compiler, *FLAGS, processor()]
-    path = cache / f"pixels-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
+    identity = [*(source.read_text() for source in SOURCES), compiler, *FLAGS, processor()]
+    path = cache / f"kernels-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
             made = Path(scratch) / path.name
-            subprocess.run([compiler, *FLAGS, "-o", made, SOURCE], check=True, capture_output=True, text=True)
+            subprocess.run([compiler, *FLAGS, "-o", made, *SOURCES], check=True, capture_output=True, text=True)
             made.replace(path)
     return path
 
