@@ -131,7 +131,8 @@ class Program:
             value: i for i, conv in enumerate(self.convs) for value in (*conv.inputs, conv.add) if value is not None
         }
         last_use[self.result] = len(self.convs)
-        place, free, count = {0: 0}, [], 1
+        place, count = {0: 0}, 1
+        free: list[tuple[int, int]] = []  # place, channels
         for i, conv in enumerate(self.convs):
             same = [spot for spot, channels in free if channels == self.channels[conv.out]]
             if same:
@@ -149,10 +150,12 @@ class Program:
         lanes, margin = self.library.lanes(), self.margin
         pitch = lanes + -(-w // lanes) * lanes + lanes
         place = self.buffers()
-        memory = {
-            spot: torch.zeros(h + 2 * margin, self.channels[value], pitch)
-            for value, spot in sorted(place.items(), reverse=True)
-        }
+        memory = {}
+        for value, spot in sorted(place.items(), reverse=True):
+            room = torch.empty(h + 2 * margin, self.channels[value], pitch)
+            for border in (room[:margin], room[margin + h :], room[..., :lanes], room[..., lanes + w :]):
+                border.zero_()
+            memory[spot] = room
         steps = (Step * len(self.convs))(*(self.step(conv, place, memory) for conv in self.convs))
         inside = (slice(margin, margin + h), slice(None), slice(lanes, lanes + w))
         feat = torch.empty(batch, h, w, self.channels[self.result])
