@@ -1,8 +1,7 @@
 """Iterations per second of the training jobs against the straightforward formulation: python benchmarks/training.py
 
 Both sides of a job do the same arithmetic on the same batches in the same process, in turns, so that a busy machine
-slows both. `published` is the paper's formulation written out plainly: coordinates per HR pixel, features gathered by
-grid_sample, every Linear of every MLP on [feat, coord, cell] of every pixel, channels-first memory.
+slows both. What `published` is, benchmarks/published.py says.
 """
 
 import argparse
@@ -16,14 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from benchmarks.published import run_mlp
 from models.build import build_original, build_pcsr
-from models.mlp import PixelMLP
 from models.pcsr import PCSR, bilinear
 from train import OriginalTask
 from train_pcsr import Phase0, Phase1
@@ -39,29 +37,6 @@ RECIPE = {"original": 2_000_000, "phase 0": 2_000_000, "phase 1": 500_000}  # it
 QUEUE = 20  # iterations between two waits for a GPU, which a training loop does not wait for either
 
 
-def centres(size: int) -> Tensor:
-    return (2 * torch.arange(size) + 1) / size - 1
-
-
-def published_input(feat: Tensor, size: tuple[int, int]) -> Tensor:
-    """feat (b,c,h,w) -> [feat, rel_coord, rel_cell] at every HR pixel, (b,N,c+4)."""
-    batch, channels, h, w = feat.shape
-    coord = torch.stack(torch.meshgrid(centres(size[0]), centres(size[1]), indexing="ij"), -1).view(1, -1, 2)
-    coord = coord.to(feat.device).expand(batch, -1, -1)  # (b,N,2)
-    lr_coord = torch.stack(torch.meshgrid(centres(h), centres(w), indexing="ij")).expand(batch, 2, h, w)
-    grid = coord.flip(-1)[:, None]  # (b,1,N,2), x before y
-    read = F.grid_sample(torch.cat([feat, lr_coord.to(feat.device)], 1), grid, mode="nearest", align_corners=False)
-    read = read[:, :, 0].permute(0, 2, 1)  # (b,N,c+2)
-    sides = torch.tensor([h, w], device=feat.device)
-    offset = (coord - read[..., channels:]) * sides
-    cell = (2 / torch.tensor(size, device=feat.device) * sides).expand_as(offset)
-    return torch.cat([read[..., :channels], offset, cell], -1)
-
-
-def published_mlp(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
-    return mlp.layers(published_input(feat, size))  # (b,N,out)
-
-
 class PublishedTask(Task[PCSR]):
     """Both phases as the paper writes them down; the phase is told by the number of upsamplers."""
 
@@ -70,12 +45,12 @@ class PublishedTask(Task[PCSR]):
         target = (hr - bilinear(lr, size)).flatten(2).permute(0, 2, 1)  # (b,N,3)
         if model.classifier is None:
             feat = model.encoder(lr - model.mean)
-            return {"loss": (published_mlp(model.mlps()[0], feat, size) - target).abs().mean()}
+            return {"loss": (run_mlp(model.mlps()[0], feat, size) - target).abs().mean()}
         *upsamplers, classifier = model.mlps()
         with torch.no_grad():
             feat = model.encoder(lr - model.mean)
-        prob = published_mlp(classifier, feat, size).softmax(-1)
-        sr = sum(prob[..., j : j + 1] * published_mlp(mlp, feat, size) for j, mlp in enumerate(upsamplers))
+        prob = run_mlp(classifier, feat, size).softmax(-1)
+        sr = sum(prob[..., j : j + 1] * run_mlp(mlp, feat, size) for j, mlp in enumerate(upsamplers))
         half = prob[..., -1].numel() / 2
         return {"loss": 1000 * (sr - target).abs().mean() + 3 * (prob[..., -1].sum() - half).abs() / half}
 

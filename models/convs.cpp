@@ -33,6 +33,7 @@ struct Step {
 };
 
 static inline Vec load(const float* p) { return *(const Vec*)p; }
+static inline Vec all(float x) { return x - Vec{}; }  // x + 0 would be computed, for the sake of -0
 
 template <int OUT, int VECTORS>
 static inline void tile(
@@ -41,12 +42,12 @@ static inline void tile(
 ) {
     Vec sum[OUT][VECTORS];
     for (int o = 0; o < OUT; o++)
-        for (int v = 0; v < VECTORS; v++) sum[o][v] = Vec{} + bias[o];
+        for (int v = 0; v < VECTORS; v++) sum[o][v] = all(bias[o]);
     for (int t = 0; t < count; t++) {
         Vec in[VECTORS];
         for (int v = 0; v < VECTORS; v++) in[v] = load(taps[t] + x + v * LANES);
         for (int o = 0; o < OUT; o++) {
-            const Vec w = Vec{} + weight[t * cout + o];
+            const Vec w = all(weight[t * cout + o]);
             for (int v = 0; v < VECTORS; v++) sum[o][v] += w * in[v];
         }
     }

@@ -26,6 +26,7 @@ typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 static inline Vec load(const float* p) { return *(const Vec*)p; }
 static inline void store(float* p, Vec v) { *(Vec*)p = v; }
 static inline Vec relu(Vec v) { return v > 0 ? v : Vec{}; }
+static inline Vec all(float x) { return x - Vec{}; }  // x + 0 would be computed, for the sake of -0
 static inline int pad(int n) { return (n + LANES - 1) / LANES * LANES; }
 
 struct Layer {
@@ -45,7 +46,7 @@ static inline void tile(const Layer& l, const float* in, float* out, int o) {
         Vec weight[G];
         for (int g = 0; g < G; g++) weight[g] = load(l.weight + (long)c * out_row + o + g * LANES);
         for (int p = 0; p < TILE; p++) {
-            const Vec x = Vec{} + in[p * in_row + c];
+            const Vec x = all(in[p * in_row + c]);
             for (int g = 0; g < G; g++) sum[p][g] += x * weight[g];
         }
     }

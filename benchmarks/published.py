@@ -1,0 +1,75 @@
+"""The paper's formulation written out plainly, as the benchmarks' other side.
+
+Coordinates per HR pixel, features gathered by grid_sample, every Linear of an MLP on [feat, rel_coord, rel_cell] of
+every pixel it is asked for, channels-first memory.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.decide import assign_k
+from models.mlp import PixelMLP
+from models.pcsr import PCSR, bilinear
+
+PIXELS_AT_ONCE = 300_000
+
+
+def centres(size: int, device: torch.device) -> Tensor:
+    return (2 * torch.arange(size, device=device) + 1) / size - 1
+
+
+def grid(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Centres (H*W,2) of an image's pixels, y before x, in [-1,1]."""
+    axes = torch.meshgrid(centres(size[0], device), centres(size[1], device), indexing="ij")
+    return torch.stack(axes, -1).view(-1, 2)
+
+
+def mlp_input(feat: Tensor, coord: Tensor, size: tuple[int, int]) -> Tensor:
+    """feat (b,c,h,w), the coords (b,N,2) of HR pixels -> [feat, rel_coord, rel_cell], (b,N,c+4)."""
+    batch, channels, h, w = feat.shape
+    own = grid((h, w), feat.device).t().view(1, 2, h, w).expand(batch, -1, -1, -1)
+    read = F.grid_sample(torch.cat([feat, own], 1), coord.flip(-1)[:, None], mode="nearest", align_corners=False)
+    read = read[:, :, 0].permute(0, 2, 1)  # (b,N,c+2)
+    sides = torch.tensor([h, w], device=feat.device)
+    offset = (coord - read[..., channels:]) * sides
+    cell = (2 / torch.tensor(size, device=feat.device) * sides).expand_as(offset)
+    return torch.cat([read[..., :channels], offset, cell], -1)
+
+
+def run_mlp(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
+    """An MLP at every HR pixel, differentiable: (b,H*W,out)."""
+    coord = grid(size, feat.device).expand(feat.shape[0], -1, -1)
+    return mlp.layers(mlp_input(feat, coord, size))
+
+
+def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> Tensor:
+    """SR (1,3,H,W) of one image by the k rule, refined; each upsampler runs on the pixels it got."""
+    feat = model.encoder(lr - model.mean)
+    coords = grid(size, lr.device)
+    *upsamplers, classifier = model.mlps()
+
+    def at(mlp: PixelMLP, coord: Tensor) -> Tensor:
+        parts = [mlp.layers(mlp_input(feat, part[None], size))[0] for part in coord.split(PIXELS_AT_ONCE)]
+        return torch.cat(parts)
+
+    prob = at(classifier, coords).softmax(-1).t().view(1, -1, *size)
+    assignment = assign_k(prob, model.account().cost(size[0] / lr.shape[2]), k)
+    residual = torch.empty(len(coords), 3, device=lr.device)
+    for j, mlp in enumerate(upsamplers):
+        chosen = (assignment.flatten() == j).nonzero()[:, 0]
+        if len(chosen):
+            residual[chosen] = at(mlp, coords[chosen])
+    sr = residual.t().view(1, 3, *size) + bilinear(lr, size)
+    return unfold_refine(sr, assignment)
+
+
+def unfold_refine(sr: Tensor, assignment: Tensor) -> Tensor:
+    """Refinement by nine copies of the image."""
+    height, width = sr.shape[-2:]
+    near = F.unfold(assignment[:, None].float(), 3)  # (1,9,N)
+    mean = torch.stack([F.unfold(sr[:, c : c + 1], 3).mean(1) for c in range(3)], 1).view(1, 3, height - 2, width - 2)
+    lighter = (near.amax(1) > near[:, 4]).view(1, 1, height - 2, width - 2)
+    refined = sr.clone()
+    refined[..., 1:-1, 1:-1] = torch.where(lighter, mean, sr[..., 1:-1, 1:-1])
+    return refined
