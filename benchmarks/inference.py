@@ -156,7 +156,8 @@ def main() -> None:
     print(table.drop(columns=["flops_paper", "flops_executed"]).to_string(index=False, float_format="%.3f"))
     write_atomic(args.csv, table.to_csv(index=False, float_format="%.6g").encode())
     if args.json:
-        print(json.dumps(table[["name", "seconds", "flops_paper", "flops_executed"]].to_dict("records")))
+        kept = table[["name", "seconds", "flops_paper", "flops_executed"]].astype(object)
+        print(json.dumps(kept.where(kept.notna(), None).to_dict("records")))
 
 
 if __name__ == "__main__":
