@@ -6,6 +6,7 @@ of stride 1, rectifiers, sums and concatenations of channels has no program and 
 
 import ctypes
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 INPUTS = 8  # of a step, as in convs.cpp
+BAND_BYTES = 1 << 30  # of the values in between: larger images go through in bands of rows
 
 
 class Step(ctypes.Structure):
@@ -144,25 +146,35 @@ class Program:
             free += [(place[value], self.channels[value]) for value in place if last_use[value] == i]
         return place
 
+    def halo(self) -> int:
+        """How many rows away an input pixel can still matter to a pixel of the result."""
+        reach = {0: 0}
+        for conv in self.convs:
+            behind = max(reach[value] for value in conv.inputs) + conv.layer.kernel_size[0] // 2
+            reach[conv.out] = behind if conv.add is None else max(behind, reach[conv.add])
+        return reach[self.result]
+
     def __call__(self, images: Tensor) -> Tensor:
         """images (b,3,h,w) float32 on the CPU -> feat (b,c,h,w), channels-last."""
         batch, _, h, w = images.shape
-        lanes, margin = self.library.lanes(), self.margin
+        lanes, margin, halo = self.library.lanes(), self.margin, self.halo()
         pitch = lanes + -(-w // lanes) * lanes + lanes
         place = self.buffers()
-        memory = {}
-        for value, spot in sorted(place.items(), reverse=True):
-            room = torch.empty(h + 2 * margin, self.channels[value], pitch)
-            for border in (room[:margin], room[margin + h :], room[..., :lanes], room[..., lanes + w :]):
+        channels = {spot: self.channels[value] for value, spot in place.items()}
+        rows = min(h, max(BAND_BYTES // (4 * pitch * sum(channels.values())), 4 * halo + 16))
+        memory = {spot: torch.empty(rows + 2 * margin, count, pitch) for spot, count in channels.items()}
+        for room in memory.values():
+            for border in (room[:margin], room[margin + rows :], room[..., :lanes], room[..., lanes + w :]):
                 border.zero_()
-            memory[spot] = room
         steps = (Step * len(self.convs))(*(self.step(conv, place, memory) for conv in self.convs))
-        inside = (slice(margin, margin + h), slice(None), slice(lanes, lanes + w))
+        inside = (slice(margin, margin + rows), slice(None), slice(lanes, lanes + w))
         feat = torch.empty(batch, h, w, self.channels[self.result])
         for image, out in zip(images, feat, strict=True):
-            memory[place[0]][inside] = image.transpose(0, 1)
-            self.library.convolve(steps, len(steps), h, w, pitch, margin, torch.get_num_threads())
-            out.copy_(memory[place[self.result]][inside].transpose(1, 2))
+            for top, start, end in bands(h, rows, halo):
+                memory[place[0]][inside] = image[:, top : top + rows].transpose(0, 1)
+                self.library.convolve(steps, len(steps), rows, w, pitch, margin, torch.get_num_threads())
+                result = memory[place[self.result]][inside].transpose(1, 2)
+                out[start:end] = result[start - top : end - top]
         return feat.permute(0, 3, 1, 2)
 
     def step(self, conv: Conv, place: dict[int, int], memory: dict[int, Tensor]) -> Step:
@@ -184,6 +196,16 @@ class Program:
             layer.out_channels // layer.groups,
             layer.kernel_size[0],
         )
+
+
+def bands(h: int, rows: int, halo: int) -> Iterator[tuple[int, int, int]]:
+    """Cut h rows into bands of `rows`: where each begins, and which of its rows come out as those of the whole."""
+    start = 0
+    while start < h:
+        top = min(max(start - halo, 0), h - rows)
+        end = h if top + rows == h else top + rows - halo
+        yield top, start, end
+        start = end
 
 
 def sole_user(node: fx.Node) -> fx.Node | None:

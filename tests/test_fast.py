@@ -13,6 +13,7 @@ from models.build import build_pcsr
 from models.decide import assign_k
 from models.fast import FastPCSR, prepare
 from models.pcsr import PCSR
+from models.program import Program
 from tests.conftest import ROOT, TINY_PCSR
 from utils.config import PCSRSpec
 
@@ -73,6 +74,18 @@ def test_phase0_and_an_image_larger_than_a_block() -> None:
     fast = prepare(model)
     zeros = torch.zeros(1, 160, 240, dtype=torch.int64)
     torch.testing.assert_close(fast.upsample(fast.encode(lr), (160, 240), zeros), expected, rtol=0, atol=2e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("backbone,halo", [("carn", 19), ("srresnet", 33), ("fsrcnn", 6)])
+@torch.inference_mode()
+def test_bands_of_rows_give_the_whole(backbone: str, halo: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepare(model_of({"backbone": backbone, "width": 8})).run_encoder
+    assert isinstance(run, Program) and run.halo() == halo
+    images = torch.rand(2, 3, 5 * halo + 101, 20)
+    whole = run(images)
+    monkeypatch.setattr("models.program.BAND_BYTES", 1)
+    torch.testing.assert_close(run(images), whole, rtol=0, atol=0)
 
 
 def test_a_copy_is_prepared() -> None:
