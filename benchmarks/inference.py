@@ -75,9 +75,9 @@ def ways(pcsr: PCSR, original: Backbone, device: torch.device) -> dict[str, Way]
         return lambda lr: restore(lr, SCALE, None)[0].flops
 
     fast = {name: ours(setting) for name, setting in SETTINGS.items()}
-    eager, last = (load_copy(original).to(device) for _ in range(2))
+    eager, last = (copy_of(original).to(device) for _ in range(2))
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plain = load_copy(pcsr).to(device)
+    plain = copy_of(pcsr).to(device)
     assert isinstance(plain, PCSR)
     per_lr = network_flops(original)
 
@@ -99,7 +99,7 @@ def ways(pcsr: PCSR, original: Backbone, device: torch.device) -> dict[str, Way]
     }
 
 
-def load_copy(model: PCSR | Backbone) -> torch.nn.Module:
+def copy_of(model: PCSR | Backbone) -> torch.nn.Module:
     return copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 

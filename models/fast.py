@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fold import folded
-from models.kernel import PixelKernel, library
+from models.kernel import PixelKernel, load_kernels
 from models.pcsr import PCSR, Encoded, Pixels, bilinear
 from models.program import Program, Unsupported
 
@@ -18,7 +18,7 @@ from models.program import Program, Unsupported
 def prepare(model: PCSR) -> PCSR:
     """A copy of a trained model for inference, with the same methods; later changes of the model do not reach it."""
     device, dtype = model.mean.device, model.mean.dtype
-    compiled = library() if (device.type, dtype) == ("cpu", torch.float32) else None
+    compiled = load_kernels() if (device.type, dtype) == ("cpu", torch.float32) else None
     parts = folded(model)
     assert isinstance(parts, PCSR)
     parts.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -26,8 +26,8 @@ FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel; it is built on first use, within seconds. None, and a line on stderr, if that fails."""
+def load_kernels() -> ctypes.CDLL | None:
+    """The compiled kernels; they are built on first use, within seconds. None, and a line on stderr, if that fails."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     try:
         if compiler is None:
@@ -63,10 +63,10 @@ def processor() -> str:
 class PixelKernel:
     """One PixelMLP, its weights packed as pixels.cpp describes."""
 
-    def __init__(self, mlp: PixelMLP, library: ctypes.CDLL) -> None:
-        self.library = library
+    def __init__(self, mlp: PixelMLP, compiled: ctypes.CDLL) -> None:
+        self.compiled = compiled
         self.mlp = mlp
-        self.lanes = library.lanes()
+        self.lanes = compiled.lanes()
         first, *later = mlp.linears()
         self.project = self.padded(first.weight.detach()[:, : mlp.in_channels], 0)[:, :, None, None]
         self.bias = self.padded(first.bias.detach(), 0)
@@ -102,7 +102,7 @@ class PixelKernel:
         first = self.mlp.first_layer(table[:, : self.widths[0]], rows, cols)
         row, col = self.padded(first.row, 1), self.padded(first.col, 1)
         height, width = planes.shape[1:]
-        self.library.mlp_at(
+        self.compiled.mlp_at(
             *map(address, (table, row, col, rows.index, cols.index)),
             w,
             address(self.weight),

@@ -71,8 +71,8 @@ def slope_of(node: fx.Node, modules: dict[str, nn.Module]) -> float | Tensor | N
 class Program:
     """Runs an encoder's convolutions on one image after the other. Raises Unsupported if it cannot be expressed."""
 
-    def __init__(self, encoder: nn.Module, library: ctypes.CDLL) -> None:
-        self.library = library
+    def __init__(self, encoder: nn.Module, compiled: ctypes.CDLL) -> None:
+        self.compiled = compiled
         self.convs: list[Conv] = []
         self.channels: dict[int, int] = {}
         graph = fx.symbolic_trace(encoder)
@@ -157,7 +157,7 @@ class Program:
     def __call__(self, images: Tensor) -> Tensor:
         """images (b,3,h,w) float32 on the CPU -> feat (b,c,h,w), channels-last."""
         batch, _, h, w = images.shape
-        lanes, margin, halo = self.library.lanes(), self.margin, self.halo()
+        lanes, margin, halo = self.compiled.lanes(), self.margin, self.halo()
         pitch = lanes + -(-w // lanes) * lanes + lanes
         place = self.buffers()
         channels = {spot: self.channels[value] for value, spot in place.items()}
@@ -172,7 +172,7 @@ class Program:
         for image, out in zip(images, feat, strict=True):
             for top, start, end in bands(h, rows, halo):
                 memory[place[0]][inside] = image[:, top : top + rows].transpose(0, 1)
-                self.library.convolve(steps, len(steps), rows, w, pitch, margin, torch.get_num_threads())
+                self.compiled.convolve(steps, len(steps), rows, w, pitch, margin, torch.get_num_threads())
                 result = memory[place[self.result]][inside].transpose(1, 2)
                 out[start:end] = result[start - top : end - top]
         return feat.permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ SPECS = {
 }
 SIZES = [(36, 52), (23, 34), (9, 13)]  # HR of 9x13 LR: x4, about x2.6, x1
 
-needs_compiler = pytest.mark.skipif(kernel.library() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(kernel.load_kernels() is None, reason="no C++ compiler")
 
 
 def model_of(changes: dict[str, object]) -> PCSR:

@@ -178,7 +178,7 @@ def exit_code(main: Callable[[], None]) -> int:
         return stopped.code
     except SystemExit as end:
         return int(end.code or 0)
-    except Exception:
+    except Exception:  # shown in full and told by the exit code; only run_rank's way out is not Python's
         wait(CRASH_WAIT + turn)  # it may only be that another process is gone
         print(f"rank {rank} failed:", file=sys.stderr)
         traceback.print_exc()
