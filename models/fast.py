@@ -9,6 +9,7 @@ from ctypes import CDLL
 import torch
 from torch import Tensor, nn
 
+from models.convs import Runner
 from models.fold import folded
 from models.kernel import PixelKernel, load_kernels
 from models.pcsr import PCSR, Encoded, Pixels, bilinear
@@ -24,15 +25,16 @@ def prepare(model: PCSR) -> PCSR:
     parts.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled is None:
         return parts
-    return FastPCSR(parts, program(parts.encoder, compiled), [PixelKernel(mlp, compiled) for mlp in parts.mlps()])
+    return FastPCSR(parts, runner(parts.encoder, compiled), [PixelKernel(mlp, compiled) for mlp in parts.mlps()])
 
 
-def program(encoder: nn.Module, compiled: CDLL) -> Callable[[Tensor], Tensor]:
+def runner(encoder: nn.Module, compiled: CDLL) -> Callable[[Tensor], Tensor]:
     """The encoder as a compiled program, or itself if it cannot be one."""
     try:
-        return Program(encoder, compiled)
+        program = Program(encoder)
     except Unsupported:
         return encoder
+    return Runner(program.convs, program.channels, compiled)
 
 
 class FastPCSR(PCSR):

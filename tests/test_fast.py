@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import kernel
+from models import convs, kernel
 from models.build import build_pcsr
+from models.convs import Runner
 from models.decide import assign_k
 from models.fast import FastPCSR, prepare
 from models.pcsr import PCSR
-from models.program import Program
 from tests.conftest import ROOT, TINY_PCSR
 from utils.config import PCSRSpec
 
@@ -77,15 +77,22 @@ def test_phase0_and_an_image_larger_than_a_block() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("backbone,halo", [("carn", 19), ("srresnet", 33), ("fsrcnn", 6)])
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+@pytest.mark.parametrize("cache_bytes,tile_height", [(1, 8), (60_000, 20), (1 << 40, 1000)])
 @torch.inference_mode()
-def test_bands_of_rows_give_the_whole(backbone: str, halo: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = prepare(model_of({"backbone": backbone, "width": 8})).run_encoder
-    assert isinstance(run, Program) and run.halo() == halo
-    images = torch.rand(2, 3, 5 * halo + 101, 20)
-    whole = run(images)
-    monkeypatch.setattr("models.program.BAND_BYTES", 1)
-    torch.testing.assert_close(run(images), whole, rtol=0, atol=0)
+def test_encoder_in_stages_and_tiles(
+    backbone: str, cache_bytes: int, tile_height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convs, "CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(convs, "TILE_HEIGHT", tile_height)
+    fast = prepare(model_of({"backbone": backbone, "width": 12}))
+    run = fast.run_encoder
+    assert isinstance(run, Runner)
+    sizes = [len(stage.convs) for stage in run.stages]
+    assert max(sizes) == 1 if cache_bytes == 1 else min(sizes) > 1 if cache_bytes == 1 << 40 else len(sizes) > 1
+    for size in ((70, 230), (5, 3), (33, 97)):
+        images = torch.rand(2, 3, *size)
+        torch.testing.assert_close(run(images), fast.encoder(images), rtol=0, atol=2e-5)
 
 
 def test_a_copy_is_prepared() -> None:
