@@ -8,6 +8,7 @@ python demo.py --img_path photo.jpg --upscale  enlarges the image itself
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import skimage.data
 import torch
@@ -27,12 +28,14 @@ from utils.options import (
     add_model_options,
     checked_scale,
     chosen_model,
+    large,
     refinement,
     settings,
 )
 from utils.report import format_table, image_table, summarise, summary_json
 from utils.resize import downscale, imresize
-from utils.restore import Restore, Restored, original_restorer, pcsr_restorer
+from utils.restore import Large, Restore, Restored, original_restorer
+from utils.restore_pcsr import pcsr_restorer
 from utils.runs import SAVE
 from utils.visual import OPACITY, busiest, colour_assignment, panel
 
@@ -74,24 +77,24 @@ def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Pa
     """Enlarge the image itself; alpha is enlarged on its own by bicubic, 16 bits stay 16, gray stays gray."""
     colours = image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha)
     lr = check_side(to_tensor(colours), path)
-    results = restore(lr, scale, None)
+    results = restore(lr, scale, bits=image.bits)
     for restored in results:
         assert restored.assignment is not None
-        sr = restored.sr.cpu()
-        pixels = to_pixels(sr.mean(1, keepdim=True) if image.gray else sr, image.bits)
+        pixels, (height, width) = restored.pixels, restored.assignment.shape
+        if image.gray:
+            pixels = pixels.mean(axis=2, dtype=np.float32).round().astype(pixels.dtype)
         alpha = None
         if image.alpha is not None:
-            alpha = to_pixels(imresize(to_tensor(image.alpha), (sr.shape[2], sr.shape[3])), image.bits)
+            alpha = to_pixels(imresize(to_tensor(image.alpha), (height, width)), image.bits)
         name = f"{path.stem}_x{scale:g}{suffix(restored, results)}"
         write_image(folder / f"{name}.png", pixels, alpha)
-        write_image(
-            folder / f"{name}_assignment.png", colour_assignment(sr, restored.assignment, restored.upsamplers, opacity)
-        )
-        print(f"{lr.shape[3]}x{lr.shape[2]} -> {sr.shape[3]}x{sr.shape[2]}: {folder / name}.png")
+        overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
+        write_image(folder / f"{name}_assignment.png", overlay)
+        print(f"{lr.shape[3]}x{lr.shape[2]} -> {width}x{height}: {folder / name}.png")
     return results
 
 
-def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torch.device) -> list[Restored]:
+def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torch.device, how: Large) -> list[Restored]:
     """What the backbone's original model makes of the image, if its weights are there and do this scale."""
     folder = SAVE / f"{backbone}-x4"
     if not (folder / WEIGHTS).exists():
@@ -104,7 +107,7 @@ def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torc
         print(f"left out the original model: {folder} does x{model.scale} only")
         return []
     print(f"original model: {folder}")
-    return original_restorer(model, device)(lr, scale, None)
+    return original_restorer(model, device, how)(lr, scale)
 
 
 def simulate(
@@ -114,13 +117,14 @@ def simulate(
     backbone: str,
     scale: float,
     device: torch.device,
+    how: Large,
     folder: Path,
     opacity: float,
 ) -> pd.DataFrame:
     """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
     hr = mod_crop(to_tensor(image.pixels), scale, path)
     lr = downscale(hr.double(), scale).float()
-    originals, results = original_results(backbone, lr, scale, device), restore(lr, scale, None)
+    originals, results = original_results(backbone, lr, scale, device, how), restore(lr, scale)
     write_image(folder / "hr.png", to_pixels(hr))
     write_image(folder / "lr.png", to_pixels(lr))
     enlarged = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # only to be seen beside the others
@@ -130,11 +134,10 @@ def simulate(
     captions = [f"{kind}: {line.psnr:.2f} dB" for kind, line in zip(kinds, table.itertuples(), strict=True)]
     for restored, caption in zip((*originals, *results), captions, strict=True):
         name = "original" if restored.assignment is None else f"pcsr{suffix(restored, results)}"
-        pixels = to_pixels(restored.sr)
-        write_image(folder / f"{name}.png", pixels)
-        row.append((caption, pixels))
+        write_image(folder / f"{name}.png", restored.pixels)
+        row.append((caption, restored.pixels))
         if restored.assignment is not None:
-            overlay = colour_assignment(restored.sr, restored.assignment, restored.upsamplers, opacity)
+            overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
             write_image(folder / f"assignment{suffix(restored, results)}.png", overlay)
             row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
     chosen = results[0].assignment
@@ -152,7 +155,7 @@ def main() -> None:
     model, spec, _ = chosen_model(args)
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; the demo needs a PCSR model")
-    restore = pcsr_restorer(model, settings(args), refinement(args), device)
+    restore = pcsr_restorer(model, settings(args), refinement(args), device, large(args))
     image, path = load_image(args.img_path)
     folder = Path(args.out_dir)
     if args.upscale:
@@ -163,7 +166,7 @@ def main() -> None:
         summary = summarise(table)
     else:
         folder /= path.stem
-        summary = simulate(image, path, restore, spec.backbone, scale, device, folder, args.opacity)
+        summary = simulate(image, path, restore, spec.backbone, scale, device, large(args), folder, args.opacity)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

@@ -3,7 +3,7 @@
 from models.blocks import Backbone
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
-from utils.options import chosen_model, eval_parser, run_evaluation
+from utils.options import chosen_model, eval_parser, large, run_evaluation
 from utils.restore import original_restorer
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     if not isinstance(model, Backbone):
         raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
     ranks = start_ranks(args.device)
-    run_evaluation(args, original_restorer(model, ranks.device), name, ranks)
+    run_evaluation(args, original_restorer(model, ranks.device, large(args)), name, ranks)
     stop_ranks(ranks)
 
 

@@ -3,8 +3,8 @@
 from models.pcsr import PCSR
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
-from utils.options import add_decision_options, chosen_model, eval_parser, refinement, run_evaluation, settings
-from utils.restore import pcsr_restorer
+from utils.options import add_decision_options, chosen_model, eval_parser, large, refinement, run_evaluation, settings
+from utils.restore_pcsr import pcsr_restorer
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
     ranks = start_ranks(args.device)
-    run_evaluation(args, pcsr_restorer(model, settings(args), refinement(args), ranks.device), name, ranks)
+    run_evaluation(args, pcsr_restorer(model, settings(args), refinement(args), ranks.device, large(args)), name, ranks)
     stop_ranks(ranks)
 
 

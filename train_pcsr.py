@@ -16,7 +16,8 @@ from utils.dist import Ranks, run_rank, start_ranks, stop_ranks
 from utils.engine import Task, read_config, run_folder, train, train_parser
 from utils.errors import InputError
 from utils.evaluate import Protocol, Row, evaluate
-from utils.restore import REFINE, Setting, pcsr_restorer
+from utils.restore import Setting
+from utils.restore_pcsr import REFINE, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):

@@ -32,7 +32,8 @@ from utils.files import list_images, write_atomic
 from utils.flops import Flops, network_flops
 from utils.image import read_image, to_tensor
 from utils.resize import downscale
-from utils.restore import REFINE, Setting, pcsr_restorer
+from utils.restore import Setting
+from utils.restore_pcsr import REFINE, pcsr_restorer
 
 SCALE = 4
 SETTINGS = {
@@ -72,7 +73,7 @@ def ways(pcsr: PCSR, original: Backbone, device: torch.device) -> dict[str, Way]
 
     def ours(setting: Setting) -> Way:
         restore = pcsr_restorer(pcsr, [setting], REFINE, device)
-        return lambda lr: restore(lr, SCALE, None)[0].flops
+        return lambda lr: restore(lr, SCALE)[0].flops
 
     fast = {name: ours(setting) for name, setting in SETTINGS.items()}
     eager, last = (copy_of(original).to(device) for _ in range(2))

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.decide import assign_k
 from models.mlp import PixelMLP
 from models.pcsr import PCSR, bilinear
 
@@ -54,7 +53,8 @@ def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> Tensor:
         return torch.cat(parts)
 
     prob = at(classifier, coords).softmax(-1).t().view(1, -1, *size)
-    assignment = assign_k(prob, model.account().cost(size[0] / lr.shape[2]), k)
+    cost = torch.tensor(model.account().cost(size[0] / lr.shape[2]), device=lr.device)
+    assignment = (prob / cost[:, None, None] ** k).argmax(1)
     residual = torch.empty(len(coords), 3, device=lr.device)
     for j, mlp in enumerate(upsamplers):
         chosen = (assignment.flatten() == j).nonzero()[:, 0]

@@ -1,11 +1,13 @@
 """What the three backbones share: an original model is an encoder, a tail that enlarges, and the data's mean."""
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.part import reach
 from utils.flops import Call, Countable
 
 
@@ -50,6 +52,11 @@ class Backbone(nn.Module):
         if self.residual:
             sr = sr + F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
         return sr
+
+    @functools.cached_property
+    def halo(self) -> int | None:
+        """How many LR pixels away the image still matters to an output pixel; None if there is no end to it."""
+        return reach(self)
 
     def calls(self) -> Iterator[Call]:
         parts: tuple[Countable, Countable] = (self.encoder, self.tail)  # type: ignore[assignment]

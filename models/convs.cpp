@@ -39,16 +39,22 @@ struct Step {
     int reach;
 };
 
+struct Region {
+    int top, left, bottom, right;
+};
+
 struct Stage {
     int first, end;  // steps
     int height, width;  // of its tiles
     int reach;  // the largest
+    Region region;  // what it computes of the image: all that later stages read
 };
 
 struct Image {
     const Value* values;
     const float* zeros;  // a row outside of it, of any value
-    float* feat;         // (h, w, C)
+    float* feat;         // (rows, columns, C) of the last stage's region
+    Region region;
     int h, w;
 };
 
@@ -156,9 +162,11 @@ static void convolve_row(const Tile& tile, const Step& s, int y, int from, int e
 
 static void emit_row(const Tile& tile, const Value& value, int y) {
     const float* row = tile.row(value, y);
-    float* feat = tile.image.feat + (long)y * tile.image.w * value.channels;
+    const Region& region = tile.image.region;
+    float* feat = tile.image.feat + (long)(y - region.top) * (region.right - region.left) * value.channels;
     for (int x = tile.left; x < tile.right; x++)
-        for (int c = 0; c < value.channels; c++) feat[(long)x * value.channels + c] = row[(long)c * value.pitch + x];
+        for (int c = 0; c < value.channels; c++)
+            feat[(long)(x - region.left) * value.channels + c] = row[(long)c * value.pitch + x];
 }
 
 static void run_tile(const Tile& tile, const Step* steps, const Stage& stage, std::vector<const float*>& taps) {
@@ -176,7 +184,7 @@ extern "C" void convolve(
     const Value* values, const Step* steps, const Stage* stages, int count, const float* zeros, float* feat, int h, int w,
     int floats, int threads
 ) {
-    const Image image{values, zeros, feat, h, w};
+    const Image image{values, zeros, feat, stages[count - 1].region, h, w};
     std::vector<std::atomic<int>> next(count);
     for (auto& tile : next) tile = 0;
     std::atomic<int> arrived{0};
@@ -185,10 +193,12 @@ extern "C" void convolve(
         std::vector<const float*> taps;
         for (int i = 0; i < count; i++) {
             const Stage& stage = stages[i];
-            const int across = (w + stage.width - 1) / stage.width, down = (h + stage.height - 1) / stage.height;
+            const Region& r = stage.region;
+            const int across = (r.right - r.left + stage.width - 1) / stage.width;
+            const int down = (r.bottom - r.top + stage.height - 1) / stage.height;
             for (int task; (task = next[i]++) < across * down;) {
-                const int top = task / across * stage.height, left = task % across * stage.width;
-                const int bottom = std::min(top + stage.height, h), right = std::min(left + stage.width, w);
+                const int top = r.top + task / across * stage.height, left = r.left + task % across * stage.width;
+                const int bottom = std::min(top + stage.height, r.bottom), right = std::min(left + stage.width, r.right);
                 run_tile({image, top, left, bottom, right, left - stage.reach - LANES, memory.data()}, steps, stage, taps);
             }
             arrived++;

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from models.part import Part, whole
+
 INPUTS = 8  # of a step, as in convs.cpp
 CACHE_BYTES = 1_000_000  # of a tile's rows: about what a core has to itself
 UNIT = 3  # vectors: tiles with what they compute beyond are a multiple wide, so that the kernel has few odd ends
@@ -38,7 +40,9 @@ class Step(ctypes.Structure):
 class Tiles(ctypes.Structure):
     """The steps of a stage and its tiles."""
 
-    _fields_ = tuple((name, ctypes.c_int) for name in ("first", "end", "height", "width", "reach"))
+    _fields_ = tuple(
+        (name, ctypes.c_int) for name in ("first", "end", "height", "width", "reach", "top", "left", "bottom", "right")
+    )
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Stage:
         # several tiles compute what reaches beyond them: it must stay theirs
         self.sound = not any(self.reach[value] for value in own & planes)
         self.far = max(self.reach[value] for value in own)
+        self.beyond = 0  # the region that later stages read around the one that is asked for
 
 
 def cut(convs: Sequence[Conv], channels: dict[int, int]) -> Iterator[Stage]:
@@ -126,6 +131,12 @@ class Runner:
         self.stages = list(cut(convs, channels))
         self.result = convs[-1].out
         self.lanes = compiled.lanes()
+        needed: dict[int, int] = {}
+        for stage in reversed(self.stages):
+            stage.beyond = max((needed.get(conv.out, 0) for conv in stage.convs), default=0)
+            for value, reach in stage.reach.items():
+                needed[value] = max(needed.get(value, 0), stage.beyond + reach)
+        self.halo = needed[0]
 
     def places(self) -> dict[int, int]:
         """Which piece of memory each plane lies in; one is used again when its value is not needed any more."""
@@ -142,20 +153,31 @@ class Runner:
             free += [(place[value], self.channels[value]) for value in place if last[value] == i]
         return place
 
-    def tiles(self, stage: Stage, first: int, h: int, w: int) -> Tiles:
+    def tiles(self, stage: Stage, first: int, seen: torch.Size, inside: Part) -> Tiles:
+        """The tiles of a stage whose steps begin with `first`; `inside` are the pixels asked for of those seen."""
+
+        def region(wanted: slice, n: int) -> tuple[int, int]:
+            return max(wanted.start - stage.beyond, 0), min(wanted.stop + stage.beyond, n)
+
+        top, bottom = region(inside.rows, seen[2])
+        left, right = region(inside.cols, seen[3])
         unit = UNIT * self.lanes
-        width = max(1, CACHE_BYTES // (4 * stage.floats * unit)) * unit - 2 * stage.far
-        width = min(width, w)
-        across = -(-w // width)
-        height = max(8, min(TILE_HEIGHT, h * across // (TASKS * torch.get_num_threads())))
-        return Tiles(first, first + len(stage.convs), height, width, stage.far)
+        fits = max(CACHE_BYTES // (4 * stage.floats * unit), 1 + 2 * stage.far // unit) * unit - 2 * stage.far
+        width = min(fits, right - left)
+        enough = (bottom - top) * -(-(right - left) // width) // (TASKS * torch.get_num_threads())
+        height = max(8, min(TILE_HEIGHT, enough))
+        return Tiles(first, first + len(stage.convs), height, width, stage.far, top, left, bottom, right)
 
     def padded(self, width: int) -> int:
         return -(-width // self.lanes) * self.lanes
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """images (b,3,h,w) float32 on the CPU -> feat (b,c,h,w), channels-last."""
+    def __call__(self, images: Tensor, inside: Part | None = None) -> Tensor:
+        """images (b,3,h,w) float32 on the CPU -> feat (b,c,..), channels-last, of all pixels or those `inside`.
+
+        They depend on `halo` pixels around them: what else there is of the image.
+        """
         batch, _, h, w = images.shape
+        inside = inside or whole(images)
         lanes = self.lanes
         pitch = lanes + self.padded(w) + lanes
         place = self.places()
@@ -169,7 +191,7 @@ class Runner:
         tiles: list[Tiles] = []
         largest = 0
         for stage in self.stages:
-            tiles.append(self.tiles(stage, len(steps), h, w))
+            tiles.append(self.tiles(stage, len(steps), images.shape, inside))
             steps += [conv.step(stage.reach[conv.out]) for conv in stage.convs]
             offset, inner = 0, lanes + self.padded(tiles[-1].width + 2 * stage.far) + lanes
             for value, count in stage.kept.items():
@@ -179,7 +201,8 @@ class Runner:
         steps.append(Step((ctypes.c_int * INPUTS)(self.result), 1))  # no groups: it is given out
         tiles[-1].end += 1
         zeros = torch.zeros(max(self.channels.values()), max(value.pitch for value in values))
-        feat = torch.empty(batch, h, w, self.channels[self.result])
+        rows, cols = (wanted.stop - wanted.start for wanted in inside)
+        feat = torch.empty(batch, rows, cols, self.channels[self.result])
         for image, out in zip(images, feat, strict=True):
             planes[0][..., lanes : lanes + w] = image.transpose(0, 1)
             self.compiled.convolve(

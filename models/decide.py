@@ -1,10 +1,12 @@
 """Which upsampler each pixel gets: pure functions of the classifier's output (paper).
 
-`prob` is (b,M,H,W), upsamplers ordered light .. heavy; an assignment is (b,H,W) int64, 0 = light .. M-1 = heavy.
+Upsamplers are ordered light .. heavy, and an assignment is (b,H,W) uint8, 0 = light .. M-1 = heavy. All rules depend on
+the probabilities through `log_odds` (b,M-1,H,W) alone, log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, which are
+differences of the classifier's logits. Beyond the assignment, memory is bounded: images are looked at in pieces.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from fast_pytorch_kmeans import KMeans
@@ -13,14 +15,15 @@ from torch import Tensor
 from utils.errors import InputError
 
 SAMPLE = 1 << 16  # pixels that stand for a large image where a threshold is sought
+PIECE = 1 << 21  # pixels looked at together
 NEAR = 0.05  # how far from the sample's k the whole image's is looked for first
 KMEANS_ITERATIONS = 20
 FLAT = 1e-6  # a map whose values differ by less has nothing to cluster
-BISECTIONS = 40
+RESOLUTION = 1e-8  # of k: pixels that lie closer together count as equal
 LARGE = 1e30  # of k: beyond it float32 would overflow
 
 
-def assign_k(prob: Tensor, cost: Sequence[float], k: float) -> Tensor:
+def assign_k(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
     """argmax_j prob_j / cost_j^k; larger k is cheaper. k = -inf is all heavy, k = inf all light; ties go to light.
 
     Raises InputError if k is not a number.
@@ -28,27 +31,22 @@ def assign_k(prob: Tensor, cost: Sequence[float], k: float) -> Tensor:
     if math.isnan(k):
         raise InputError("--k must be a number, not nan")
     if math.isinf(k):
-        return torch.full_like(prob[:, 0], 0 if k > 0 else prob.shape[1] - 1, dtype=torch.int64)
-    return best(log_prob(prob.unbind(1)), cost, k)
+        return torch.full_like(log_odds[:, 0], 0 if k > 0 else log_odds.shape[1], dtype=torch.uint8)
+    return best(log_odds, cost, k)
 
 
-def log_prob(prob: Sequence[Tensor]) -> list[Tensor]:
-    """Logarithms per upsampler; in them prob_j / cost_j^k cannot overflow at any k."""
-    return [p.clamp_min(torch.finfo(p.dtype).tiny).log() for p in prob]
-
-
-def best(logs: Sequence[Tensor], cost: Sequence[float], k: float) -> Tensor:
-    """Index of the largest log(prob_j / cost_j^k), the lightest of equals; logs (M times any shape) -> int64."""
-    top = logs[0]  # upsampler 0 is the reference: its offset is zero
-    index = torch.zeros_like(top, dtype=torch.int64)
-    for j in range(1, len(logs)):
-        score = logs[j] - max(-LARGE, min(k, LARGE)) * math.log(cost[j] / cost[0])
+def best(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
+    """Index of the largest prob_j / cost_j^k, the lightest of equals; (b,M-1,...) -> (b,...) uint8."""
+    prices = [max(-LARGE, min(k, LARGE)) * math.log(price / cost[0]) for price in cost[1:]]
+    index = (log_odds[:, 0] > prices[0]).to(torch.uint8)
+    for j in range(2, len(prices) + 1):
+        score = log_odds[:, j - 1] - prices[j - 1]
+        top = torch.stack([log_odds[:, i] - prices[i] for i in range(j - 1)]).amax(0).clamp_min_(0)
         index[score > top] = j
-        top = torch.maximum(top, score)
     return index
 
 
-def assign_budget(prob: Tensor, cost: Sequence[float], spend: Sequence[float], budget: float) -> Tensor:
+def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float], budget: float) -> Tensor:
     """The k rule at the one threshold of this image that spends `budget`.
 
     `spend` is what a pixel of each upsampler spends, `budget` the mean to reach, same unit. Between the two nearest
@@ -58,75 +56,99 @@ def assign_budget(prob: Tensor, cost: Sequence[float], spend: Sequence[float], b
     slack = 1e-9 * max(spend)
     if not min(spend) - slack <= budget <= max(spend) + slack:
         raise InputError(f"budget out of reach: between {min(spend):.4g} and {max(spend):.4g} per pixel")
-    logs = [log.flatten() for log in log_prob(prob.unbind(1))]
-    count = logs[0].numel()
-    limit = 2 * 90 / math.log(cost[-1] / cost[0])  # |log p| < 90 in float32: beyond, all pixels are light or heavy
-    sample = [log[:: stride(count)] for log in logs]
-    guess = bisect(sample, cost, spend, budget, [-limit, limit])[1]
-    assignment, _ = bisect(logs, cost, spend, budget, [-limit, guess - NEAR, guess + NEAR, limit])
-    return assignment.view_as(prob[:, 0])
-
-
-def bisect(
-    logs: Sequence[Tensor], cost: Sequence[float], spend: Sequence[float], budget: float, guesses: Sequence[float]
-) -> tuple[Tensor, float]:
-    """Assignment (n,) that spends `budget` per pixel, and its k; `guesses` are values of k that bracket it.
-
-    A pixel that chooses the same at both ends of the bracket is settled, so that each step works on fewer pixels.
-    """
     price = torch.tensor(spend, dtype=torch.float64)
-    low, *inner, high = guesses
-    settled = torch.zeros_like(logs[0], dtype=torch.int64)
-    left = budget * settled.numel()  # what the unsettled pixels may spend
-    where = torch.arange(settled.numel(), device=settled.device)
-    dear, cheap = torch.full_like(settled, len(spend) - 1), torch.zeros_like(settled)
-    for step in range(BISECTIONS):
-        middle = inner[step] if step < len(inner) else (low + high) / 2
-        if not low < middle < high:
-            continue
-        chosen = best(logs, cost, middle)
-        if total(chosen, price) > left:
-            low, dear = middle, chosen
+    limit = 2 * 90 / math.log(cost[-1] / cost[0])  # |log_odds| < 180 in float32: beyond, all pixels are light or heavy
+
+    def spent(pieces: Sequence[Tensor], k: float) -> float:
+        return sum(total(best(piece, cost, k), price) for piece in pieces)
+
+    whole = [log_odds[..., rows, :] for rows in pieces(log_odds)]
+    sample = [sampled(log_odds)]
+    share = sample[0].shape[2] * budget
+    guess = bisect(lambda k: spent(sample, k), share, -limit, limit)[1]
+    left = budget * log_odds[:, 0].numel()
+    low, high = bracket(lambda k: spent(whole, k), left, guess, limit)
+    low, high = bisect(lambda k: spent(whole, k), left, low, high)
+    left -= spent(whole, high) - 1e-9 * max(spend)
+    assignment = torch.empty_like(log_odds[:, 0], dtype=torch.uint8)
+    for piece, rows in zip(whole, pieces(log_odds), strict=True):
+        dear, cheap = best(piece, cost, low), best(piece, cost, high)
+        on_edge = (dear != cheap).nonzero(as_tuple=True)
+        steps = price[dear[on_edge].long().cpu()] - price[cheap[on_edge].long().cpu()]  # MPS has no float64
+        upgraded = (steps.cumsum(0) <= left).to(dear.device)
+        cheap[on_edge] = torch.where(upgraded, dear[on_edge], cheap[on_edge])
+        left = left - float(steps.sum()) if bool(upgraded.all()) else -math.inf
+        assignment[:, rows] = cheap
+    return assignment
+
+
+def bracket(spent: Callable[[float], float], target: float, guess: float, limit: float) -> tuple[float, float]:
+    """Values of k around `guess` of which the first spends more than `target` and the second does not."""
+    low, high = max(guess - NEAR, -limit), min(guess + NEAR, limit)
+    if spent(high) > target:
+        return high, limit
+    return (low, high) if spent(low) > target else (-limit, low)
+
+
+def bisect(spent: Callable[[float], float], target: float, low: float, high: float) -> tuple[float, float]:
+    """Narrow values of k of which the first spends more than `target`, or is the least, and the second does not."""
+    while high - low > RESOLUTION:
+        middle = (low + high) / 2
+        if spent(middle) > target:
+            low = middle
         else:
-            high, cheap = middle, chosen
-        same = dear == cheap
-        settled[where[same]] = cheap[same]
-        left -= total(cheap[same], price)
-        logs, where, dear, cheap = [log[~same] for log in logs], where[~same], dear[~same], cheap[~same]
-    extra = (price[dear.cpu()] - price[cheap.cpu()]).cumsum(0)  # on the CPU: MPS has no float64
-    upgraded = (extra <= left - total(cheap, price) + 1e-9 * max(spend)).to(dear.device)
-    settled[where] = torch.where(upgraded, dear, cheap)
-    return settled, (low + high) / 2
+            high = middle
+    return low, high
 
 
-def stride(count: int) -> int:
-    """Every how many of `count` pixels are sampled; odd, as an even stride would see few sub-pixel positions."""
-    return max(1, count // SAMPLE) | 1
+def pieces(log_odds: Tensor) -> Iterator[slice]:
+    """Rows (b,M-1,H,W) of about PIECE pixels."""
+    batch, _, height, width = log_odds.shape
+    step = max(1, PIECE // (batch * width))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def sampled(log_odds: Tensor) -> Tensor:
+    """About SAMPLE pixels, (1,M-1,n), at an odd stride, as an even one would see few sub-pixel positions."""
+    flat = log_odds.transpose(0, 1).flatten(1)
+    return flat[None, :, :: max(1, flat.shape[1] // SAMPLE) | 1]
 
 
 def total(assignment: Tensor, price: Tensor) -> float:
     """What an assignment spends; price (M,) float64 on the CPU."""
-    return float(torch.bincount(assignment, minlength=len(price)).cpu().double() @ price)
+    counts = [int(torch.count_nonzero(assignment == j)) for j in range(1, len(price))]
+    return float(torch.tensor([assignment.numel() - sum(counts), *counts], dtype=torch.float64) @ price)
 
 
-def assign_adaptive(prob: Tensor) -> Tensor:
+def heaviness(log_odds: Tensor) -> Tensor:
+    """The expected upsampler index, the heavy probability when M = 2; (b,M-1,...) -> (b,...)."""
+    if log_odds.shape[1] == 1:
+        return log_odds[:, 0].sigmoid()
+    prob = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1).softmax(1)
+    weight = torch.arange(prob.shape[1], dtype=prob.dtype, device=prob.device)
+    return (prob * weight.view(1, -1, *[1] * (prob.ndim - 2))).sum(1)
+
+
+def assign_adaptive(log_odds: Tensor) -> Tensor:
     """ADM: k-means on the image's own heaviness replaces k (paper); a constant map is all light.
 
-    Heaviness is the expected upsampler index, the heavy probability when M = 2, min-max normalised over the image.
-    The clusters of a strided sample start evenly spread over [0,1], so that the outcome is the same on every run.
+    Heaviness is min-max normalised over the image. The clusters of a strided sample start evenly spread over [0,1], so
+    that the outcome is the same on every run.
     """
-    count = prob.shape[1]
-    weight = torch.arange(count, dtype=prob.dtype, device=prob.device)
-    heaviness = (prob * weight[None, :, None, None]).sum(1)  # (b,H,W)
-    low, high = heaviness.min(), heaviness.max()
+    count = log_odds.shape[1] + 1
+    ends = [heaviness(log_odds[..., rows, :]).aminmax() for rows in pieces(log_odds)]
+    low, high = torch.stack([end.min for end in ends]).min(), torch.stack([end.max for end in ends]).max()
+    assignment = torch.zeros_like(log_odds[:, 0], dtype=torch.uint8)
     if float(high - low) < FLAT:
-        return torch.zeros_like(heaviness, dtype=torch.int64)
-    heaviness = (heaviness - low) / (high - low)
-    flat = heaviness.flatten()
-    sample = flat[:: stride(flat.numel())].cpu()  # small; the same clusters on every device
+        return assignment
+    sample = ((heaviness(sampled(log_odds))[0] - low) / (high - low)).cpu()  # small; the same clusters on every device
     sample = torch.cat([sample, torch.tensor([0.0, 1.0], dtype=sample.dtype)])[:, None]  # no cluster starts empty
-    start = torch.linspace(0, 1, count, dtype=prob.dtype)[:, None]
+    start = torch.linspace(0, 1, count, dtype=sample.dtype)[:, None]
     kmeans = KMeans(n_clusters=count, max_iter=KMEANS_ITERATIONS, mode="euclidean")
     kmeans.fit_predict(sample, centroids=start)
     centroids = kmeans.centroids.flatten().sort().values
-    return torch.bucketize(heaviness, ((centroids[1:] + centroids[:-1]) / 2).to(prob.device))
+    edges = ((centroids[1:] + centroids[:-1]) / 2).to(log_odds.device)
+    for rows in pieces(log_odds):
+        normalised = (heaviness(log_odds[..., rows, :]) - low) / (high - low)
+        assignment[:, rows] = torch.bucketize(normalised, edges).to(torch.uint8)
+    return assignment

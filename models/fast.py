@@ -1,9 +1,9 @@
 """A PCSR model prepared for inference: the same numbers, sooner.
 
-BatchNorm is folded into the convolutions; on CPUs the per-pixel MLPs run as compiled code (models/kernel.py).
+BatchNorm is folded into the convolutions; on CPUs encoder and per-pixel MLPs run as compiled code (models/kernel.py).
 """
 
-from collections.abc import Callable
+import copy
 from ctypes import CDLL
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from models.convs import Runner
 from models.fold import folded
-from models.kernel import PixelKernel, load_kernels
-from models.pcsr import PCSR, Encoded, Pixels, bilinear
+from models.kernel import PixelKernel, enlarge, load_kernels
+from models.mlp import PixelMLP
+from models.part import Part, whole, with_halo
+from models.pcsr import PCSR, Encoded, Pixels
 from models.program import Program, Unsupported
 
 
@@ -23,62 +25,78 @@ def prepare(model: PCSR) -> PCSR:
     parts = folded(model)
     assert isinstance(parts, PCSR)
     parts.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if compiled is None:
-        return parts
-    return FastPCSR(parts, runner(parts.encoder, compiled), [PixelKernel(mlp, compiled) for mlp in parts.mlps()])
-
-
-def runner(encoder: nn.Module, compiled: CDLL) -> Callable[[Tensor], Tensor]:
-    """The encoder as a compiled program, or itself if it cannot be one."""
-    try:
-        program = Program(encoder)
-    except Unsupported:
-        return encoder
-    return Runner(program.convs, program.channels, compiled)
+    return parts if compiled is None else FastPCSR(parts, compiled)
 
 
 class FastPCSR(PCSR):
-    """PCSR whose MLPs are kernels; for inference on CPUs, without gradients."""
+    """PCSR whose encoder and MLPs are compiled kernels; for inference on CPUs, without gradients."""
 
-    def __init__(self, model: PCSR, run: Callable[[Tensor], Tensor], kernels: list[PixelKernel]) -> None:
+    def __init__(self, model: PCSR, compiled: CDLL) -> None:
         nn.Module.__init__(self)
         self.encoder, self.upsamplers, self.classifier = model.encoder, model.upsamplers, model.classifier
         self.register_buffer("mean", model.mean)
-        self.run_encoder = run
-        self.kernels = kernels
+        self.compiled = compiled
+        self.run_encoder = runner(model.encoder, compiled)
+        *upsamplers, last = model.mlps()
+        mlps = [*upsamplers, last if model.classifier is None else differences(last)]
+        self.kernels = [PixelKernel(mlp, compiled) for mlp in mlps]
         self.eval()
 
-    def encode(self, lr: Tensor) -> Encoded:
-        feat = self.run_encoder(lr - self.mean)  # (b,c,h,w)
-        return Encoded(lr, tuple(kernel.table(feat) for kernel in self.kernels))
+    def features(self, lr: Tensor, part: Part) -> Tensor:
+        if self.run_encoder is None:
+            return super().features(lr, part)
+        seen, inside = with_halo(lr, part, 0 if part == whole(lr) else self.halo)
+        return self.run_encoder(seen - self.mean, inside)
 
-    def logits(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        return self._planes(encoded, size).permute(0, 2, 3, 1)
+    def project(self, lr: Tensor, part: Part, feat: Tensor) -> Encoded:
+        return Encoded(lr, part, tuple(kernel.table(feat) for kernel in self.kernels))
 
-    def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        return self._planes(encoded, size).softmax(1)
+    def log_odds(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
+        pixels = Pixels(encoded, size)
+        log_odds = torch.zeros(pixels.batch, len(self.upsamplers) - 1, *pixels.size)
+        if self.classifier is not None:
+            self._add(log_odds, encoded, pixels, len(self.upsamplers))
+        return log_odds
 
     def upsample_with(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        sr = bilinear(encoded.lr, size).contiguous()
-        self._add(sr, encoded, range(len(self.upsamplers))[index])
+        pixels = Pixels(encoded, size)
+        sr = enlarge(encoded.lr, size, encoded.part, self.compiled)
+        self._add(sr, encoded, pixels, range(len(self.upsamplers))[index])
         return sr
 
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
-        sr = bilinear(encoded.lr, size).contiguous()
+        pixels = Pixels(encoded, size)
+        sr = enlarge(encoded.lr, size, encoded.part, self.compiled)
+        chosen = assignment.to(torch.uint8)
         for j in range(len(self.upsamplers)):
-            self._add(sr, encoded, j, assignment.to(torch.uint8))
+            self._add(sr, encoded, pixels, j, chosen)
         return sr
 
-    def _planes(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """Classifier output (b,M,H,W)."""
-        logits = torch.zeros(len(encoded.lr), len(self.upsamplers), *size)
-        self._add(logits, encoded, len(self.upsamplers))
-        return logits
-
-    def _add(self, planes: Tensor, encoded: Encoded, index: int, assignment: Tensor | None = None) -> None:
+    def _add(
+        self, planes: Tensor, encoded: Encoded, pixels: Pixels, index: int, assignment: Tensor | None = None
+    ) -> None:
         """Add what MLP `index` gives to planes (b,n,H,W), at the pixels of assignment (b,H,W) that chose it."""
-        pixels = Pixels(encoded.lr, (planes.shape[2], planes.shape[3]))
         for image, plane in enumerate(planes):
             chosen = None if assignment is None else assignment[image].contiguous()
             table = encoded.tables[index][image]
             self.kernels[index].add_to(plane, table, pixels.rows, pixels.cols, pixels.w, chosen, index)
+
+
+def runner(encoder: nn.Module, compiled: CDLL) -> Runner | None:
+    """The encoder as compiled code, None if it cannot be that."""
+    try:
+        program = Program(encoder)
+    except Unsupported:
+        return None
+    return Runner(program.convs, program.channels, compiled)
+
+
+def differences(classifier: PixelMLP) -> PixelMLP:
+    """The classifier with its logits minus that of the lightest upsampler: all that decisions need."""
+    classifier = copy.deepcopy(classifier)
+    last = classifier.linears()[-1]
+    with torch.no_grad():
+        last.weight = nn.Parameter(last.weight[1:] - last.weight[:1], requires_grad=False)
+        last.bias = nn.Parameter(last.bias[1:] - last.bias[:1], requires_grad=False)
+    last.out_features = classifier.out_channels = len(last.bias)
+    return classifier

@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.grid import Axis
+from models.grid import Axis, blend
 from models.mlp import PixelMLP
+from models.part import Part
+from utils.image import Array
 
 SOURCES = [Path(__file__).with_name(name) for name in ("pixels.cpp", "convs.cpp")]
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
@@ -115,6 +117,42 @@ class PixelKernel:
             address(planes),
             torch.get_num_threads(),
         )
+
+
+def enlarge(lr: Tensor, size: tuple[int, int], part: Part, compiled: ctypes.CDLL) -> Tensor:
+    """models.pcsr.bilinear as compiled code: the part's window of lr (b,3,h,w) at `size`."""
+    rows, cols = blend(lr.shape[2], size[0], part=part.rows), blend(lr.shape[3], size[1], part=part.cols)
+    lr = lr.contiguous()
+    planes = torch.empty(len(lr), 3, len(rows.low), len(cols.low))
+    axes = [address(tensor) for line in (rows, cols) for tensor in (line.low, line.high, line.weight)]
+    compiled.enlarge(
+        address(lr),
+        *(3 * len(lr), lr.shape[2], lr.shape[3]),
+        *axes,
+        *planes.shape[2:],
+        address(planes),
+        torch.get_num_threads(),
+    )
+    return planes
+
+
+def refine_and_round(
+    sr: Tensor, assignment: Tensor | None, inside: Part, levels: int, out: Array, compiled: ctypes.CDLL
+) -> None:
+    """models.pcsr.refine, if there is an assignment (1,H,W) uint8, and rounding to `levels`, in one go.
+
+    sr (1,3,H,W); the pixels of `inside` go to out (R,C,3) uint8 or uint16, whose rows may lie apart.
+    """
+    compiled.refine_and_round(
+        address(sr),
+        None if assignment is None else address(assignment),
+        *sr.shape[2:],
+        *(inside.rows.start, inside.rows.stop, inside.cols.start, inside.cols.stop),
+        levels,
+        ctypes.c_void_p(out.ctypes.data),
+        ctypes.c_long(out.strides[0] // out.itemsize),
+        torch.get_num_threads(),
+    )
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:

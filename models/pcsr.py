@@ -3,15 +3,16 @@
 Differs from the paper's formulation in the order of the arithmetic only: see models/mlp.py and models/grid.py.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.grid import Axis, axis
+from models.grid import Axis, axis, blend
 from models.mlp import FirstLayer, PixelMLP
+from models.part import Part, reach, whole, with_halo
 from utils.flops import Countable, PCSRFlops, pcsr_flops
 
 BLOCK_PIXELS = (
@@ -20,20 +21,26 @@ BLOCK_PIXELS = (
 
 
 class Encoded(NamedTuple):
-    """An image encoded once; any output size and any decision can be made from it."""
+    """An image or a part of one, encoded once; any output size and any decision can be made from it.
 
-    lr: Tensor  # (b,3,h,w)
+    Methods take the size of the whole image, and answer for the part's window of it.
+    """
+
+    lr: Tensor  # (b,3,H,W), the whole image
+    part: Part
     tables: tuple[Tensor, ...]  # per MLP (upsamplers light .. heavy, then classifier) its `project`, (b*h*w,C)
 
 
 class Pixels:
     """The HR grid over one encoded batch: evaluates first layers at all pixels of a row block or at chosen ones."""
 
-    def __init__(self, lr: Tensor, size: tuple[int, int]) -> None:
-        self.batch, _, self.h, self.w = lr.shape
-        self.size = size
-        self.rows: Axis = axis(self.h, size[0], lr.device)
-        self.cols: Axis = axis(self.w, size[1], lr.device)
+    def __init__(self, encoded: Encoded, size: tuple[int, int]) -> None:
+        lr, part = encoded.lr, encoded.part
+        self.batch = len(lr)
+        self.h, self.w = part.rows.stop - part.rows.start, part.cols.stop - part.cols.start
+        self.rows: Axis = axis(lr.shape[2], size[0], lr.device, part.rows)
+        self.cols: Axis = axis(lr.shape[3], size[1], lr.device, part.cols)
+        self.size = len(self.rows.index), len(self.cols.index)
 
     def blocks(self) -> Iterator[slice]:
         """Slices of HR rows of about BLOCK_PIXELS pixels each."""
@@ -93,32 +100,51 @@ class PCSR(nn.Module):
         upsamplers = self.mlps()[: len(self.upsamplers)]
         return pcsr_flops(cast("Countable", self.encoder), upsamplers, self.classifier)
 
-    def encode(self, lr: Tensor) -> Encoded:
-        """lr (b,3,h,w) in [0,1] -> features and every MLP's first layer, once per LR pixel."""
-        feat = self.encoder(lr - self.mean)  # (b,c,h,w)
-        return Encoded(lr, tuple(mlp.project(rows_of(feat)) for mlp in self.mlps()))
+    @functools.cached_property
+    def halo(self) -> int | None:
+        """How many LR pixels away the image still matters to a feature; None if there is no end to it."""
+        return reach(self.encoder)
 
-    def logits(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """Classifier output at every HR pixel, (b,H,W,M); differentiable."""
-        return self._dense(encoded, size, len(self.upsamplers))
+    def encode(self, lr: Tensor, part: Part | None = None) -> Encoded:
+        """lr (b,3,h,w) in [0,1] -> features and every MLP's first layer, once per LR pixel of the image or a part."""
+        part = part or whole(lr)
+        return self.project(lr, part, self.features(lr, part))
+
+    def features(self, lr: Tensor, part: Part) -> Tensor:
+        """feat (b,c,h,w) of a part, the same numbers as in the whole: the encoder sees `halo` pixels around it."""
+        seen, inside = with_halo(lr, part, 0 if part == whole(lr) else self.halo)
+        return self.encoder(seen - self.mean)[..., inside.rows, inside.cols]
+
+    def project(self, lr: Tensor, part: Part, feat: Tensor) -> Encoded:
+        """The feature part of every MLP's first layer."""
+        return Encoded(lr, part, tuple(mlp.project(rows_of(feat)) for mlp in self.mlps()))
+
+    def log_odds(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
+        """log(prob_j / prob_0) of the upsamplers j = 1 .. M-1 at every HR pixel, (b,M-1,H,W); differentiable."""
+        if self.classifier is None:
+            pixels = Pixels(encoded, size)
+            return encoded.lr.new_empty(pixels.batch, 0, *pixels.size)
+        logits = self._dense(encoded, size, len(self.upsamplers)).permute(0, 3, 1, 2)
+        return logits[:, 1:] - logits[:, :1]
 
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
         """prob (b,M,H,W), the softmax over the upsamplers."""
-        return self.logits(encoded, size).softmax(-1).permute(0, 3, 1, 2)
+        log_odds = self.log_odds(encoded, size)
+        return torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1).softmax(1)
 
     def upsample_with(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
         """sr (b,3,H,W) with upsampler `index` at every pixel, unclamped; differentiable."""
         values = self._dense(encoded, size, range(len(self.upsamplers))[index])
-        return values.permute(0, 3, 1, 2) + bilinear(encoded.lr, size)
+        return values.permute(0, 3, 1, 2) + bilinear(encoded.lr, size, encoded.part)
 
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
         """sr (b,3,H,W), unclamped, each pixel by the upsampler that assignment (b,H,W) names; for inference."""
-        pixels = Pixels(encoded.lr, size)
+        pixels = Pixels(encoded, size)
         mlps = self.mlps()
         first = [
             mlp.first_layer(table, pixels.rows, pixels.cols) for mlp, table in zip(mlps, encoded.tables, strict=True)
         ]
-        sr = bilinear(encoded.lr, size)
+        sr = bilinear(encoded.lr, size, encoded.part)
         for block in pixels.blocks():
             chosen = assignment[:, block].reshape(-1)  # (b*R*W,)
             values = torch.empty(chosen.numel(), 3, dtype=sr.dtype, device=sr.device)
@@ -126,12 +152,12 @@ class PCSR(nn.Module):
                 where = (chosen == j).nonzero().squeeze(1)  # waits for the device: the count decides the shape
                 if where.numel():
                     values[where] = mlps[j].finish(pixels.sparse(first[j], block, where))
-            sr[:, :, block] += values.view(pixels.batch, -1, size[1], 3).permute(0, 3, 1, 2)
+            sr[:, :, block] += values.view(pixels.batch, -1, pixels.size[1], 3).permute(0, 3, 1, 2)
         return sr
 
     def _dense(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
         """One MLP at every HR pixel, (b,H,W,out), block by block."""
-        pixels = Pixels(encoded.lr, size)
+        pixels = Pixels(encoded, size)
         mlp = self.mlps()[index]
         first = mlp.first_layer(encoded.tables[index], pixels.rows, pixels.cols)
         return torch.cat([mlp.finish(pixels.dense(first, block)) for block in pixels.blocks()], dim=1)
@@ -142,9 +168,16 @@ def rows_of(feat: Tensor) -> Tensor:
     return feat.permute(0, 2, 3, 1).reshape(-1, feat.shape[1])
 
 
-def bilinear(lr: Tensor, size: tuple[int, int]) -> Tensor:
+def bilinear(lr: Tensor, size: tuple[int, int], part: Part | None = None) -> Tensor:
     """lr (b,3,h,w) at `size`, half-pixel centres, border replicated: the residual under every upsampler."""
-    return F.interpolate(lr, size=size, mode="bilinear", align_corners=False)
+    part = part or whole(lr)
+    rows = blend(lr.shape[2], size[0], lr.device, part.rows)
+    cols = blend(lr.shape[3], size[1], lr.device, part.cols)
+    near, inside = with_halo(lr, part, 1)
+    above, left = part.rows.start - inside.rows.start, part.cols.start - inside.cols.start  # where `near` begins
+    down, across = rows.weight[:, None].to(lr.dtype), cols.weight.to(lr.dtype)
+    tall = near.index_select(2, rows.low - above).lerp(near.index_select(2, rows.high - above), down)
+    return tall.index_select(3, cols.low - left).lerp(tall.index_select(3, cols.high - left), across)
 
 
 def refine(sr: Tensor, assignment: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-// One per-pixel MLP at the HR pixels of an image that chose it. Built and called by kernel.py.
+// What is done at every HR pixel: one MLP at those that chose it, the bilinear residual before, refinement and rounding
+// after. Built and called by kernel.py.
 //
 //   table  (h*w, C0)   first layer's feature part and bias, a row per LR pixel   rows are padded with zeros to a
 //   row    (H, C0)     its y part, a row per HR row                              multiple of LANES floats, so that
@@ -9,7 +10,9 @@
 //     in[p][c]  = relu(table[nearest(p)][c] + row[y][c] + col[x][c])
 //     out[p][o] = relu(bias[o] + sum_c in[p][c] * weight[c][o])     TILE pixels x GROUP vectors at once in registers
 //   What the last layer gives is added to the planes (n, H, W) of the output.
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <thread>
 #include <utility>
@@ -34,6 +37,16 @@ struct Layer {
     const float *weight, *bias;
     bool rectify;
 };
+
+// Rows 0 .. height - 1 handed out to threads; work takes the next one's number until there are none left.
+template <typename Work>
+static void each_row(int height, int threads, Work work) {
+    std::atomic<int> next{0};
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < std::min(threads, height); i++) helpers.emplace_back([&] { work(next); });
+    work(next);
+    for (std::thread& helper : helpers) helper.join();
+}
 
 // TILE pixels by G vectors of outputs, from output `o` on
 template <int G>
@@ -86,9 +99,7 @@ extern "C" void mlp_at(
     }
     const int first = pad(widths[0]), last = widths[depth];
     const long plane = (long)height * width;
-    std::atomic<int> next{0};
-
-    auto work = [&] {
+    each_row(height, threads, [&](std::atomic<int>& next) {
         std::vector<float> one(BLOCK * widest), two(BLOCK * widest);
         int chosen[BLOCK];
         for (int y; (y = next++) < height;) {
@@ -113,9 +124,80 @@ extern "C" void mlp_at(
                     for (int o = 0; o < last; o++) planes[o * plane + (long)y * width + chosen[p]] += in[p * pad(last) + o];
             }
         }
+    });
+}
+
+// lr planes of (h, w) at (height, width); per axis, two LR positions and the weight of the second.
+extern "C" void enlarge(
+    const float* lr, int planes, int h, int w, const int64_t* row_low, const int64_t* row_high, const float* row_weight,
+    const int64_t* col_low, const int64_t* col_high, const float* col_weight, int height, int width, float* out, int threads
+) {
+    each_row(height, threads, [&](std::atomic<int>& next) {
+        std::vector<float> line(w);
+        for (int y; (y = next++) < height;)
+            for (int p = 0; p < planes; p++) {
+                const float *top = lr + ((long)p * h + row_low[y]) * w, *bottom = lr + ((long)p * h + row_high[y]) * w;
+                for (int x = (int)col_low[0]; x <= col_high[width - 1]; x++)
+                    line[x] = top[x] + row_weight[y] * (bottom[x] - top[x]);
+                float* row = out + ((long)p * height + y) * width;
+                for (int x = 0; x < width; x++) {
+                    const float left = line[col_low[x]];
+                    row[x] = left + col_weight[x] * (line[col_high[x]] - left);
+                }
+            }
+    });
+}
+
+// A pixel that has a heavier one among its eight neighbours takes the mean of the nine, but not at the image's border;
+// clamped to [0,1] and rounded. sr (3, height, width), assignment (height, width) or null; out: (row, column, colour).
+template <typename Level>
+static void round_rows(
+    const float* sr, const uint8_t* assignment, int height, int width, int top, int bottom, int left, int right,
+    int levels, Level* out, long stride, int threads
+) {
+    each_row(bottom - top, threads, [&](std::atomic<int>& next) {
+        std::vector<uint8_t> heaviest(width), own(width);
+        std::vector<float> columns(width), line(width);
+        for (int i; (i = next++) < bottom - top;) {
+            const int y = top + i;
+            const bool refined = assignment && y > 0 && y < height - 1 && width > 2;
+            if (refined) {
+                const uint8_t* rows = assignment + (long)(y - 1) * width;
+                for (int x = 0; x < width; x++) {
+                    own[x] = std::max(rows[x], std::max(rows[x + width], rows[x + 2 * width]));
+                }
+                for (int x = 1; x < width - 1; x++)
+                    heaviest[x] = std::max(own[x - 1], std::max(own[x], own[x + 1])) > rows[x + width];
+            }
+            for (int c = 0; c < 3; c++) {
+                const float* rows = sr + ((long)c * height + y) * width;
+                const float* shown = rows;
+                if (refined) {
+                    for (int x = 0; x < width; x++) columns[x] = rows[x - width] + rows[x] + rows[x + width];
+                    line[0] = rows[0], line[width - 1] = rows[width - 1];
+                    for (int x = 1; x < width - 1; x++) {
+                        const float mean = (columns[x - 1] + columns[x] + columns[x + 1]) / 9;
+                        line[x] = heaviest[x] ? mean : rows[x];
+                    }
+                    shown = line.data();
+                }
+                Level* to = out + i * stride + c;
+                for (int x = left; x < right; x++) {
+                    const float clamped = shown[x] > 0 ? std::min(shown[x], 1.f) : 0.f;
+                    to[3 * (x - left)] = (Level)std::nearbyint(clamped * levels);
+                }
+            }
+        }
+    });
+}
+
+extern "C" void refine_and_round(
+    const float* sr, const uint8_t* assignment, int height, int width, int top, int bottom, int left, int right,
+    int levels, void* out, long stride, int threads
+) {
+    auto run = [&](auto* to) {
+        round_rows(sr, assignment, height, width, top, bottom, left, right, levels, to, stride, threads);
     };
-    std::vector<std::thread> helpers;
-    for (int i = 1; i < threads; i++) helpers.emplace_back(work);
-    work();
-    for (std::thread& helper : helpers) helper.join();
+    if (levels == 255) run((uint8_t*)out);
+    else run((uint16_t*)out);
 }

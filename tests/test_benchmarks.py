@@ -21,7 +21,7 @@ from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tin
 def test_the_published_formulation_gives_the_same_picture(size: tuple[int, int]) -> None:
     model, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 9, 12)
     encoded = model.encode(lr)
-    assignment = assign_k(model.classify(encoded, size), model.account().cost(size[0] / 9), 0.0)
+    assignment = assign_k(model.log_odds(encoded, size), model.account().cost(size[0] / 9), 0.0)
     expected = refine(model.upsample(encoded, size, assignment), assignment)
     torch.testing.assert_close(published.restore(model, lr, size, 0.0), expected, rtol=0, atol=2e-5)
 

@@ -12,12 +12,18 @@ COST = (0.32, 0.68)
 SPEND = (0.45, 1.0)
 
 
+def odds(prob: Tensor) -> Tensor:
+    """prob (b,M,H,W) as log_odds (b,M-1,H,W)."""
+    logs = prob.clamp_min(torch.finfo(prob.dtype).tiny).log()
+    return logs[:, 1:] - logs[:, :1]
+
+
 def random_prob(count: int = 2, height: int = 60, width: int = 80) -> Tensor:
     return (3 * torch.randn(1, count, height, width)).softmax(1)
 
 
 def mean_spend(assignment: Tensor, spend: tuple[float, ...]) -> float:
-    return float(torch.tensor(spend, dtype=torch.float64)[assignment].mean())
+    return float(torch.tensor(spend, dtype=torch.float64)[assignment.long()].mean())
 
 
 @pytest.mark.parametrize("k", [-1.0, -0.5, 0.0, 1.0, 2.0])
@@ -25,23 +31,26 @@ def mean_spend(assignment: Tensor, spend: tuple[float, ...]) -> float:
 def test_k_is_the_papers_argmax(k: float, count: int) -> None:
     prob, cost = random_prob(count), torch.linspace(0.1, 0.6, count)
     expected = (prob / cost[None, :, None, None] ** k).argmax(1)
-    assert torch.equal(assign_k(prob, cost.tolist(), k), expected)
+    assert torch.equal(assign_k(odds(prob), cost.tolist(), k), expected)
 
 
 def test_k_reaches_both_ends_and_ties_go_to_light() -> None:
     prob = random_prob()
-    assert assign_k(prob, COST, math.inf).max() == 0
-    assert assign_k(prob, COST, -math.inf).min() == 1
-    assert assign_k(torch.full((1, 2, 4, 4), 0.5), COST, 0.0).max() == 0
-    assert assign_k(random_prob(3), (0.1, 0.3, 0.6), -1e39).min() == 2
-    assert assign_k(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), COST, 50.0).item() in (0, 1)  # log of zero is no nan
+    assert assign_k(odds(prob), COST, math.inf).max() == 0
+    assert assign_k(odds(prob), COST, -math.inf).min() == 1
+    assert assign_k(odds(torch.full((1, 2, 4, 4), 0.5)), COST, 0.0).max() == 0
+    assert assign_k(odds(random_prob(3)), (0.1, 0.3, 0.6), -1e39).min() == 2
+    assert assign_k(odds(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)), COST, 50.0).item() in (
+        0,
+        1,
+    )  # log of zero is no nan
     with pytest.raises(InputError):
-        assign_k(prob, COST, math.nan)
+        assign_k(odds(prob), COST, math.nan)
 
 
 def test_share_falls_as_k_grows() -> None:
     prob = random_prob()
-    shares = [float(assign_k(prob, COST, k).float().mean()) for k in (-2, -1, 0, 1, 2)]
+    shares = [float(assign_k(odds(prob), COST, k).float().mean()) for k in (-2, -1, 0, 1, 2)]
     assert shares == sorted(shares, reverse=True) and shares[0] > shares[-1]
 
 
@@ -54,7 +63,7 @@ def test_budget_is_met(budget: float, kind: str) -> None:
         "two values": torch.randint(2, (1, 60, 80)).float() * 0.4 + 0.3,
         "saturated": torch.randint(3, (1, 60, 80)).float() / 2,
     }[kind]
-    assignment = assign_budget(torch.stack([1 - heavy, heavy], 1), COST, SPEND, budget)
+    assignment = assign_budget(odds(torch.stack([1 - heavy, heavy], 1)), COST, SPEND, budget)
     assert mean_spend(assignment, SPEND) == pytest.approx(budget, abs=0.001)
     light, chosen = heavy[assignment == 0], heavy[assignment == 1]
     if light.numel() and chosen.numel():  # no light pixel is heavier than a heavy one
@@ -64,42 +73,42 @@ def test_budget_is_met(budget: float, kind: str) -> None:
 def test_budget_with_three_upsamplers() -> None:
     prob, spend = random_prob(3), (0.3, 0.6, 1.0)
     for budget in (0.3, 0.4, 0.65, 0.9, 1.0):
-        assignment = assign_budget(prob, (0.15, 0.32, 0.53), spend, budget)
+        assignment = assign_budget(odds(prob), (0.15, 0.32, 0.53), spend, budget)
         assert mean_spend(assignment, spend) == pytest.approx(budget, abs=0.001)
-    assert set(assign_budget(prob, (0.15, 0.32, 0.53), spend, 0.6).unique().tolist()) == {0, 1, 2}
+    assert set(assign_budget(odds(prob), (0.15, 0.32, 0.53), spend, 0.6).unique().tolist()) == {0, 1, 2}
 
 
 def test_budget_agrees_with_the_k_that_spends_it() -> None:
     prob = random_prob(height=300, width=400)  # larger than the sample
-    by_k = assign_k(prob, COST, 0.7)
-    by_budget = assign_budget(prob, COST, SPEND, mean_spend(by_k, SPEND))
+    by_k = assign_k(odds(prob), COST, 0.7)
+    by_budget = assign_budget(odds(prob), COST, SPEND, mean_spend(by_k, SPEND))
     assert (by_k != by_budget).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("budget", [0.4, 1.1, -1.0, math.nan])
 def test_budget_out_of_reach(budget: float) -> None:
     with pytest.raises(InputError, match="out of reach"):
-        assign_budget(random_prob(), COST, SPEND, budget)
+        assign_budget(odds(random_prob()), COST, SPEND, budget)
 
 
 def test_adaptive_finds_two_clusters_and_is_deterministic() -> None:
     heavy = torch.where(torch.rand(1, 200, 400) < 0.3, 0.8, 0.2) + 0.05 * torch.randn(1, 200, 400)
     prob = torch.stack([1 - heavy, heavy], 1)
-    assignment = assign_adaptive(prob)
+    assignment = assign_adaptive(odds(prob))
     assert torch.equal(assignment, (heavy > 0.5).long())
     torch.manual_seed(1)
-    assert torch.equal(assignment, assign_adaptive(prob))
+    assert torch.equal(assignment, assign_adaptive(odds(prob)))
 
 
 def test_adaptive_on_a_flat_image_is_all_light() -> None:
-    assert assign_adaptive(torch.full((1, 2, 8, 8), 0.5)).max() == 0
-    assert assign_adaptive(torch.full((1, 2, 1, 1), 0.5)).max() == 0
+    assert assign_adaptive(odds(torch.full((1, 2, 8, 8), 0.5))).max() == 0
+    assert assign_adaptive(odds(torch.full((1, 2, 1, 1), 0.5))).max() == 0
 
 
 def test_adaptive_with_three_upsamplers() -> None:
     index = torch.randint(3, (1, 40, 40))
     prob = torch.nn.functional.one_hot(index, 3).permute(0, 3, 1, 2).float() * 0.9 + 0.03
-    assert torch.equal(assign_adaptive(prob), index)
+    assert torch.equal(assign_adaptive(odds(prob)), index)
 
 
 def test_sampled_thresholds_see_every_sub_pixel_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,16 +117,16 @@ def test_sampled_thresholds_see_every_sub_pixel_position(monkeypatch: pytest.Mon
     column = torch.arange(256) % 4
     heavy = (torch.rand(1, 256, 256) * 0.4 + 0.2 * column).clamp(0, 1)
     prob = torch.stack([1 - heavy, heavy], 1)
-    sampled = assign_adaptive(prob).float().mean()
+    sampled = assign_adaptive(odds(prob)).float().mean()
     monkeypatch.setattr(decide, "SAMPLE", 1 << 20)
-    assert abs(float(sampled - assign_adaptive(prob).float().mean())) < 0.02
+    assert abs(float(sampled - assign_adaptive(odds(prob)).float().mean())) < 0.02
     monkeypatch.setattr(decide, "SAMPLE", 1000)
     for budget in (0.5, 0.7, 0.95):
-        assert mean_spend(assign_budget(prob, COST, SPEND, budget), SPEND) == pytest.approx(budget, abs=0.001)
+        assert mean_spend(assign_budget(odds(prob), COST, SPEND, budget), SPEND) == pytest.approx(budget, abs=0.001)
 
 
 def test_adaptive_survives_an_outlier_outside_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decide, "SAMPLE", 1000)
     heavy = 0.2 + 1e-4 * torch.rand(1, 200, 200)
     heavy[0, 0, 1] = 0.9
-    assert int(assign_adaptive(torch.stack([1 - heavy, heavy], 1)).sum()) == 1
+    assert int(assign_adaptive(odds(torch.stack([1 - heavy, heavy], 1))).sum()) == 1

@@ -9,7 +9,8 @@ import torch
 
 from datasets.folder import PairedFolder
 from models.fast import FastPCSR
-from models.pcsr import PCSR, Encoded
+from models.part import Part
+from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
 from utils.checkpoint import load_model
 from utils.errors import InputError
@@ -61,11 +62,13 @@ def test_pcsr_settings_share_one_encoding(cli: Cli, work: Path, monkeypatch: pyt
     encoded = []
     for kind in (PCSR, FastPCSR):  # whichever is used here
 
-        def counting(model: PCSR, lr: torch.Tensor, encode: Callable[..., Encoded] = kind.encode) -> Encoded:
+        def counting(
+            model: PCSR, lr: torch.Tensor, part: Part, features: Callable[..., torch.Tensor] = kind.features
+        ) -> torch.Tensor:
             encoded.append(lr.shape)
-            return encode(model, lr)
+            return features(model, lr, part)
 
-        monkeypatch.setattr(kind, "encode", counting)
+        monkeypatch.setattr(kind, "features", counting)
     decisions = ("--k", "-1", "0", "1", "--budget", "0.9", "1", "--adaptive")
     outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", *decisions, "--json")
     assert outcome.code == 0, outcome.err

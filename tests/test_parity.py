@@ -62,12 +62,12 @@ def test_pcsr(case: Case, pcsr: PCSR, scale: float) -> None:
     keep: tuple[NDArray[Any], ...] = np.ix_(settled(h, size[0]), settled(w, size[1]))
     account, encoded = pcsr.account(), pcsr.encode(case.lr)
     assert account.cost(scale) == pytest.approx(case.numbers[f"x{scale}_cost"], abs=1e-5)
-    prob = pcsr.classify(encoded, size)
+    prob, log_odds = pcsr.classify(encoded, size), pcsr.log_odds(encoded, size)
     assert np.abs(prob[0, 1].numpy() - case.arrays[f"x{scale}_prob_heavy"])[keep].max() < 1e-4
     for name, k in KS.items():
         if name in ("k1", "kminus0.5") and scale != 4:
             continue  # the reference has these at x4 only
-        assignment = assign_k(prob, account.cost(scale), k)
+        assignment = assign_k(log_odds, account.cost(scale), k)
         expected = np.ones(size) if name == "heavy" else case.arrays[f"x{scale}_{name}_assignment"]
         assert (assignment[0].numpy() == expected)[keep].mean() >= 0.9995, name
         sr, compared = pcsr.upsample(encoded, size, assignment), keep
@@ -92,7 +92,7 @@ def neighbours_settled(h: int, w: int, size: tuple[int, int]) -> tuple[NDArray[A
 @torch.no_grad()
 def test_adaptive(case: Case, pcsr: PCSR) -> None:
     h, w = case.lr.shape[-2:]
-    assignment = assign_adaptive(pcsr.classify(pcsr.encode(case.lr), (4 * h, 4 * w)))
+    assignment = assign_adaptive(pcsr.log_odds(pcsr.encode(case.lr), (4 * h, 4 * w)))
     assert abs(float(assignment.float().mean()) - case.arrays["x4_adm_assignment"].mean()) < 0.03
     heavy = float(assignment.sum())
     flops = pcsr.account().total(h * w, [assignment.numel() - heavy, heavy]).paper

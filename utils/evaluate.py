@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datasets.folder import Pair
 from utils.dist import Ranks, gather
+from utils.image import to_tensor
 from utils.metrics import PsnrType, psnr, ssim
 from utils.resize import scaled_size
 from utils.restore import Restore, Restored
@@ -75,11 +76,14 @@ def gather_rows(ranks: Ranks, rows: Sequence[Row]) -> list[Row]:
 def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol) -> Row:
     """One row; without an HR image PSNR and SSIM are nan."""
     shave = round(protocol.scale)
+    sr = to_tensor(restored.pixels) if hr is not None else None
     return Row(
         image=name,
         setting=restored.setting,
-        psnr=psnr(restored.sr, hr, shave, protocol.psnr_type) if hr is not None else math.nan,
-        ssim=ssim(restored.sr, hr, shave, protocol.psnr_type) if hr is not None and protocol.with_ssim else math.nan,
+        psnr=psnr(sr, hr, shave, protocol.psnr_type) if sr is not None and hr is not None else math.nan,
+        ssim=ssim(sr, hr, shave, protocol.psnr_type)
+        if sr is not None and hr is not None and protocol.with_ssim
+        else math.nan,
         heavy_share=restored.heavy_share,
         flops_paper=restored.flops.paper,
         flops_executed=restored.flops.executed,

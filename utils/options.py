@@ -16,9 +16,10 @@ from utils.device import add_device_option
 from utils.dist import Ranks, gather
 from utils.errors import InputError, Parser
 from utils.evaluate import Protocol, evaluate, gather_rows
-from utils.image import to_pixels, write_image
+from utils.image import write_image
 from utils.report import format_table, summary_json, write_report
-from utils.restore import REFINE, Restore, Restored, Setting
+from utils.restore import Large, Restore, Restored, Setting
+from utils.restore_pcsr import REFINE
 from utils.runs import SAVE
 from utils.tiling import Tiling
 from utils.visual import colour_assignment
@@ -49,6 +50,9 @@ def eval_parser(description: str) -> Parser:
 def add_model_options(parser: Parser) -> None:
     parser.add_argument("--config", help="experiment; its weights are save/NAME of configs/NAME.yaml")
     parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument(
+        "--part_size", type=int, help="LR pixels across a part of a large image (default: what the memory allows)"
+    )
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
 
@@ -75,6 +79,13 @@ def settings(args: argparse.Namespace) -> list[Setting]:
 
 def refinement(args: argparse.Namespace) -> bool:
     return REFINE and not args.no_refinement
+
+
+def large(args: argparse.Namespace) -> Large:
+    """How large images are treated. Raises InputError for parts of no size."""
+    if args.part_size is not None and args.part_size < 1:
+        raise InputError(f"--part_size {args.part_size}: must be 1 or more")
+    return Large(args.part_size, progress=True)
 
 
 def checked_scale(scale: float) -> float:
@@ -141,8 +152,7 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
 
 
 def save_images(folder: Path, name: str, restored: Restored) -> None:
-    write_image(folder / f"{name}.png", to_pixels(restored.sr))
+    write_image(folder / f"{name}.png", restored.pixels)
     if restored.assignment is not None:
-        write_image(
-            folder / f"{name}_assignment.png", colour_assignment(restored.sr, restored.assignment, restored.upsamplers)
-        )
+        overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers)
+        write_image(folder / f"{name}_assignment.png", overlay)

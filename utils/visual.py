@@ -5,34 +5,39 @@ from io import BytesIO
 
 import matplotlib as mpl
 import numpy as np
+import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from utils.image import Array, to_pixels
+from utils.image import Array
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
 OPACITY = 0.6  # of the colour, over the gray image
+ROWS = 256  # coloured together: floating-point copies of a whole large image would not fit into memory
 DETAIL = 0.22  # of each side, what a panel shows enlarged
 
 
-def colour_assignment(sr: Tensor, assignment: Tensor, upsamplers: int, opacity: float = OPACITY) -> Array:
-    """sr (1,3,H,W) in gray under the colours of assignment (1,H,W), 0 .. upsamplers - 1 -> (H,W,3) uint8.
+def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity: float = OPACITY) -> Array:
+    """An image (H,W,3) of 8 or 16 bits in gray under the colours of assignment (H,W), 0 .. upsamplers - 1, as uint8.
 
     Blue is light, red is heavy; opacity in [0,1].
     """
-    index = assignment[0].cpu().numpy()
     shades = np.linspace(0.05, 0.95, upsamplers) if upsamplers > 1 else [0.95]
     palette = mpl.colormaps[COLOURS](shades)[:, :3].astype(np.float32) * 255
-    gray = to_pixels(sr).mean(axis=2, keepdims=True, dtype=np.float32)
-    return ((1 - opacity) * gray + opacity * palette[index]).round().astype(np.uint8)
+    overlay = np.empty(pixels.shape, np.uint8)
+    scale = (1 - opacity) * 255 / np.iinfo(pixels.dtype).max
+    for top in range(0, len(pixels), ROWS):
+        rows = slice(top, top + ROWS)
+        gray = pixels[rows].mean(axis=2, keepdims=True, dtype=np.float32)
+        overlay[rows] = (scale * gray + opacity * palette[assignment[rows]]).round()
+    return overlay
 
 
-def busiest(assignment: Tensor) -> tuple[slice, slice]:
-    """The window of DETAIL of the sides of assignment (1,H,W) that holds the heaviest pixels."""
-    height, width = (max(1, round(n * DETAIL)) for n in assignment.shape[-2:])
+def busiest(assignment: Array) -> tuple[slice, slice]:
+    """The window of DETAIL of the sides of assignment (H,W) that holds the heaviest pixels."""
+    height, width = (max(1, round(n * DETAIL)) for n in assignment.shape)
     step = max(1, min(height, width) // 8)
-    load = F.avg_pool2d(assignment[:, None].float(), (height, width), stride=step)[0, 0]
+    load = F.avg_pool2d(torch.from_numpy(assignment)[None, None].float(), (height, width), stride=step)[0, 0]
     row, col = (int(i) * step for i in np.unravel_index(int(load.argmax()), load.shape))
     return slice(row, row + height), slice(col, col + width)
 

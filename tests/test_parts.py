@@ -1,0 +1,132 @@
+"""Large images in parts: the numbers of the whole, for every backbone, scale and rule."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import fast
+from models.build import build
+from models.fast import FastPCSR, prepare
+from models.kernel import load_kernels
+from models.part import Part, reach, whole
+from models.pcsr import bilinear, refine
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR
+from utils import finish
+from utils.config import OriginalSpec, PCSRSpec
+from utils.memory import cut
+from utils.restore import Large, Setting, original_restorer
+from utils.restore_pcsr import pcsr_restorer
+
+BACKBONES = {"carn": 19, "srresnet": 33, "fsrcnn": 6}  # halos
+CPU = torch.device("cpu")
+SETTINGS = [Setting("k", 0.1), Setting("adaptive"), Setting("budget", 0.998)]
+
+needs_compiler = pytest.mark.skipif(load_kernels() is None, reason="no C++ compiler")
+
+
+@pytest.fixture(params=[pytest.param("compiled", marks=needs_compiler), "torch"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "torch":
+        for module in (fast, finish):
+            monkeypatch.setattr(module, "load_kernels", lambda: None)
+    return str(request.param)
+
+
+def model_of(spec: PCSRSpec | OriginalSpec, backbone: str) -> nn.Module:
+    return build(type(spec).model_validate({**spec.model_dump(), "backbone": backbone, "width": 8})).eval()
+
+
+@pytest.mark.parametrize("backbone,halo", BACKBONES.items())
+def test_halo_is_derived_from_the_network(backbone: str, halo: int) -> None:
+    model = model_of(TINY_PCSR, backbone)
+    assert model.halo == halo
+    prepared = prepare(model)  # type: ignore[arg-type]
+    if isinstance(prepared, FastPCSR):
+        assert prepared.run_encoder is not None and prepared.run_encoder.halo == halo
+
+
+def test_a_network_that_sees_everything_has_no_halo() -> None:
+    class Global(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean((2, 3), keepdim=True)
+
+    assert reach(Global()) is None
+    assert Large(part_size=4).parts(torch.rand(1, 3, 50, 60), None, 1) == [Part(slice(0, 50), slice(0, 60))]
+
+
+@pytest.mark.parametrize("scale", [4, 2.5])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_pcsr(backbone: str, scale: float, kind: str) -> None:
+    model = model_of(TINY_PCSR, backbone)
+    lr = torch.rand(1, 3, 45, 68)
+    expected, results = (
+        pcsr_restorer(model, SETTINGS, True, CPU, Large(part_size))(lr, scale)  # type: ignore[arg-type]
+        for part_size in (1000, 30)
+    )
+    assert any(0 < result.heavy_share < 1 for result in expected)
+    for a, b in zip(expected, results, strict=True):
+        assert a.assignment is not None and b.assignment is not None
+        if kind == "compiled":
+            np.testing.assert_array_equal(a.pixels, b.pixels, a.setting)
+            np.testing.assert_array_equal(a.assignment, b.assignment)
+            assert a.flops == b.flops
+        else:  # sums may be taken in another order, which may turn a pixel that lies on the threshold
+            same = a.assignment == b.assignment
+            assert same.mean() > 0.999
+            difference = np.abs(a.pixels.astype(int) - b.pixels.astype(int))
+            assert difference[same].max() <= 1 or same.mean() < 1
+
+
+def test_phase0_and_16_bits(kind: str) -> None:
+    model = build(TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})).eval()
+    lr = torch.rand(1, 3, 45, 68)
+    a, b = (pcsr_restorer(model, [Setting("k")], True, CPU, Large(size))(lr, 4, bits=16)[0] for size in (1000, 30))  # type: ignore[arg-type]
+    assert a.pixels.dtype == np.uint16 and np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max() <= 1
+    assert a.heavy_share == b.heavy_share == 1
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_original(backbone: str, kind: str) -> None:
+    model = model_of(TINY_ORIGINAL, backbone)
+    lr = torch.rand(1, 3, 81, 96)
+    a, b = (original_restorer(model, CPU, Large(size))(lr, 4, bits=16)[0] for size in (1000, 30))  # type: ignore[arg-type]
+    assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(5, 7), (60, 200), (300, 41), (128, 128)])
+@pytest.mark.parametrize("area", [1, 3000, 20_000, 1e9])
+def test_parts_cover_the_image_once(size: tuple[int, int], area: float) -> None:
+    seen = torch.zeros(size)
+    for rows, cols in cut(torch.zeros(1, 3, *size), 3, area):
+        seen[rows, cols] += 1
+    assert torch.equal(seen, torch.ones(size))
+
+
+@pytest.mark.parametrize("size", [(36, 52), (23, 34), (100, 71), (9, 13)])
+def test_bilinear(size: tuple[int, int]) -> None:
+    lr = torch.rand(2, 3, 9, 13)
+    expected = F.interpolate(lr, size=size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(bilinear(lr, size), expected, rtol=0, atol=1e-5)
+    for part in [*cut(lr, 0, 20), Part(slice(0, 1), slice(0, 1)), Part(slice(8, 9), slice(12, 13))]:
+        rows, cols = part.window(lr, size)
+        torch.testing.assert_close(bilinear(lr, size, part), expected[..., rows, cols], rtol=0, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (3, 3), (40, 57)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_compiled_refinement_and_rounding(size: tuple[int, int], bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sr, assignment = torch.rand(1, 3, *size) * 1.2 - 0.1, torch.randint(3, (1, *size), dtype=torch.uint8)
+    inside = Part(slice(0, size[0]), slice(size[1] // 3, size[1]))
+    width = inside.cols.stop - inside.cols.start
+    for chosen in (assignment, None):
+        own, other = finish.canvas(size[0], 2 * width, bits), finish.canvas(size[0], 2 * width, bits)
+        own[:], other[:] = 7, 7
+        finish.finish(sr, chosen, inside, own[:, :width])
+        with monkeypatch.context() as patch:
+            patch.setattr(finish, "load_kernels", lambda: None)
+            finish.finish(sr, chosen, inside, other[:, :width])
+        np.testing.assert_array_equal(own, other)
+    assert whole(sr) == Part(slice(0, size[0]), slice(0, size[1])) and refine(sr, assignment).shape == sr.shape

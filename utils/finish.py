@@ -1,0 +1,28 @@
+"""From what a model gives to the levels of an image: refined, clamped, rounded."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.kernel import load_kernels, refine_and_round
+from models.part import Part
+from models.pcsr import refine
+from utils.image import Array
+
+
+def canvas(height: int, width: int, bits: int) -> Array:
+    """Room for an image (H,W,3) of 8 or 16 bits."""
+    return np.empty((height, width, 3), np.uint8 if bits == 8 else np.uint16)
+
+
+def finish(sr: Tensor, assignment: Tensor | None, inside: Part, out: Array) -> None:
+    """sr (1,3,H,W), refined by assignment (1,H,W) if there is one; its pixels `inside` go to out (R,C,3)."""
+    levels = np.iinfo(out.dtype).max
+    compiled = load_kernels() if (sr.device.type, sr.dtype) == ("cpu", torch.float32) else None
+    if compiled is not None:
+        refine_and_round(sr.contiguous(), assignment, inside, levels, out, compiled)
+        return
+    if assignment is not None:
+        sr = refine(sr, assignment)
+    values = sr[0, :, inside.rows, inside.cols].float().clamp(0, 1).mul(levels).round().permute(1, 2, 0)
+    out[:] = values.to(torch.uint8 if levels == 255 else torch.int32).cpu().numpy()

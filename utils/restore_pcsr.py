@@ -1,0 +1,188 @@
+"""How one image is restored by a PCSR model: decided pixel by pixel, several settings from one encoding."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.decide import assign_adaptive, assign_budget, assign_k
+from models.fast import prepare
+from models.part import Part, whole
+from models.pcsr import PCSR, refine
+from utils.errors import InputError
+from utils.finish import canvas, finish
+from utils.flops import PCSRFlops
+from utils.memory import allowance
+from utils.resize import scaled_size
+from utils.restore import LARGE, MAPS, Clock, Large, Restore, Restored, Setting, load, place
+from utils.tiling import Tiling
+
+GLOBAL = ("adaptive", "budget")  # rules that see the whole image
+REFINE = True  # the paper's default, for every script; --no_refinement turns it off
+HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
+
+
+def budget_per_pixel(account: PCSRFlops, scale: float, share: float) -> tuple[list[float], float]:
+    """A share of the all-heavy model's FLOPs (paper account) as spend per upsampler and budget, per HR pixel.
+
+    Raises InputError if the share is below all-light's, above 1, or not a number.
+    """
+    fixed = account.per_lr.paper / scale**2 + account.classifier.paper
+    spend = [fixed + flops.paper for flops in account.upsamplers]
+    if not spend[0] / spend[-1] <= share <= 1:
+        raise InputError(
+            f"--budget {share:g}: must lie between {spend[0] / spend[-1]:.3f} (all pixels light) and 1 (all heavy)"
+        )
+    return spend, share * spend[-1]
+
+
+def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops, scale: float) -> Tensor:
+    """log_odds (b,M-1,H,W) -> assignment (b,H,W) by the setting's rule, all b patches of one image decided together."""
+    if setting.rule == "heavy":
+        return torch.zeros(len(log_odds), *log_odds.shape[2:], dtype=torch.uint8, device=log_odds.device)
+    if setting.rule == "adaptive":
+        return assign_adaptive(log_odds)
+    cost = account.cost(scale)
+    if setting.rule == "k":
+        return assign_k(log_odds, cost, setting.value)
+    return assign_budget(log_odds, cost, *budget_per_pixel(account, scale, setting.value))
+
+
+class Result:
+    """What one setting makes of one image, as it grows."""
+
+    def __init__(self, setting: Setting, size: tuple[int, int], bits: int) -> None:
+        self.setting = setting
+        self.pixels = canvas(*size, bits)
+        self.assignment = np.empty(size, np.uint8)
+        self.counts: Counter[int] = Counter()  # HR pixels per upsampler
+        self.seconds = 0.0
+
+    def count(self, assignment: Tensor, upsamplers: int) -> None:
+        self.counts.update({j: int(torch.count_nonzero(assignment == j)) for j in range(upsamplers)})
+
+    def restored(self, account: PCSRFlops, lr_pixels: int) -> Restored:
+        upsamplers = len(account.upsamplers)
+        counts = [self.counts[j] for j in range(upsamplers)]
+        flops = account.total(lr_pixels, counts)
+        heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [sum(counts)])
+        share = counts[-1] / sum(counts)
+        name = str(self.setting)
+        return Restored(name, self.pixels, self.assignment, upsamplers, share, flops, heavy, self.seconds)
+
+
+class Worker:
+    """A PCSR model at work, under several settings from one encoding of each image."""
+
+    def __init__(
+        self, model: PCSR, settings: Sequence[Setting], refinement: bool, device: torch.device, large: Large
+    ) -> None:
+        place(model, device)
+        self.account, self.model = model.account(), prepare(model)
+        self.upsamplers = len(self.account.upsamplers)
+        self.settings, self.refinement, self.device, self.large = settings, refinement, device, large
+        mlps = model.mlps()
+        self.channels = mlps[0].in_channels
+        self.tables = sum(mlp.linears()[0].out_features + 15 for mlp in mlps)
+
+    def image(self, lr: Tensor, scale: float, bits: int) -> list[Restored]:
+        """A whole image (1,3,h,w), in parts if it is large."""
+        size, clock = scaled_size(lr, scale), Clock(self.device)
+        results = [Result(setting, size, bits) for setting in self.settings]
+        shared = 0.0
+        parts = self.large.parts(lr, self.model.halo, 4 * (MAPS * self.channels + self.tables + HR_FLOATS * scale**2))
+        outer = [part.grown(lr, 1) for part in parts]  # refinement reads the pixels around
+        ahead = [result for result in results if result.setting.rule in GLOBAL] if len(parts) > 1 else []
+        feats: list[Tensor] = []
+        decided: dict[Setting, Tensor] = {}
+        with self.large.bar(len(parts) * (2 if ahead else 1)) as bar:
+            if ahead:
+                log_odds = torch.empty(1, self.upsamplers - 1, *size, device=lr.device)
+                keep = 4 * self.channels * lr.shape[2] * lr.shape[3] <= allowance(lr.device)
+                for part in outer:
+                    feat = self.model.features(lr, part)
+                    feats += [feat] if keep else []
+                    rows, cols = part.window(lr, size)
+                    log_odds[..., rows, cols] = self.model.log_odds(self.model.project(lr, part, feat), size)
+                    bar.update()
+                shared += clock.lap()
+                for result in ahead:
+                    decided[result.setting] = decide(log_odds, result.setting, self.account, scale)
+                    result.seconds += clock.lap()
+                del log_odds
+            for i, (part, around) in enumerate(zip(parts, outer, strict=True)):
+                feat = feats[i] if feats else self.model.features(lr, around)
+                encoded = self.model.project(lr, around, feat)
+                odds = self.model.log_odds(encoded, size) if len(decided) < len(results) else None
+                shared += clock.lap()
+                seen, (rows, cols) = around.window(lr, size), part.window(lr, size)
+                inside = Part(rows, cols).within(seen)
+                for result in results:
+                    if result.setting in decided:
+                        assignment = decided[result.setting][:, seen.rows, seen.cols].contiguous()
+                    else:
+                        assert odds is not None
+                        assignment = decide(odds, result.setting, self.account, scale)
+                    sr = self.model.upsample(encoded, size, assignment)
+                    finish(sr, assignment if self.refinement else None, inside, result.pixels[rows, cols])
+                    result.count(assignment[:, inside.rows, inside.cols], self.upsamplers)
+                    result.assignment[rows, cols] = assignment[0, inside.rows, inside.cols].cpu().numpy()
+                    result.seconds += clock.lap()
+                bar.update()
+        for result in results:
+            result.seconds += shared
+        return [result.restored(self.account, lr.shape[2] * lr.shape[3]) for result in results]
+
+    def patches(self, lr: Tensor, scale: float, bits: int, tiling: Tiling, batches: list[Tensor]) -> list[Restored]:
+        """An image by overlapping patches, decided together."""
+        size, clock = scaled_size(batches[0], scale), Clock(self.device)
+        encoded = [self.model.encode(batch) for batch in batches]
+        log_odds = torch.cat([self.model.log_odds(part, size) for part in encoded])
+        lengths = [len(batch) for batch in batches]
+        shared = clock.lap()
+        results = []
+        for setting in self.settings:
+            result = Result(setting, scaled_size(lr, scale), bits)
+            assignments = decide(log_odds, setting, self.account, scale).split(lengths)
+            pairs = list(zip(encoded, assignments, strict=True))
+            srs = [self.model.upsample(part, size, chosen) for part, chosen in pairs]
+            if self.refinement:
+                srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
+            sr = tiling.merge(srs, lr, scale)
+            finish(sr, None, whole(sr), result.pixels)
+            result.assignment[:] = tiling.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()
+            for assignment in assignments:
+                result.count(assignment, self.upsamplers)
+            result.seconds = shared + clock.lap()
+            results.append(result)
+        lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
+        return [result.restored(self.account, lr_pixels) for result in results]
+
+
+def pcsr_restorer(
+    model: PCSR, settings: Sequence[Setting], refinement: bool, device: torch.device, large: Large = LARGE
+) -> Restore:
+    """Restore with a PCSR model, one result per setting, all from one encoding of the image.
+
+    Raises InputError for settings of a model that has nothing to decide.
+    """
+    if model.classifier is None:
+        if [*settings] != [Setting("k")]:
+            raise InputError(
+                "a phase 0 model has one upsampler, nothing to decide: leave out --k, --budget, --adaptive"
+            )
+        settings = [Setting("heavy")]
+    worker = Worker(model, settings, refinement, device, large)
+
+    @torch.inference_mode()
+    def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
+        if not scale >= 1:
+            raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
+        batches = load(lr, scale, tiling, device)
+        if tiling:
+            return worker.patches(lr, scale, bits, tiling, batches)
+        return worker.image(batches[0], scale, bits)
+
+    return restore
