@@ -21,7 +21,7 @@ constexpr int LANES = 16, ODD = 13, WIDE = 6;
 #else
 constexpr int LANES = 8, ODD = 13, WIDE = 3;
 #endif
-constexpr int EVEN = 4, NARROW = LANES == 16 ? 2 : 1;  // ODD x NARROW for groups of 13 channels, else EVEN x WIDE
+constexpr int EVEN = 4, NARROW = LANES == 16 ? 2 : 1;  // ODD x NARROW for groups of 13 channels; others as below
 typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 
 struct Value {
@@ -148,6 +148,8 @@ static void convolve_row(const Tile& tile, const Step& s, int y, int from, int e
                 l.add = tile.row(values[s.add], y) + (long)channel * l.add_pitch;
             }
             if (s.cout % ODD == 0 && s.cout % EVEN) line<ODD, NARROW>(l), o += ODD;
+            else if (LANES == 16 && left == 12) line<12, 2>(l), o += 12;
+            else if (LANES == 16 && left >= 8) line<8, 3>(l), o += 8;
             else if (left >= EVEN) line<EVEN, WIDE>(l), o += EVEN;
             else line<1, WIDE>(l), o++;
         }

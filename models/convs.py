@@ -16,8 +16,6 @@ INPUTS = 8  # of a step, as in convs.cpp
 CACHE_BYTES = 1_000_000  # of a tile's rows: about what a core has to itself
 UNIT = 3  # vectors: tiles with what they compute beyond are a multiple wide, so that the kernel has few odd ends
 LEAST_WIDTH = 96  # a stage is made no longer than such a tile fits the cache
-TILE_HEIGHT = 128
-TASKS = 4  # tiles per thread, at least, as far as the image is large enough
 
 
 class Value(ctypes.Structure):
@@ -164,8 +162,12 @@ class Runner:
         unit = UNIT * self.lanes
         fits = max(CACHE_BYTES // (4 * stage.floats * unit), 1 + 2 * stage.far // unit) * unit - 2 * stage.far
         width = min(fits, right - left)
-        enough = (bottom - top) * -(-(right - left) // width) // (TASKS * torch.get_num_threads())
-        height = max(8, min(TILE_HEIGHT, enough))
+        across, threads = -(-(right - left) // width), torch.get_num_threads()
+
+        def rows_of_busiest(height: int) -> int:
+            return -(-across * -(-(bottom - top) // height) // threads) * (height + stage.far)
+
+        height = min(range(8, max(bottom - top, 8) + 8, 8), key=rows_of_busiest)
         return Tiles(first, first + len(stage.convs), height, width, stage.far, top, left, bottom, right)
 
     def padded(self, width: int) -> int:

@@ -17,3 +17,9 @@ def keep_blocks() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 256 << 20)
+
+
+def give_back() -> None:
+    """Return what glibc keeps: after a large image, that is more than the next may have any use for."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

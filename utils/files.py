@@ -12,7 +12,7 @@ from utils.errors import InputError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
     """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
 
     `durable` holds through a power cut too, which costs a wait for the disk. Raises InputError if the place cannot be

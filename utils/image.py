@@ -182,4 +182,4 @@ def write_image(path: str | Path, pixels: Array, alpha: Array | None = None) -> 
     done, content = cv2.imencode(suffix, np.ascontiguousarray(array), WEBP_EXACT if suffix == ".webp" else ())
     if not done:
         raise InputError(f"cannot write {path}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for {suffix}")
-    write_atomic(path, content.tobytes(), durable=False)  # pictures can be made again, by the million at times
+    write_atomic(path, content.data, durable=False)  # pictures can be made again, by the million at times

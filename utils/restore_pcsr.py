@@ -1,16 +1,20 @@
 """How one image is restored by a PCSR model: decided pixel by pixel, several settings from one encoding."""
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from models.decide import assign_adaptive, assign_budget, assign_k
 from models.fast import prepare
 from models.part import Part, whole
 from models.pcsr import PCSR, refine
+from utils.allocator import give_back
 from utils.errors import InputError
 from utils.finish import canvas, finish
 from utils.flops import PCSRFlops
@@ -21,6 +25,7 @@ from utils.tiling import Tiling
 
 GLOBAL = ("adaptive", "budget")  # rules that see the whole image
 REFINE = True  # the paper's default, for every script; --no_refinement turns it off
+LARGE_PIXELS = 1 << 20  # of LR: behind such an image, memory is returned to the system
 HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
 
 
@@ -91,39 +96,31 @@ class Worker:
         """A whole image (1,3,h,w), in parts if it is large."""
         size, clock = scaled_size(lr, scale), Clock(self.device)
         results = [Result(setting, size, bits) for setting in self.settings]
-        shared = 0.0
         parts = self.large.parts(lr, self.model.halo, 4 * (MAPS * self.channels + self.tables + HR_FLOATS * scale**2))
         outer = [part.grown(lr, 1) for part in parts]  # refinement reads the pixels around
-        ahead = [result for result in results if result.setting.rule in GLOBAL] if len(parts) > 1 else []
-        feats: list[Tensor] = []
+        early = [result for result in results if result.setting.rule in GLOBAL] if len(parts) > 1 else []
+        shared = 0.0
         decided: dict[Setting, Tensor] = {}
-        with self.large.bar(len(parts) * (2 if ahead else 1)) as bar:
-            if ahead:
-                log_odds = torch.empty(1, self.upsamplers - 1, *size, device=lr.device)
-                keep = 4 * self.channels * lr.shape[2] * lr.shape[3] <= allowance(lr.device)
-                for part in outer:
-                    feat = self.model.features(lr, part)
-                    feats += [feat] if keep else []
-                    rows, cols = part.window(lr, size)
-                    log_odds[..., rows, cols] = self.model.log_odds(self.model.project(lr, part, feat), size)
-                    bar.update()
+        feats: Iterable[Tensor | None] = itertools.repeat(None)
+        with self.large.bar(len(parts) * (2 if early else 1)) as bar:
+            if early:
+                log_odds, feats = self.look(lr, size, outer, bar)
                 shared += clock.lap()
-                for result in ahead:
+                for result in early:
                     decided[result.setting] = decide(log_odds, result.setting, self.account, scale)
                     result.seconds += clock.lap()
                 del log_odds
-            for i, (part, around) in enumerate(zip(parts, outer, strict=True)):
-                feat = feats[i] if feats else self.model.features(lr, around)
+            for part, around, kept in zip(parts, outer, feats, strict=False):
+                feat = self.model.features(lr, around) if kept is None else kept
                 encoded = self.model.project(lr, around, feat)
                 odds = self.model.log_odds(encoded, size) if len(decided) < len(results) else None
                 shared += clock.lap()
                 seen, (rows, cols) = around.window(lr, size), part.window(lr, size)
                 inside = Part(rows, cols).within(seen)
                 for result in results:
-                    if result.setting in decided:
+                    if odds is None or result.setting in decided:
                         assignment = decided[result.setting][:, seen.rows, seen.cols].contiguous()
                     else:
-                        assert odds is not None
                         assignment = decide(odds, result.setting, self.account, scale)
                     sr = self.model.upsample(encoded, size, assignment)
                     finish(sr, assignment if self.refinement else None, inside, result.pixels[rows, cols])
@@ -134,6 +131,21 @@ class Worker:
         for result in results:
             result.seconds += shared
         return [result.restored(self.account, lr.shape[2] * lr.shape[3]) for result in results]
+
+    def look(
+        self, lr: Tensor, size: tuple[int, int], parts: Sequence[Part], bar: "tqdm[Any]"
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The log odds of a whole image, part by part; and the features of each part, if there is room for all."""
+        log_odds = torch.empty(1, self.upsamplers - 1, *size, device=lr.device)
+        keep = 4 * self.channels * lr.shape[2] * lr.shape[3] <= allowance(lr.device)
+        feats: list[Tensor | None] = []
+        for part in parts:
+            feat = self.model.features(lr, part)
+            rows, cols = part.window(lr, size)
+            log_odds[..., rows, cols] = self.model.log_odds(self.model.project(lr, part, feat), size)
+            feats.append(feat if keep else None)
+            bar.update()
+        return log_odds, feats
 
     def patches(self, lr: Tensor, scale: float, bits: int, tiling: Tiling, batches: list[Tensor]) -> list[Restored]:
         """An image by overlapping patches, decided together."""
@@ -183,6 +195,9 @@ def pcsr_restorer(
         batches = load(lr, scale, tiling, device)
         if tiling:
             return worker.patches(lr, scale, bits, tiling, batches)
-        return worker.image(batches[0], scale, bits)
+        results = worker.image(batches[0], scale, bits)
+        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
+            give_back()
+        return results
 
     return restore

@@ -1,0 +1,114 @@
+"""The Triton kernel against plain torch: on the GPU if there is one, else on the CPU by Triton's interpreter."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.build import build_pcsr
+from models.fast import FastPCSR, prepare, with_triton
+from models.grid import axis
+from models.mlp import PixelMLP
+from models.pcsr import rows_of
+from tests.conftest import TINY_PCSR
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HIDDEN = [(), (4,), (16, 17), (33, 33, 33), (20, 40, 60, 74), (40,) * 5, (170, 170)]  # of 0 to 5 later layers
+LR = (5, 7)
+SIZES = [(20, 28), (13, 18), (5, 7)]  # x4, about x2.6, x1
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is declared and at its first launch
+        pytest.importorskip("triton", reason="Triton is not installed: it comes with the CUDA builds of torch")
+        yield importlib.import_module("models.gpu")
+
+
+def mlp_of(hidden: tuple[int, ...], outputs: int = 3) -> PixelMLP:
+    return PixelMLP(6, hidden, outputs).to(DEVICE).requires_grad_(False)
+
+
+def plain(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
+    """The MLP at every HR pixel, (n,H,W)."""
+    rows, cols = axis(feat.shape[2], size[0], DEVICE), axis(feat.shape[3], size[1], DEVICE)
+    first = mlp.first_layer(mlp.project(rows_of(feat)), rows, cols)
+    nearest = rows.index[:, None] * feat.shape[3] + cols.index
+    return mlp.finish(first.table[nearest] + first.row[:, None] + first.col).permute(2, 0, 1)
+
+
+def fused(gpu: ModuleType, mlp: PixelMLP, feat: Tensor, planes: Tensor, assignment: Tensor | None) -> Tensor:
+    """What the kernel adds to planes (n,H,W) where assignment is 1, in the MLP's dtype."""
+    rows, cols = axis(feat.shape[2], planes.shape[1], DEVICE), axis(feat.shape[3], planes.shape[2], DEVICE)
+    kernel = gpu.TritonKernel(mlp)
+    result = planes.clone()
+    kernel.add_to(result, kernel.table(feat.to(kernel.bias.dtype))[0], rows, cols, feat.shape[3], assignment, 1)
+    return result
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("hidden", HIDDEN)
+@torch.inference_mode()
+def test_same_numbers(gpu: ModuleType, hidden: tuple[int, ...], size: tuple[int, int]) -> None:
+    mlp, feat, planes = mlp_of(hidden), torch.randn(1, 6, *LR, device=DEVICE), torch.randn(3, *size, device=DEVICE)
+    values = plain(mlp, feat, size)
+    torch.testing.assert_close(fused(gpu, mlp, feat, planes, None), planes + values, rtol=0, atol=2e-5)
+    some = torch.randint(3, size, device=DEVICE, dtype=torch.uint8)
+    few = (torch.rand(size, device=DEVICE) < 0.02).byte()  # rows without one
+    for assignment in (some, few, torch.ones_like(few), torch.zeros_like(few)):
+        result = fused(gpu, mlp, feat, planes, assignment)
+        torch.testing.assert_close(result, planes + values * (assignment == 1), rtol=0, atol=2e-5)
+        assert torch.equal(result[:, assignment != 1], planes[:, assignment != 1])
+
+
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("hidden", HIDDEN)
+@torch.inference_mode()
+def test_half_precision(gpu: ModuleType, hidden: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    if DEVICE == "cpu" and dtype == torch.bfloat16 and hidden:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16 as integers")
+    mlp, feat, planes = mlp_of(hidden), torch.randn(1, 6, *LR, device=DEVICE), torch.zeros(3, 13, 18, device=DEVICE)
+    values = plain(mlp, feat, (13, 18))
+    torch.testing.assert_close(fused(gpu, mlp.to(dtype), feat, planes, None), values, rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_a_model_with_these_kernels(gpu: ModuleType) -> None:
+    model = build_pcsr(TINY_PCSR).to(DEVICE).eval()
+    fast = with_triton(model)
+    assert isinstance(fast, FastPCSR)
+    lr, size = torch.rand(2, 3, *LR, device=DEVICE), (13, 18)
+    expected, encoded = model.encode(lr), fast.encode(lr)
+    torch.testing.assert_close(fast.log_odds(encoded, size), model.log_odds(expected, size), rtol=0, atol=2e-5)
+    assignment = torch.randint(2, (2, *size), device=DEVICE)
+    values = model.upsample(expected, size, assignment)
+    torch.testing.assert_close(fast.upsample(encoded, size, assignment), values, rtol=0, atol=2e-5)
+    if DEVICE == "cuda":
+        assert isinstance(prepare(model), FastPCSR) and not isinstance(prepare(model.double()), FastPCSR)
+
+
+@pytest.mark.parametrize("width", [1, 10, 16, 17, 20, 40, 58, 74, 96, 97, 128, 129, 170, 192, 300])
+def test_padding_holds_the_channels(gpu: ModuleType, width: int) -> None:
+    hi, lo = gpu.pieces(width)
+    assert hi + lo >= width and hi % lo == 0 and lo >= 16 and hi + lo <= max(32, 1.5 * width)
+
+
+def test_refusals(gpu: ModuleType) -> None:
+    with pytest.raises(ValueError, match="17 outputs"):
+        gpu.TritonKernel(mlp_of((), 17))
+    with pytest.raises(ValueError, match="contiguous"):
+        fused(gpu, mlp_of(()), torch.randn(1, 6, 4, 4, device=DEVICE), torch.zeros(8, 8, 3).permute(2, 0, 1), None)
+
+
+def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "models.gpu", None)  # as if it could not be imported
+    model = build_pcsr(TINY_PCSR)
+    assert with_triton(model) is model
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "kernels were not built" in err
