@@ -1,17 +1,24 @@
-"""Seconds per image of PCSR against its published formulation and the original model: python benchmarks/inference.py
+"""Seconds, memory, FLOPs and PSNR of PCSR against its published formulation and the original model.
+
+python benchmarks/inference.py                                scikit-image's astronaut
+python benchmarks/inference.py --img_path hr --plot ways.png  a folder of HR images, and a picture of PSNR over seconds
+python benchmarks/inference.py --backbone fsrcnn              untrained models of that backbone's configs: seconds only
 
 All ways run in turns in one process, with the same memory settings, so that a busy machine slows them alike; medians,
-after a warm-up of each. Shares of the FLOPs' peak are of the best matrix product that this machine's libraries reach.
+after a warm-up of each. Peak memory is that of a process which restores the image in this one way, once. Shares of the
+FLOPs' peak are of the best matrix product that this machine's libraries reach.
+
+With `pip install -r requirements-bench.txt` the original model also runs in ONNX Runtime and in OpenVINO.
 """
 
 import argparse
-import copy
 import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
@@ -22,142 +29,147 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import published
-from models.blocks import Backbone
-from models.pcsr import PCSR
-from utils.checkpoint import load_model
+from benchmarks.memory import peak_mb
+from benchmarks.runtimes import INSTALL, PACKAGES, usable
+from benchmarks.show import KEYS, format_table, plot
+from benchmarks.ways import AS_PUBLISHED, SCALE, Output, Source, Way, ways
+from datasets.folder import mod_crop
+from demo import load_image
+from models.build import BACKBONES
 from utils.device import add_device_option, pick_device, synchronize
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
-from utils.flops import Flops, network_flops
-from utils.image import read_image, to_tensor
+from utils.image import to_tensor
+from utils.metrics import psnr
 from utils.resize import downscale
-from utils.restore import Setting
-from utils.restore_pcsr import REFINE, pcsr_restorer
 
-SCALE = 4
-SETTINGS = {
-    "all light": Setting("k", math.inf),
-    "k=1": Setting("k", 1),
-    "k=0": Setting("k", 0),
-    "all heavy": Setting("k", -math.inf),
-    "ADM": Setting("adaptive"),
-}
-Way = Callable[[Tensor], Flops | None]  # restores lr (1,3,h,w); what that cost, if it counts it
+REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work
 
 
-def load_lr(path: Path) -> Tensor:
-    """An image shrunk by SCALE, (1,3,h,w)."""
-    hr = to_tensor(read_image(path).pixels)
-    height, width = (side // SCALE * SCALE for side in hr.shape[-2:])
-    return downscale(hr[..., :height, :width].double(), SCALE).float()
-
-
-def peak(device: torch.device) -> float:
-    """GFLOP/s of the faster of the two ways to multiply matrices, float32, 4096 rows of 512 channels."""
-    a, b = torch.randn(8192, 512, device=device), torch.randn(512, 512, device=device)
+def gemm_peak(device: torch.device) -> float:
+    """GFLOP/s of the faster of the two ways to multiply matrices, float32, rows of 512 channels."""
+    rows = 1 << (13 if device.type == "cpu" else 18)  # enough that a GPU's start does not count
+    a, b = torch.randn(rows, 512, device=device), torch.randn(512, 512, device=device)
     image = a.view(1, 1, -1, 512).permute(0, 3, 1, 2)
-    ways: list[Callable[[], Tensor]] = [lambda: a @ b, lambda: F.conv2d(image, b[:, :, None, None])]
-    best = math.inf
-    for way in ways * 10:
-        synchronize(device)
-        start = time.perf_counter()
-        way()
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
+    products: list[Callable[[], Tensor]] = [lambda: a @ b, lambda: F.conv2d(image, b[:, :, None, None])]
+    best = min(timed(product, device) for product in products * 3)
     return 2 * a.numel() * 512 / best / 1e9
 
 
-def ways(pcsr: PCSR, original: Backbone, device: torch.device) -> dict[str, Way]:
-    """Everything that is compared; the models of the other side keep their own memory layout."""
-
-    def ours(setting: Setting) -> Way:
-        restore = pcsr_restorer(pcsr, [setting], REFINE, device)
-        return lambda lr: restore(lr, SCALE)[0].flops
-
-    fast = {name: ours(setting) for name, setting in SETTINGS.items()}
-    eager, last = (copy_of(original).to(device) for _ in range(2))
-    last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plain = copy_of(pcsr).to(device)
-    assert isinstance(plain, PCSR)
-    per_lr = network_flops(original)
-
-    def full(model: torch.nn.Module, layout: torch.memory_format) -> Way:
-        def restore(lr: Tensor) -> Flops:
-            model(lr.to(device).contiguous(memory_format=layout))
-            return per_lr * (lr.shape[2] * lr.shape[3])
-
-        return restore
-
-    def as_published(lr: Tensor) -> None:
-        published.restore(plain, lr.to(device), (lr.shape[2] * SCALE, lr.shape[3] * SCALE), 0.0)
-
-    return {
-        "published k=0": as_published,
-        "original eager": full(eager, torch.contiguous_format),
-        "original channels-last": full(last, torch.channels_last),
-        **fast,
-    }
-
-
-def copy_of(model: PCSR | Backbone) -> torch.nn.Module:
-    return copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds with the device's queue drained at both ends."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 @torch.inference_mode()
-def main() -> None:
+def measure(
+    compared: dict[str, Way], hr: Tensor, lr: Tensor, rounds: int, device: torch.device
+) -> tuple[pd.DataFrame, float]:
+    """A row per way: PSNR of a first round, which warms up, and the median seconds of the others.
+
+    Also the best GFLOP/s of matrix products, tried in every round: a busy moment would make it too small.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
+    rows = []
+    for name, way in compared.items():
+        output = way(lr)
+        rows.append({"name": name, "psnr": psnr(shown(output), hr, SCALE), **accounts(output)})
+    peak = gemm_peak(device)
+    for _ in tqdm(range(rounds), desc="seconds", unit="round", disable=None):
+        peak = max(peak, gemm_peak(device))
+        for name, way in compared.items():
+            time.sleep(REST)
+            seconds[name].append(timed(partial(way, lr), device))
+    medians = [statistics.median(times) for times in seconds.values()]
+    return pd.DataFrame(rows).assign(seconds=medians, peak_mb=math.nan), peak
+
+
+def shown(output: Output) -> Tensor:
+    return output.image if isinstance(output.image, Tensor) else to_tensor(output.image)
+
+
+def accounts(output: Output) -> dict[str, float]:
+    return {"flops_paper": output.flops.paper, "flops_executed": output.flops.executed}
+
+
+def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
+    """Add what follows from the rows of one image, or from means."""
+    seconds = rows.set_index("name")["seconds"]
+    rate = rows["flops_executed"] / rows["seconds"] / 1e9
+    return rows.assign(
+        vs_published=seconds["published"] / rows["seconds"],
+        vs_original=seconds["original eager"] / rows["seconds"],
+        gflops_per_second=rate,
+        share_of_peak=rate / peak,
+    )
+
+
+def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--img_path", type=Path, required=True, help="HR image, or a folder of them; shrunk by 4")
+    parser.add_argument("--img_path", type=Path, help="HR image or folder, shrunk by 4 (default: astronaut)")
     parser.add_argument("--model", default="save/carn-pcsr-phase1")
     parser.add_argument("--original", default="save/carn-x4")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each way per image")
+    parser.add_argument("--backbone", choices=sorted(BACKBONES), help="untrained models of its configs instead")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each way per image (default: 5)")
+    parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, a process start per way")
     parser.add_argument("--csv", type=Path, default=Path("results/benchmarks/inference.csv"))
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--plot", type=Path, help="PNG to write: PSNR against seconds")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON, means per way")
     add_device_option(parser)
     args = parser.parse_args()
+    if args.rounds < 1:
+        raise InputError(f"--rounds {args.rounds}: must be 1 or more")
+    if args.plot and args.backbone:
+        raise InputError("--plot: the PSNR of --backbone's untrained models means nothing")
+    return args
+
+
+def main() -> None:
+    args = parse_options()
     device = pick_device(args.device)
-    pcsr, original = load_model(args.model)[0], load_model(args.original)[0]
-    if not isinstance(pcsr, PCSR) or not isinstance(original, Backbone):
-        raise InputError("--model must be a PCSR model and --original an original one")
-    paths = list_images(args.img_path) if args.img_path.is_dir() else [args.img_path]
-    gemm = peak(device)
-    compared = ways(pcsr, original, device)
-    rows = []
-    for path in paths:
-        lr = load_lr(path)
-        seconds: dict[str, list[float]] = {name: [] for name in compared}
-        flops: dict[str, Flops | None] = {}
-        for round_ in tqdm(range(args.rounds + 1), desc=path.name, disable=None):  # the first warms up
-            for name, way in compared.items():
-                synchronize(device)
-                start = time.perf_counter()
-                flops[name] = way(lr)
-                synchronize(device)
-                if round_:
-                    seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            median, cost = statistics.median(times), flops[name]
-            rate = cost.executed / median / 1e9 if cost else math.nan
-            rows.append(
-                {
-                    "image": path.name,
-                    "output": f"{lr.shape[3] * SCALE}x{lr.shape[2] * SCALE}",
-                    "name": name,
-                    "seconds": median,
-                    "vs_published": statistics.median(seconds["published k=0"]) / median,
-                    "vs_original": statistics.median(seconds["original eager"]) / median,
-                    "flops_paper": cost.paper if cost else math.nan,
-                    "flops_executed": cost.executed if cost else math.nan,
-                    "gflops_per_second": rate,
-                    "share_of_peak": rate / gemm,
-                }
-            )
-    table = pd.DataFrame(rows)
-    print(f"{device}, {torch.get_num_threads()} threads, x{SCALE}, matrix product {gemm:.0f} GFLOP/s")
-    print(table.drop(columns=["flops_paper", "flops_executed"]).to_string(index=False, float_format="%.3f"))
+    source = Source(args.model, args.original, args.backbone)
+    paths = list_images(args.img_path) if args.img_path and args.img_path.is_dir() else [args.img_path]
+    print(f"{device}, {torch.get_num_threads()} threads, x{SCALE}")
+    if absent := [name for name in PACKAGES if name not in usable(device)]:
+        print(f"left out {', '.join(absent)}: {INSTALL if device.type == 'cpu' else 'they are compared on CPUs'}")
+    if args.backbone:
+        print(
+            f"untrained {args.backbone}: no PSNR; k is set for shares of heavy pixels (published: {AS_PUBLISHED[-1]})"
+        )
+    tables, peak = [], 0.0
+    for chosen in paths:
+        image, path = load_image(None if chosen is None else str(chosen))
+        hr = mod_crop(to_tensor(image.pixels), SCALE, path)
+        lr = downscale(hr.double(), SCALE).float()
+        settings = source.settings(lr)
+        compared = {name: make() for name, make in ways(source, settings, device).items()}
+        table, reached = measure(compared, hr, lr, args.rounds, device)
+        peak = max(peak, reached)
+        if not args.no_memory:
+            bar = tqdm(table["name"], desc="memory", unit="way", disable=None)
+            table["peak_mb"] = [peak_mb(name, source, settings, device, lr) for name in bar]
+        if args.backbone:
+            table["psnr"] = math.nan
+        table.insert(0, "image", path.name)
+        table.insert(1, "output", f"{hr.shape[3]}x{hr.shape[2]}")
+        tables.append(table)
+        print(f"\n{path.name}, {hr.shape[3]}x{hr.shape[2]}\n{format_table(with_rates(table, peak))}")
+    print(f"\nmatrix product: {peak:.0f} GFLOP/s")
+    table = pd.concat([with_rates(rows, peak) for rows in tables])
+    measured = ["psnr", "seconds", "peak_mb", "flops_paper", "flops_executed"]
+    means = with_rates(table.groupby("name", sort=False)[measured].mean().reset_index(), peak)
+    if len(paths) > 1:
+        print(f"\n{len(paths)} images, means\n{format_table(means)}")
     write_atomic(args.csv, table.to_csv(index=False, float_format="%.6g").encode())
+    if args.plot:
+        title = tables[0]["image"][0] if len(tables) == 1 else f"{len(tables)} images"
+        write_atomic(args.plot, plot(means, f"{title}, x{SCALE}, {device}, {torch.get_num_threads()} threads"))
     if args.json:
-        kept = table[["name", "seconds", "flops_paper", "flops_executed"]].astype(object)
+        kept = means[KEYS].astype(object)
         print(json.dumps(kept.where(kept.notna(), None).to_dict("records")))
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.mlp import PixelMLP
-from models.pcsr import PCSR, bilinear
+from models.pcsr import PCSR
 
 PIXELS_AT_ONCE = 300_000
 
@@ -42,8 +42,8 @@ def run_mlp(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
     return mlp.layers(mlp_input(feat, coord, size))
 
 
-def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> Tensor:
-    """SR (1,3,H,W) of one image by the k rule, refined; each upsampler runs on the pixels it got."""
+def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> tuple[Tensor, Tensor]:
+    """SR (1,3,H,W) of one image, refined, and its assignment (1,H,W); each upsampler runs on the pixels it got."""
     feat = model.encoder(lr - model.mean)
     coords = grid(size, lr.device)
     *upsamplers, classifier = model.mlps()
@@ -60,8 +60,8 @@ def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> Tensor:
         chosen = (assignment.flatten() == j).nonzero()[:, 0]
         if len(chosen):
             residual[chosen] = at(mlp, coords[chosen])
-    sr = residual.t().view(1, 3, *size) + bilinear(lr, size)
-    return unfold_refine(sr, assignment)
+    sr = residual.t().view(1, 3, *size) + F.interpolate(lr, size=size, mode="bilinear", align_corners=False)
+    return unfold_refine(sr, assignment), assignment
 
 
 def unfold_refine(sr: Tensor, assignment: Tensor) -> Tensor:

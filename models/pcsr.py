@@ -112,7 +112,9 @@ class PCSR(nn.Module):
 
     def features(self, lr: Tensor, part: Part) -> Tensor:
         """feat (b,c,h,w) of a part, the same numbers as in the whole: the encoder sees `halo` pixels around it."""
-        seen, inside = with_halo(lr, part, 0 if part == whole(lr) else self.halo)
+        if part == whole(lr):
+            return self.encoder(lr - self.mean)
+        seen, inside = with_halo(lr, part, self.halo)
         return self.encoder(seen - self.mean)[..., inside.rows, inside.cols]
 
     def project(self, lr: Tensor, part: Part, feat: Tensor) -> Encoded:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.grid import axis
-from models.pcsr import bilinear
 
 PIECE_PIXELS = 1 << 13  # 8192 pixels of 74 channels are 2.4 MB
 CACHED = ("cpu",)  # devices on which pieces pay
@@ -63,7 +63,8 @@ def queries(lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None) -> Quer
     coords[..., 0], coords[..., 1] = rows.offset[:, None], cols.offset
     coords[..., 2], coords[..., 3] = rows.cell, cols.cell
     coords = coords.flatten(0, 1)  # (H*W,4)
-    target = (hr - bilinear(lr, (height, width))).permute(0, 2, 3, 1).flatten(1, 2)  # (b,H*W,3)
+    residual = F.interpolate(lr, size=(height, width), mode="bilinear", align_corners=False)  # as torch.compile likes
+    target = (hr - residual).permute(0, 2, 3, 1).flatten(1, 2)  # (b,H*W,3)
     if pixels_per_patch is None or pixels_per_patch >= height * width:
         target = target.contiguous()
         return Queries(h * w, nearest.expand(batch, -1), coords.expand(batch, -1, -1), target)

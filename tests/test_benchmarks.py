@@ -3,17 +3,22 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import published
-from models.build import build_pcsr
+from benchmarks import inference, published, runtimes
+from benchmarks.ways import Source, Way, ways
+from models.build import build_original, build_pcsr
 from models.decide import assign_k
 from models.pcsr import refine
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
+from utils.config import OriginalSpec
+from utils.image import read_image
+from utils.restore import Setting
 
 
 @pytest.mark.parametrize("size", [(36, 48), (23, 32)])
@@ -23,22 +28,105 @@ def test_the_published_formulation_gives_the_same_picture(size: tuple[int, int])
     encoded = model.encode(lr)
     assignment = assign_k(model.log_odds(encoded, size), model.account().cost(size[0] / 9), 0.0)
     expected = refine(model.upsample(encoded, size, assignment), assignment)
-    torch.testing.assert_close(published.restore(model, lr, size, 0.0), expected, rtol=0, atol=2e-5)
+    sr, chosen = published.restore(model, lr, size, 0.0)
+    torch.testing.assert_close(sr, expected, rtol=0, atol=2e-5)
+    assert torch.equal(chosen, assignment)
 
 
-def test_inference(tmp_path: Path) -> None:
+CPU = torch.device("cpu")
+NAMES = ["published", "original eager", "original channels-last", "all light", "k=1", "k=0", "all heavy", "adaptive"]
+KEYS = {"name", "seconds", "peak_mb", "flops_paper", "flops_executed"}
+
+
+def call_inference(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks/inference.py"), "--rounds", "1", "--device", "cpu", "--json"]
+    return subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Options that choose tiny models."""
     save_tiny(tmp_path / "pcsr", TINY_PCSR)
     save_tiny(tmp_path / "original", TINY_ORIGINAL)
-    make_folder(tmp_path / "hr", [(61, 83)])
-    command = [sys.executable, str(ROOT / "benchmarks/inference.py"), "--img_path", "hr", "--rounds", "1", "--json"]
-    weights = ["--model", "pcsr", "--original", "original", "--device", "cpu"]
-    done = subprocess.run([*command, *weights], cwd=tmp_path, capture_output=True, text=True, check=False)
+    return ["--model", "pcsr", "--original", "original"]
+
+
+def test_inference(tmp_path: Path, tiny: list[str]) -> None:
+    make_folder(tmp_path / "hr", [(61, 83), (48, 40)])
+    done = call_inference(tmp_path, *tiny, "--img_path", "hr", "--plot", "out/ways.png", "--no_memory")
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout.splitlines()[-1])
+    rows = {row["name"]: row for row in records}
+    assert [name for name in rows if name not in runtimes.PACKAGES] == NAMES
+    assert [name for name in rows if name in runtimes.PACKAGES] == runtimes.usable(CPU)
+    assert (runtimes.INSTALL in done.stdout) == (len(runtimes.usable(CPU)) < len(runtimes.PACKAGES))
+    assert all(row.keys() == KEYS and row["seconds"] > 0 and row["peak_mb"] is None for row in records)
+    assert rows["all light"]["flops_executed"] < rows["all heavy"]["flops_executed"]
+    assert rows["published"]["flops_paper"] == pytest.approx(rows["k=0"]["flops_paper"], rel=1e-2)  # but for near ties
+    assert rows["k=0"]["flops_executed"] < rows["published"]["flops_executed"] < rows["published"]["flops_paper"]
+    assert read_image(tmp_path / "out/ways.png").pixels.ndim == 3
+    table = pd.read_csv(tmp_path / "results/benchmarks/inference.csv")
+    assert table["output"].unique().tolist() == ["80x60", "40x48"]
+    assert table["psnr"].between(5, 60).all() and (table["share_of_peak"] > 0).all()
+    means = table.groupby("name")["seconds"].mean()
+    assert all(row["seconds"] == pytest.approx(means[row["name"]], rel=1e-3) for row in records)
+
+
+def test_default_picture_and_peak_memory(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("published", "original eager", "k=0")  # each costs a process
+
+    def some(source: Source, settings: dict[str, Setting], device: torch.device) -> dict[str, Callable[[], Way]]:
+        return {name: make for name, make in ways(source, settings, device).items() if name in names}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inference, "ways", some)
+    monkeypatch.setattr("sys.argv", ["inference.py", *tiny, "--rounds", "1", "--device", "cpu", "--json"])
+    inference.main()
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out.splitlines()[-1])}
+    assert tuple(rows) == names
+    assert all(50 < row["peak_mb"] < 2000 for row in rows.values())  # of this process' own memory nothing counts
+    table = pd.read_csv(tmp_path / "results/benchmarks/inference.csv")
+    assert set(table["image"]) == {"astronaut.png"} and set(table["output"]) == {"512x512"}
+
+
+def test_untrained_backbone(tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    make_folder(tmp_path / "hr", [(48, 64)])
+    done = call_inference(tmp_path, "--backbone", "fsrcnn", "--img_path", "hr/img_0.png", "--no_memory")
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout.splitlines()[-1])}
-    assert {"published k=0", "original eager", "k=0", "all light", "all heavy", "ADM"} <= rows.keys()
-    assert rows["all light"]["flops_executed"] < rows["all heavy"]["flops_executed"]
-    assert all(row["seconds"] > 0 for row in rows.values()) and rows["published k=0"]["flops_paper"] is None
-    assert pd.read_csv(tmp_path / "results/benchmarks/inference.csv")["output"].unique().tolist() == ["80x60"]
+    assert "untrained" in done.stdout and "PSNR dB" not in done.stdout and not {"k=0", "adaptive"} & rows.keys()
+    light, some, more, heavy = (
+        rows[name]["flops_paper"] for name in ("all light", "15% heavy", "30% heavy", "all heavy")
+    )
+    assert (some - light) / (heavy - light) == pytest.approx(0.15, abs=1e-3)
+    assert (more - light) / (heavy - light) == pytest.approx(0.3, abs=1e-3)
+    assert rows["published"]["flops_paper"] == pytest.approx(more, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [("--rounds", "0"), ("--backbone", "fsrcnn", "--plot", "a.png"), ("--model", "original")]
+)
+def test_bad_options(options: tuple[str, ...], tmp_path: Path, tiny: list[str]) -> None:
+    done = call_inference(tmp_path, *tiny, *options)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", runtimes.PACKAGES)
+@pytest.mark.parametrize(("backbone", "width"), [("carn", 8), ("srresnet", 4), ("fsrcnn", 6)])
+def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name not in runtimes.usable(CPU):
+        pytest.skip(runtimes.INSTALL)
+    model = build_original(OriginalSpec(kind="original", backbone=backbone, width=width, scale=4)).eval()
+    for norm in [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
+        torch.nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
+        torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    assert runtimes.runtime(name, model)(torch.rand(1, 3, 9, 30)).shape == (1, 3, 36, 120)
+    monkeypatch.setattr(runtimes, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="differs"):
+        runtimes.runtime(name, model)
 
 
 def test_training(tmp_path: Path) -> None:
