@@ -23,7 +23,8 @@ from models.mlp import PixelMLP
 from models.part import Part
 from utils.image import Array
 
-SOURCES = [Path(__file__).with_name(name) for name in ("pixels.cpp", "convs.cpp")]
+# read with this module: a long run may first need them after the files have changed, and the structs with them
+SOURCES = {name: Path(__file__).with_name(name).read_text() for name in ("pixels.cpp", "convs.cpp")}
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 
@@ -44,13 +45,16 @@ def load_kernels() -> ctypes.CDLL | None:
 def built(compiler: str) -> Path:
     """The shared library of this source, compiler and processor in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
-    identity = [*(source.read_text() for source in SOURCES), compiler, *FLAGS, processor()]
+    identity = [*SOURCES.values(), compiler, *FLAGS, processor()]
     path = cache / f"kernels-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
             made = Path(scratch) / path.name
-            subprocess.run([compiler, *FLAGS, "-o", made, *SOURCES], check=True, capture_output=True, text=True)
+            for name, text in SOURCES.items():
+                (Path(scratch) / name).write_text(text)
+            command = [compiler, *FLAGS, "-o", made.name, *SOURCES]
+            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True)
             made.replace(path)
     return path
 
