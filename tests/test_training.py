@@ -169,7 +169,7 @@ def test_phase0_trains_the_heavy_upsampler() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.pieces.bilinear", lambda lr, size: torch.full((4, 3, *size), np.nan))
+    monkeypatch.setattr("models.pieces.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
     assert "img_0.png" in outcome.err and "img_2.png" in outcome.err  # the batch of 4 shows all 3 images
