@@ -144,7 +144,7 @@ def main() -> None:
     for chosen in paths:
         image, path = load_image(None if chosen is None else str(chosen))
         hr = mod_crop(to_tensor(image.pixels), SCALE, path)
-        lr = downscale(hr.double(), SCALE).float()
+        lr = downscale(hr, SCALE, dtype=torch.float64).float()
         settings = source.settings(lr)
         compared = {name: make() for name, make in ways(source, settings, device).items()}
         table, reached = measure(compared, hr, lr, args.rounds, device)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from utils.errors import InputError
@@ -99,7 +100,7 @@ class PairedFolder:
     def load(self, path: Path) -> Pair:
         hr, lr = self.read(path)
         if lr is None:
-            lr = downscale(hr.double(), self.scale, eight_bit=not self.float_lr).float()
+            lr = downscale(hr, self.scale, eight_bit=not self.float_lr, dtype=torch.float64).float()
         return Pair(path.stem, hr, lr)
 
 

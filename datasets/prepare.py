@@ -156,7 +156,7 @@ def low_resolution(hr: Array, scale: float, matlab_uint8: bool = False) -> Array
     if matlab_uint8:
         lr = [imresize_matlab_uint8(torch.from_numpy(plane), size).numpy() for plane in planes]
     else:
-        lr = [to_pixels(downscale(to_tensor(plane).double(), scale)) for plane in planes]
+        lr = [to_pixels(downscale(to_tensor(plane), scale, dtype=torch.float64)) for plane in planes]
     return np.stack(lr, axis=2)
 
 

@@ -2,7 +2,9 @@ import math
 
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
+from utils import metrics
 from utils.metrics import psnr, ssim
 
 
@@ -42,3 +44,16 @@ def test_ssim() -> None:
     assert 0 < ssim(noisy, hr, 4) < 1
     assert ssim(noisy, hr, 4, "y") != ssim(noisy, hr, 4)
     assert math.isnan(ssim(hr[..., :10, :10], hr[..., :10, :10], 0))
+
+
+@pytest.mark.parametrize("height", [40, 41, 50, 51, 64])
+def test_large_images_are_measured_in_strips(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "ROWS", 20)
+    hr = torch.randint(256, (1, 3, height, 30)) / 255
+    sr = (hr + 0.1 * torch.randn_like(hr)).clamp(0, 1).mul(255).round() / 255
+    first, second = (image[0, :, 4:-4, 4:-4].double().numpy() * 255 for image in (sr, hr))
+    whole = structural_similarity(
+        first, second, channel_axis=0, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert ssim(sr, hr, 4) == pytest.approx(whole, abs=1e-9)
+    assert psnr(sr, hr, 4) == pytest.approx(20 * math.log10(255) - 10 * math.log10(((first - second) ** 2).mean()))

@@ -1,6 +1,7 @@
 """PSNR and SSIM as the field measures them: on 8-bit values, RGB or Y, border shaved. Pure functions."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -10,41 +11,53 @@ from torch import Tensor
 PsnrType = Literal["rgb", "y"]
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio swing, as MATLAB's rgb2ycbcr
 WINDOW = 11  # pixels across SSIM's Gaussian window; a smaller image has no SSIM
+ROWS = 512  # looked at together: float64 copies of an 8K image would take gigabytes
 
 
-def quantize(image: Tensor) -> Tensor:
-    """(b,3,H,W) in [0,1] -> 8-bit levels as float64 in [0,255]."""
-    return image.double().clamp(0, 1).mul(255).round()
+def shaved(image: Tensor, shave: int) -> Tensor:
+    """(b,3,H,W) without its border; an image that shaving would leave nothing of keeps it."""
+    return image[..., shave:-shave, shave:-shave] if min(image.shape[-2:]) > 2 * shave > 0 else image
 
 
-def prepare(image: Tensor, shave: int, psnr_type: PsnrType) -> Tensor:
-    """8-bit levels of (b,3,H,W) without the border: (b,3,..) for rgb; (b,1,..) of range [16,235] for y.
-
-    An image that shaving would leave nothing of keeps its border.
-    """
-    if min(image.shape[-2:]) > 2 * shave > 0:
-        image = image[..., shave:-shave, shave:-shave]
-    levels = quantize(image.cpu())
+def levels(image: Tensor, psnr_type: PsnrType) -> Tensor:
+    """8-bit levels of (b,3,H,W) in [0,1] as float64: (b,3,H,W) in [0,255] for rgb; (b,1,H,W) in [16,235] for y."""
+    rgb = image.cpu().double().clamp(0, 1).mul(255).round()
     if psnr_type == "rgb":
-        return levels
+        return rgb
     weights = torch.tensor(Y_WEIGHTS, dtype=torch.float64).view(1, 3, 1, 1)
-    return (levels * weights).sum(1, keepdim=True) / 255 + 16
+    return (rgb * weights).sum(1, keepdim=True) / 255 + 16
+
+
+def strips(sr: Tensor, hr: Tensor, psnr_type: PsnrType, shared: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """The levels of two images in strips of rows, of which neighbours have `shared` rows in common."""
+    for top in range(0, sr.shape[-2] - shared, ROWS):
+        rows = slice(top, top + ROWS + shared)
+        yield levels(sr[..., rows, :], psnr_type), levels(hr[..., rows, :], psnr_type)
 
 
 def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:
     """dB between two (b,3,H,W) in [0,1], after rounding to 8 bits; infinite if they are equal."""
-    difference = prepare(sr, shave, psnr_type) - prepare(hr, shave, psnr_type)
-    mse = float(difference.square().mean())
+    pairs = strips(shaved(sr, shave), shaved(hr, shave), psnr_type)
+    errors = [((first - second).square().sum(), first.numel()) for first, second in pairs]
+    mse = float(sum(error for error, _ in errors)) / sum(count for _, count in errors)
     return math.inf if mse == 0 else 20 * math.log10(255) - 10 * math.log10(mse)  # nan stays nan
 
 
 def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:
     """Mean structural similarity of two (1,3,H,W) in [0,1], Gaussian window (Wang et al. 2004); nan if too small."""
-    first, second = (prepare(image, shave, psnr_type)[0].numpy() for image in (sr, hr))
-    if min(first.shape[-2:]) < WINDOW:
+    sr, hr = shaved(sr, shave), shaved(hr, shave)
+    if min(sr.shape[-2:]) < WINDOW:
         return math.nan
-    return float(
-        structural_similarity(
-            first, second, channel_axis=0, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    total = 0.0
+    for first, second in strips(sr, hr, psnr_type, WINDOW - 1):  # the window has no value at a strip's first and last 5
+        mean = structural_similarity(
+            first[0].numpy(),
+            second[0].numpy(),
+            channel_axis=0,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
         )
-    )
+        total += float(mean) * (first.shape[-2] - WINDOW + 1)
+    return total / (sr.shape[-2] - WINDOW + 1)

@@ -49,28 +49,36 @@ def bicubic_taps(n: int, size: int, border: Border) -> Taps:
     return Taps(index, weight)
 
 
-def resize_rows(image: Tensor, size: int, border: Border) -> Tensor:
-    """Resize the second last axis: (..., n, m) -> (..., size, m), as a matrix product per block of output rows."""
+def resize_rows(image: Tensor, size: int, border: Border, dtype: torch.dtype | None = None) -> Tensor:
+    """Resize the second last axis: (..., n, m) -> (..., size, m), as a matrix product per block of output rows.
+
+    Computes, and answers, in `dtype`, the input's if none is given.
+    """
+    dtype = dtype or image.dtype
     taps = bicubic_taps(image.shape[-2], size, border)
     blocks = []
     for top in range(0, size, BLOCK):
         index, weight = taps.index[top : top + BLOCK], taps.weight[top : top + BLOCK]
         low, high = int(index.min()), int(index.max()) + 1
         band = torch.zeros(len(index), high - low, dtype=torch.float64).scatter_add_(1, index - low, weight)
-        sent = band.to(image.dtype).to(image.device, non_blocking=image.is_cuda)  # CUDA need not be waited for
-        blocks.append(sent @ image[..., low:high, :])
+        sent = band.to(dtype).to(image.device, non_blocking=image.is_cuda)  # CUDA need not be waited for
+        blocks.append(
+            sent @ image[..., low:high, :].to(dtype)
+        )  # block by block: large images are copied in no other way
     return torch.cat(blocks, dim=-2)
 
 
-def imresize(image: Tensor, size: tuple[int, int], border: Border = "symmetric") -> Tensor:
+def imresize(
+    image: Tensor, size: tuple[int, int], border: Border = "symmetric", dtype: torch.dtype | None = None
+) -> Tensor:
     """Resize (..., h, w) of floats to (..., *size), not clamped; float through both passes.
 
-    Any size, up or down. Precision is the input's: float64 reproduces the field's Python tools to their last digit.
-    Raises InputError if a size is below 1.
+    Any size, up or down. Computes, and answers, in `dtype`, the input's if none is given: float64 reproduces the
+    field's Python tools to their last digit. Raises InputError if a size is below 1.
     """
     if min(size) < 1:
         raise InputError(f"cannot resize {image.shape[-1]}x{image.shape[-2]} to {size[1]}x{size[0]} pixels")
-    rows = resize_rows(image, size[0], border)  # (..., H, w)
+    rows = resize_rows(image, size[0], border, dtype)  # (..., H, w)
     return resize_rows(rows.transpose(-1, -2), size[1], border).transpose(-1, -2)
 
 
@@ -91,11 +99,12 @@ def scaled_size(lr: Tensor, scale: float) -> tuple[int, int]:
     return round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
 
 
-def downscale(hr: Tensor, scale: float, eight_bit: bool = True) -> Tensor:
+def downscale(hr: Tensor, scale: float, eight_bit: bool = True, dtype: torch.dtype | None = None) -> Tensor:
     """The LR image of the protocol: hr (..., H, W) in [0,1] -> (..., round(H/scale), round(W/scale)) in [0,1].
 
-    Rounded to 8 bits as real LR files are, or left float and unclipped as in the published evaluation.
+    Rounded to 8 bits as real LR files are, or left float and unclipped as in the published evaluation. Computes, and
+    answers, in `dtype`, the input's if none is given.
     """
     size = (round(hr.shape[-2] / scale), round(hr.shape[-1] / scale))
-    lr = imresize(hr, size)
+    lr = imresize(hr, size, dtype=dtype)
     return round_8bit(lr) if eight_bit else lr
