@@ -4,16 +4,22 @@ from models.blocks import Backbone
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
 from utils.options import chosen_model, eval_parser, large, run_evaluation
-from utils.restore import original_restorer
+from utils.restore import bicubic_restorer, original_restorer
 
 
 def main() -> None:
-    args = eval_parser("Evaluate an original model.").parse_args()
-    model, _, name = chosen_model(args)
-    if not isinstance(model, Backbone):
-        raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
-    ranks = start_ranks(args.device)
-    run_evaluation(args, original_restorer(model, ranks.device, large(args)), name, ranks)
+    parser = eval_parser("Evaluate an original model, or bicubic enlargement.")
+    parser.add_argument("--bicubic", action="store_true", help="MATLAB's bicubic instead of a model, at any scale")
+    args = parser.parse_args()
+    if args.bicubic:
+        ranks = start_ranks(args.device)
+        run_evaluation(args, bicubic_restorer(), "bicubic", ranks)
+    else:
+        model, _, name = chosen_model(args)
+        if not isinstance(model, Backbone):
+            raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
+        ranks = start_ranks(args.device)
+        run_evaluation(args, original_restorer(model, ranks.device, large(args)), name, ranks)
     stop_ranks(ranks)
 
 

@@ -16,7 +16,7 @@ from utils.checkpoint import load_model
 from utils.errors import InputError
 from utils.image import read_image, to_tensor, write_image
 from utils.metrics import psnr, ssim
-from utils.resize import downscale
+from utils.resize import downscale, imresize
 
 KEYS = [
     "dataset",
@@ -242,3 +242,15 @@ def test_ambiguous_names_are_refused(work: Path) -> None:
     write_image(work / "one" / "a.jpg", photo(16, 16))
     with pytest.raises(InputError, match="rename one"):
         PairedFolder(str(work / "one"), None, 1)
+
+
+def test_bicubic(cli: Cli, work: Path) -> None:
+    assert "--per_image" in cli("test.py", "--bicubic", "--hr_data", "hr").err
+    outcome = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", "--scale", 2, "--save_images")
+    assert outcome.code == 0 and "nan" not in outcome.out, outcome.err
+    folder = work / "results" / "bicubic" / "hr-x2"
+    hr = to_tensor(read_image(work / "hr" / "img_1.png").pixels)
+    expected = imresize(downscale(hr, 2), (48, 40)).clamp(0, 1)
+    sr = to_tensor(read_image(folder / "images" / "bicubic" / "img_1.png").pixels)
+    assert float((sr - expected).abs().max()) < 0.51 / 255
+    assert pd.read_csv(folder / "summary.csv")["psnr"][0] > 15

@@ -27,7 +27,7 @@ class Row:
     heavy_share: float
     flops_paper: float
     flops_executed: float
-    flops_paper_share: float  # of the all-heavy model, or of the original itself
+    flops_paper_share: float  # of the all-heavy model, or of the original itself; nan for bicubic
     seconds: float
 
 
@@ -87,6 +87,6 @@ def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol
         heavy_share=restored.heavy_share,
         flops_paper=restored.flops.paper,
         flops_executed=restored.flops.executed,
-        flops_paper_share=restored.flops.paper / restored.reference.paper,
+        flops_paper_share=restored.flops.paper / restored.reference.paper if restored.reference.paper else math.nan,
         seconds=restored.seconds,
     )

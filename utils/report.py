@@ -38,6 +38,7 @@ def format_table(summary: pd.DataFrame) -> str:
     """The summary with units, for a terminal."""
     paper = summary["flops_paper"]
     original = summary["setting"] == "original"
+    alone = original | summary["flops_paper_share"].isna()  # nothing to be a share of
     shown = pd.DataFrame(
         {
             "setting": summary["setting"],
@@ -45,7 +46,7 @@ def format_table(summary: pd.DataFrame) -> str:
             "SSIM": summary["ssim"].map("{:.4f}".format),
             "heavy %": (100 * summary["heavy_share"]).map("{:.1f}".format),
             "GFLOPs paper": (paper / 1e9).map("{:.2f}".format),
-            "of all-heavy %": (100 * summary["flops_paper_share"]).map("{:.1f}".format).mask(original, "-"),
+            "of all-heavy %": (100 * summary["flops_paper_share"]).map("{:.1f}".format).mask(alone, "-"),
             "of original %": (100 * paper / paper[original].max()).map("{:.1f}".format),
             "GFLOPs executed": (summary["flops_executed"] / 1e9).map("{:.2f}".format),
             "seconds": summary["seconds"].map("{:.3f}".format),

@@ -16,7 +16,7 @@ from utils.finish import canvas, finish
 from utils.flops import Flops, network_flops
 from utils.image import MAX_PIXELS, Array
 from utils.memory import allowance, cut, width
-from utils.resize import scaled_size
+from utils.resize import imresize, scaled_size
 from utils.tiling import Tiling
 
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades 7, and torch wants some room
@@ -108,6 +108,25 @@ def load(lr: Tensor, scale: float, tiling: Tiling | None, device: torch.device) 
         tiling.windows(lr, scale)
     batches = tiling.split(lr) if tiling else [lr]
     return [batch.to(device) for batch in batches]
+
+
+def bicubic_restorer() -> Restore:
+    """Restore by MATLAB's bicubic, the field's floor, on the CPU; its arithmetic is in neither FLOPs account.
+
+    The result raises InputError for patches.
+    """
+    free = Flops(0, 0)
+
+    def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
+        if tiling:
+            raise InputError("--bicubic works on whole images; add --per_image")
+        clock, size = Clock(torch.device("cpu")), scaled_size(lr, scale)
+        pixels = canvas(*size, bits)
+        sr = imresize(lr, size, dtype=torch.float64)
+        finish(sr, None, whole(sr), pixels)
+        return [Restored("bicubic", pixels, None, 0, 0.0, free, free, clock.lap())]
+
+    return restore
 
 
 def original_restorer(model: Backbone, device: torch.device, large: Large = LARGE) -> Restore:
