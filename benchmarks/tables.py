@@ -1,0 +1,145 @@
+"""From the CSV files in results/readme/ to the tables of README.md and docs/, between `<!-- table NAME -->` marks."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SETS = ("Set5", "Set14", "BSD100")
+# how test_pcsr.py's settings are called where people read about them
+CHOICES = {
+    "budget=1": "all heavy (`--budget 1`)",
+    "k=0": "`--k 0`",
+    "adaptive": "`--adaptive`",
+    "k=1": "`--k 1`",
+    "k=inf": "all light (`--k inf`)",
+}
+BACKBONES = {"carn": "CARN", "fsrcnn": "FSRCNN", "srresnet": "SRResNet"}
+
+
+def texts(root: Path) -> list[Path]:
+    """The texts that have tables in them."""
+    return [path for path in (root / "README.md", *sorted(root.glob("docs/*.md"))) if MARK.search(path.read_text())]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is the head."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
+
+
+def results(kept: Path) -> str:
+    """PSNR on the benchmark sets, and FLOPs of the last one."""
+    summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])
+    last = SETS[-1]
+    rows = [["", *SETS, f"GFLOPs on {last}, paper", "executed"]]
+    rows.append(["bicubic (MATLAB's, antialiased)", *psnrs(summary, "bicubic", "bicubic"), "", ""])
+    models = set(summary.index.get_level_values("model"))
+    for backbone, title in BACKBONES.items():
+        original, pcsr = f"{backbone}-x4", f"{backbone}-pcsr-phase1"
+        if pcsr not in models:
+            continue
+        flops = summary.xs((original, last, "original"))
+        spent = [f"{flops[account] / 1e9:.2f}" for account in ("flops_paper", "flops_executed")]
+        rows.append([f"{title}, original model", *psnrs(summary, original, "original"), *spent])
+        for setting, name in CHOICES.items():
+            line = summary.xs((pcsr, last, setting))
+            paper = f"{line['flops_paper'] / 1e9:.2f}, {100 * line['flops_paper_share']:.0f} %"
+            spent = [paper, f"{line['flops_executed'] / 1e9:.2f}"]
+            rows.append([f"PCSR-{title}, {name}", *psnrs(summary, pcsr, setting), *spent])
+    return markdown(rows)
+
+
+def psnrs(summary: pd.DataFrame, model: str, setting: str) -> list[str]:
+    """A cell per set: dB, and the share of heavy pixels where pixels are told apart."""
+    cells = []
+    for dataset in SETS:
+        line = summary.xs((model, dataset, setting))
+        mixed = 0 < line["heavy_share"] < 1
+        cells.append(f"{line['psnr']:.2f}" + (f" ({100 * line['heavy_share']:.0f} % heavy)" if mixed else ""))
+    return cells
+
+
+def refinement(kept: Path) -> str:
+    """What refinement does to PSNR."""
+    summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])["psnr"]
+    rows = [["refined minus not, dB", *SETS]]
+    for backbone, title in BACKBONES.items():
+        pcsr = f"{backbone}-pcsr-phase1"
+        if pcsr not in summary.index.get_level_values("model"):
+            continue
+        for setting in ("k=0", "k=1", "adaptive"):
+            gains = [summary[pcsr, name, setting] - summary[f"{pcsr}-unrefined", name, setting] for name in SETS]
+            rows.append([f"PCSR-{title}, {CHOICES[setting]}", *(f"{gain:+.4f}" for gain in gains)])
+    return markdown(rows)
+
+
+WAYS = {
+    "published": "PCSR as published, `k = 0`",
+    "original eager": "original model, torch",
+    "original channels-last": "original, BatchNorm folded, channels-last",
+    "original onnxruntime": "original, ONNX Runtime",
+    "original openvino": "original, OpenVINO",
+    "all heavy": "ours, all heavy",
+    "30% heavy": "ours, 30 % heavy",
+    "k=0": "ours, `--k 0`",
+    "k=1": "ours, `--k 1`",
+    "15% heavy": "ours, 15 % heavy",
+    "adaptive": "ours, `--adaptive`",
+    "all light": "ours, all light",
+}
+
+
+def speed(file: str) -> Callable[[Path], str]:
+    """The table of one run of benchmarks/inference.py, means over its images."""
+
+    def table(kept: Path) -> str:
+        measured = pd.read_csv(kept / file)
+        ways = measured.drop(columns=["image", "output"]).groupby("name", sort=False).mean()
+        seconds = ways["seconds"]
+        originals = seconds[[name for name in ways.index if name.startswith("original")]]
+        trained = bool(ways["psnr"].notna().all())
+        head = ["", "seconds", "vs published", "vs original in torch", "vs original in the best runtime"]
+        rows = [
+            [*head, *(["PSNR dB"] if trained else []), "peak MB", "GFLOPs paper / executed", "of the matrix product"]
+        ]
+        for name, way in ways.loc[[name for name in WAYS if name in ways.index]].iterrows():
+            ratios = [seconds["published"], seconds["original eager"], originals.min()]
+            rows.append(
+                [WAYS[str(name)], f"{way['seconds']:.2f}", *(f"{ratio / way['seconds']:.1f}x" for ratio in ratios)]
+            )
+            rows[-1] += [f"{way['psnr']:.2f}"] if trained else []
+            rows[-1] += [f"{way['peak_mb']:.0f}", f"{way['flops_paper'] / 1e9:.0f} / {way['flops_executed'] / 1e9:.0f}"]
+            rows[-1] += [f"{100 * way['share_of_peak']:.0f} %"]
+        return markdown(rows)
+
+    return table
+
+
+def training(kept: Path) -> str:
+    """Iterations per second of benchmarks/training.py."""
+    measured = pd.read_csv(kept / "training.csv")
+    ways = list(dict.fromkeys(measured["formulation"]))
+    rows = [["it/s", *ways]]
+    for job, lines in measured.groupby("job", sort=False):
+        cells = {line.formulation: f"{line.it_per_s:.2f} ({line.speedup:.1f}x)" for line in lines.itertuples()}
+        rows.append([str(job), *(cells.get(way, "") for way in ways)])
+    return markdown(rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "results": results,
+    "refinement": refinement,
+    "speed": speed("inference.csv"),
+    "speed-fsrcnn": speed("inference-fsrcnn.csv"),
+    "speed-srresnet": speed("inference-srresnet.csv"),
+    "training": training,
+}
+
+
+def fill(text: str, kept: Path) -> str:
+    """A text with all its tables made anew from the CSV files in `kept`. Raises KeyError for a table not known."""
+    return MARK.sub(lambda found: found[1] + TABLES[found[2]](kept) + found[3], text)
