@@ -1,9 +1,9 @@
 # Each target does its own set-up: a virtual environment in .venv, the pinned packages, then the job.
 .DELETE_ON_ERROR:
-.PHONY: demo test lint clean
+.PHONY: demo app test lint report clean
 
 BIN := .venv/bin
-export IMG # read by the shell from its environment, so that quotes and spaces in it are no matter
+export IMG DATA # read by the shell from its environment, so that quotes and spaces in them are no matter
 # the first Python on the PATH that is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
@@ -12,6 +12,14 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 # make demo IMG=a.jpg  enlarges your picture four times
 demo: .venv/installed
 	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$$IMG")
+
+# make app             the web page, on this machine alone
+app: .venv/app
+	$(BIN)/python app.py
+
+# make report DATA=dir every table and picture of the texts, from the weights in save/
+report: .venv/bench
+	$(BIN)/python benchmarks/report.py --data "$$DATA"
 
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
@@ -25,6 +33,10 @@ lint: .venv/installed
 	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11 or 3.12 on the PATH (or make PYTHON=...)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/app .venv/bench: .venv/%: requirements-%.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 clean:

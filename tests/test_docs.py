@@ -1,0 +1,135 @@
+"""Every command and every piece of Python in README.md and docs/ runs, on small pictures and for two iterations."""
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from benchmarks.tables import fill, texts
+from models import build
+from models.part import reach
+from models.program import Program
+from tests.conftest import ROOT, make_folder, photo
+from utils.flops import network_flops
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# set-up of a machine, which running this test shows to be right, or more machines than there are
+ELSEWHERE = ("make", "pip", "python3 -m venv", "export", "torchrun")
+FEW = {"iter_max": 2, "warmup": 0, "val_every": 2, "log_every": 1, "pixels_per_patch": 64}
+# images of each folder under data/
+SIZES = {"Set5": 1, "Set14": 2, "BSD100": 1, "train": 1, "val": 1, "DIV2K_train_HR": 2, "2K": 1}
+
+
+def commands(page: Path, language: str) -> Iterator[str]:
+    """The commands of a page in order, without comments, continued lines joined; or its blocks of Python."""
+    for kind, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == language == "python":
+            yield block
+        elif kind == language:
+            joined = (re.sub(r"(^|\s)#.*", "", line).strip() for line in block.replace("\\\n", " ").splitlines())
+            yield from (line for line in joined if line)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a reader: the project's files, small data, and configs that train for two iterations."""
+    for path in ROOT.iterdir():
+        if path.name not in (".git", ".venv", "data", "save", "configs", "results") and "cache" not in path.name:
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "configs").mkdir()
+    for path in (ROOT / "configs").glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        content["train"].update(FEW)
+        content["data"].update(patch_size=8, batch_size=2)
+        (tmp_path / "configs" / path.name).write_text(yaml.safe_dump(content))
+    for path in (ROOT / "save").glob("*/model.safetensors"):
+        shutil.copytree(path.parent, tmp_path / "save" / path.parent.name, ignore=shutil.ignore_patterns("state"))
+    for name, count in SIZES.items():
+        make_folder(tmp_path / "data" / name, [(224, 240) if name == "DIV2K_train_HR" else (96, 112)] * count)
+    (tmp_path / "data/DIV8K").mkdir()
+    for number in range(1201, 1501):
+        shutil.copy(tmp_path / "data/val/img_0.png", (tmp_path / "data/DIV8K" / f"{number}.png"))
+    Image.fromarray(photo(40, 48)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one line: the project's scripts in this process, which has torch already, all else in a shell."""
+    words = shlex.split(line)
+    if words[0] == "python" and words[1] != "-m":
+        monkeypatch.setattr("sys.argv", words[1:])
+        try:
+            runpy.run_path(words[1], run_name="__main__")
+        except SystemExit as exit_:
+            assert not exit_.code, line
+        return
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
+    line = line.replace("--gpu 0,1", "--cpu 2")  # there may be no GPU
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = [line for line in commands(page, "sh") if not line.startswith(ELSEWHERE)]
+    for line in ran:
+        run_command(line, monkeypatch)
+    if page.name == "training.md":  # the commands did what they say
+        assert (checkout / "save/my-phase1/model.safetensors").exists() and (checkout / "results/smoke1").is_dir()
+
+
+def test_make_targets_exist() -> None:
+    targets = {line.split()[1] for page in PAGES for line in commands(page, "sh") if line.startswith("make ")}
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        subprocess.run(["make", "-n", target, "DATA=data"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_tables_are_those_of_the_csv_files() -> None:
+    for text in texts(ROOT):
+        content = text.read_text(encoding="utf-8")
+        assert fill(content, ROOT / "results/readme") == content, f"{text.name}: run make report"
+
+
+def test_the_backbone_of_the_docs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/backbone.md as it stands there: under 60 lines; trains, is evaluated, and runs compiled on CPUs."""
+    network, line = commands(ROOT / "docs/backbone.md", "python")
+    (config,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/backbone.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(network.splitlines()) < 60
+    module: dict[str, type[nn.Module]] = {}
+    exec(network, module)
+    name, parts = eval(f"{{{line}}}", {"Parts": build.Parts, **module}).popitem()
+    monkeypatch.setitem(build.BACKBONES, name, parts)
+    for phase in (0, 1):
+        content = yaml.safe_load((checkout / f"configs/fsrcnn-pcsr-phase{phase}.yaml").read_text())
+        content["model"] = yaml.safe_load(config)["model"]
+        if phase == 0:
+            content["model"].update(upsamplers=content["model"]["upsamplers"][-1:], classifier=None)
+        content["train"]["init"] = "save/mine0" if phase else None
+        Path(f"mine{phase}.yaml").write_text(yaml.safe_dump(content))
+        run_command(f"python train_pcsr.py --config mine{phase}.yaml --name mine{phase}", monkeypatch)
+    run_command("python test_pcsr.py --model save/mine1 --hr_data data/Set14 --k -1 0 --per_image", monkeypatch)
+    encoder = parts.encoder(16)
+    assert Program(encoder).convs and reach(encoder) == 11
+    tail = parts.tail(16, 4)
+    assert tail(encoder(torch.rand(1, 3, 5, 6))).shape == (1, 3, 20, 24)
+    assert network_flops(encoder).paper == 2 * 9 * (3 * 16 + 10 * 16 * 16)
