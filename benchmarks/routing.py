@@ -41,12 +41,12 @@ from datasets.folder import Pair, paired_folders
 from models.decide import heaviness
 from models.fast import prepare
 from models.pcsr import PCSR, Encoded, refine
-from models.routing import compose, gain, gradient_score, heaviest, patch_score, random_score
+from models.routing import compose, gradient_score, heaviest, patch_score, random_score, squared_error
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.flops import PCSRFlops, pcsr_flops
-from utils.metrics import psnr, quantize, shaved
+from utils.metrics import decibels, levels, shaved
 from utils.report import table_json
 from utils.resize import scaled_size
 from utils.restore import Clock, place
@@ -109,18 +109,18 @@ class Router:
         size = scaled_size(pair.lr, SCALE)
         encoded = self.model.encode(pair.lr.to(self.device))
         light, heavy = (self.model.upsample_with(encoded, size, j) for j in range(2))
-        levels = [quantize(image.cpu()).float() for image in (light, heavy, pair.hr)]  # integers, so sums are exact
-        lowered = gain(*levels)
-        measured = torch.zeros_like(lowered)  # at the border nothing is measured, so an oracle spends nothing there
-        shaved(measured, SCALE).copy_(shaved(lowered, SCALE))
-        scene = Scene(self.model, encoded, size, measured.to(self.device), self.seed)
+        errors = [self.error(sr, pair.hr) for sr in (light, heavy)]
+        scene = Scene(self.model, encoded, size, (errors[0] - errors[1]).float(), self.seed)
 
         def row(rule: str, share: float, assignment: Tensor, account: PCSRFlops, seconds: float) -> dict[str, Any]:
-            sr = compose(light, heavy, assignment)
-            sr = refine(sr, assignment) if self.refinement else sr
+            if self.refinement:
+                error = self.error(refine(compose(light, heavy, assignment), assignment), pair.hr)
+            else:
+                error = torch.where(assignment == 1, errors[1], errors[0])
+            mse = int(error.sum(dtype=torch.int64)) / (3 * shaved(error, SCALE).numel())
             chosen = int(assignment.sum(dtype=torch.int64))
             flops = account.total(pair.lr[0, 0].numel(), [assignment.numel() - chosen, chosen])
-            reached = {"heavy_share": chosen / assignment.numel(), "psnr": psnr(sr, pair.hr, SCALE)}
+            reached = {"heavy_share": chosen / assignment.numel(), "psnr": decibels(mse)}
             bill = {"flops_paper": flops.paper, "flops_executed": flops.executed, "decision_seconds": seconds}
             return {"image": pair.name, "rule": rule, "share": share, **reached, **bill}
 
@@ -135,6 +135,13 @@ class Router:
                 seconds = rating + ranking if rule.timed else float("nan")
                 rows.append(row(name, share, assignment, self.alone if rule.alone else self.account, seconds))
         return rows
+
+    def error(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Squared error of 8-bit levels, (1,H,W) int32; none at the border, so that no oracle spends anything there."""
+        whole = squared_error(*(levels(image, "rgb").float() for image in (sr, hr))).to(torch.int32)
+        measured = torch.zeros_like(whole)
+        shaved(measured, SCALE).copy_(shaved(whole, SCALE))
+        return measured.to(self.device)
 
     def without_classifier(self, share: float) -> float:
         """The share of heavy pixels that costs as much without the classifier as `share` does with it."""

@@ -53,7 +53,8 @@ def format_table(summary: pd.DataFrame) -> str:
         reached.loc[f"GFLOPs {account}"] = by_share(f"flops_{account}", 1e9, "{:.2f}").loc["classifier"]
     groups = {"PSNR dB": reached, "% of the way to the oracle": by_share("way", 0.01, "{:.1f}")}
     seconds = ruled.groupby("rule")["decision_seconds"].mean().map("{:.4f}".format)
-    shown = pd.concat(groups, axis=1).assign(seconds=seconds).fillna("").replace("nan", "-")
+    shown = pd.concat(groups, axis=1)
+    shown["seconds", ""] = seconds
     first = summary.iloc[0]
     ends = summary.set_index("rule").loc[list(ENDS)]
     lines = [
@@ -64,7 +65,7 @@ def format_table(summary: pd.DataFrame) -> str:
         f"{first['dataset']}, {first['images']} images, x{first['scale']}, {first['model']}, "
         f"{'refined' if first['refined'] else 'not refined'}; PSNR in dB, 8-bit LR, border {first['scale']}"
     )
-    return "\n".join([title, *lines, shown.to_string(index_names=False)])
+    return "\n".join([title, *lines, shown.fillna("").replace("nan", "-").to_string(index_names=False)])
 
 
 def plot(summary: pd.DataFrame) -> bytes:

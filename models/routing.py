@@ -61,12 +61,13 @@ def gradient_score(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return bilinear(magnitude, size)[:, 0]
 
 
-def gain(light: Tensor, heavy: Tensor, hr: Tensor) -> Tensor:
-    """By how much the heavy upsampler lowers the squared error, summed over RGB: three (b,3,H,W) -> (b,H,W).
+def squared_error(sr: Tensor, hr: Tensor) -> Tensor:
+    """Summed over RGB: two (b,3,H,W) -> (b,H,W).
 
-    Ranked, it is the best that any assignment of that share can do: the oracle, which knows HR.
+    The light upsampler's less the heavy one's is the score of the oracle, which knows HR: no assignment of the same
+    share reaches a lower sum.
     """
-    return ((light - hr).square() - (heavy - hr).square()).sum(1)
+    return (sr - hr).square().sum(1)
 
 
 def compose(light: Tensor, heavy: Tensor, assignment: Tensor) -> Tensor:
