@@ -12,7 +12,6 @@ With `pip install -r requirements-bench.txt` the original model also runs in ONN
 """
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -41,6 +40,7 @@ from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
 from utils.image import to_tensor
 from utils.metrics import psnr
+from utils.report import table_json
 from utils.resize import downscale
 
 REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work
@@ -169,8 +169,7 @@ def main() -> None:
         title = tables[0]["image"][0] if len(tables) == 1 else f"{len(tables)} images"
         write_atomic(args.plot, plot(means, f"{title}, x{SCALE}, {device}, {torch.get_num_threads()} threads"))
     if args.json:
-        kept = means[KEYS].astype(object)
-        print(json.dumps(kept.where(kept.notna(), None).to_dict("records")))
+        print(table_json(means[KEYS]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -122,6 +123,14 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
         **{name: partial(in_runtime, name) for name in runtimes.usable(device)},
         **{name: partial(ours, setting) for name, setting in settings.items()},
     }
+
+
+def load_pcsr(path: Path) -> PCSR:
+    """A PCSR model that has something to decide. Raises InputError for another."""
+    model, _ = load_model(path)
+    if not isinstance(model, PCSR) or model.classifier is None:
+        raise InputError(f"{path}: has nothing to decide; give a PCSR model of phase 1")
+    return model
 
 
 def original_way(model: Backbone, run: Callable[[Tensor], Tensor]) -> Way:

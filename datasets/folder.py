@@ -1,7 +1,7 @@
 """Folders of images: one folder of HR images, or HR and LR paired by name."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,6 +102,14 @@ class PairedFolder:
         if lr is None:
             lr = downscale(hr, self.scale, eight_bit=not self.float_lr, dtype=torch.float64).float()
         return Pair(path.stem, hr, lr)
+
+
+def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, PairedFolder]:
+    """Data sets by folder name, LR made from HR. Raises InputError as PairedFolder does, and for equal names."""
+    names = [Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise InputError("two data folders have the same name, and their results could not be told apart; rename one")
+    return {name: PairedFolder(str(folder), None, scale) for name, folder in zip(names, folders, strict=True)}
 
 
 def check_side(lr: Tensor, path: Path) -> Tensor:

@@ -57,3 +57,15 @@ def test_large_images_are_measured_in_strips(height: int, monkeypatch: pytest.Mo
     )
     assert ssim(sr, hr, 4) == pytest.approx(whole, abs=1e-9)
     assert psnr(sr, hr, 4) == pytest.approx(20 * math.log10(255) - 10 * math.log10(((first - second) ** 2).mean()))
+
+
+def test_psnr_of_masked_pixels() -> None:
+    hr = torch.full((1, 3, 20, 30), 100 / 255)
+    sr = hr.clone()
+    sr[..., :10] += 5 / 255
+    mask = torch.zeros(20, 30, dtype=torch.bool)
+    mask[8:12] = True
+    mask[8:12, 20:] = False  # of what is left inside the border, 6 of 16 columns are wrong
+    assert psnr(sr, hr, 4, mask=mask) == pytest.approx(20 * math.log10(255 / 5) - 10 * math.log10(6 / 16))
+    mask[4:-4, 4:-4] = False
+    assert math.isnan(psnr(sr, hr, 4, mask=mask))

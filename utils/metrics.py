@@ -15,7 +15,7 @@ ROWS = 512  # looked at together: float64 copies of an 8K image would take gigab
 
 
 def shaved(image: Tensor, shave: int) -> Tensor:
-    """(b,3,H,W) without its border; an image that shaving would leave nothing of keeps it."""
+    """(...,H,W) without its border; an image that shaving would leave nothing of keeps it."""
     return image[..., shave:-shave, shave:-shave] if min(image.shape[-2:]) > 2 * shave > 0 else image
 
 
@@ -35,12 +35,24 @@ def strips(sr: Tensor, hr: Tensor, psnr_type: PsnrType, shared: int = 0) -> Iter
         yield levels(sr[..., rows, :], psnr_type), levels(hr[..., rows, :], psnr_type)
 
 
-def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:
-    """dB between two (b,3,H,W) in [0,1], after rounding to 8 bits; infinite if they are equal."""
+def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb", mask: Tensor | None = None) -> float:
+    """dB between two (b,3,H,W) in [0,1], after rounding to 8 bits; infinite if they are equal.
+
+    With a mask (H,W) of bool, of its pixels alone; nan if it has none inside the border.
+    """
+    part = 1.0
+    if mask is not None:
+        sr = torch.where(mask, sr, hr)  # no error elsewhere
+        part = float(shaved(mask, shave).double().mean())
     pairs = strips(shaved(sr, shave), shaved(hr, shave), psnr_type)
     errors = [((first - second).square().sum(), first.numel()) for first, second in pairs]
     mse = float(sum(error for error, _ in errors)) / sum(count for _, count in errors)
-    return math.inf if mse == 0 else 20 * math.log10(255) - 10 * math.log10(mse)  # nan stays nan
+    return decibels(mse / part) if part else math.nan
+
+
+def decibels(mse: float) -> float:
+    """PSNR of a mean squared error of 8-bit levels; infinite for 0, nan stays nan."""
+    return math.inf if mse == 0 else 20 * math.log10(255) - 10 * math.log10(mse)
 
 
 def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:

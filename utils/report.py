@@ -63,9 +63,14 @@ def format_table(summary: pd.DataFrame) -> str:
 
 
 def summary_json(summary: pd.DataFrame) -> str:
-    """One line, a list with an object per setting; what is not finite is null, which JSON can say."""
+    """One line, a list with an object per setting."""
+    return table_json(summary[["dataset", "images", "scale", "setting", *SUMMARY]])
+
+
+def table_json(table: pd.DataFrame) -> str:
+    """One line, a list with an object per row; what is not finite is null, which JSON can say."""
     records: list[dict[str, Any]] = []
-    for record in summary[["dataset", "images", "scale", "setting", *SUMMARY]].to_dict("records"):
+    for record in table.to_dict("records"):
         records.append(
             {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         )

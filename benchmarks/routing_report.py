@@ -1,0 +1,112 @@
+"""What benchmarks/routing.py measured, as a summary, a table for a terminal and a picture."""
+
+from io import BytesIO
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.ways import SCALE
+
+MEASURED = ["heavy_share", "psnr", "flops_paper", "flops_executed", "decision_seconds"]
+STYLES = {
+    "random": "k:",
+    "gradient": "C1--",
+    "gradient alone": "C1-",
+    "patches of 128": "C0:",
+    "patches of 64": "C0--",
+    "patches of 32": "C0-",
+    "classifier": "C3-",
+    "oracle by patches": "C7--",
+    "oracle": "C7-",
+}
+ENDS = ("all light", "all heavy")
+
+
+def summarise(images: pd.DataFrame, model: str, refined: bool) -> pd.DataFrame:
+    """Means per image of one data set, a line per rule and share."""
+    summary = images.groupby(["dataset", "rule", "share"], sort=False)[MEASURED].mean().reset_index()
+    summary.insert(0, "model", model)
+    summary.insert(2, "images", images["image"].nunique())
+    summary.insert(3, "scale", SCALE)
+    summary.insert(4, "refined", refined)
+    return summary
+
+
+def add_way(summary: pd.DataFrame) -> pd.DataFrame:
+    """Of the PSNR between random and oracle at the same share, what part a rule gets; of one data set."""
+    ends = {rule: summary[summary["rule"] == rule].set_index("share")["psnr"] for rule in ("random", "oracle")}
+    low, high = (summary["share"].map(ends[rule]) for rule in ("random", "oracle"))
+    return summary.assign(way=(summary["psnr"] - low) / (high - low))
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """One data set for a terminal: PSNR and way of every rule at every share, what the shares cost, seconds."""
+    ruled = summary[~summary["rule"].isin(ENDS)]
+
+    def by_share(column: str, unit: float, form: str) -> pd.DataFrame:
+        table = ruled.pivot_table(column, "rule", "share", sort=False, dropna=False) / unit
+        return table.map(form.format).rename(columns="{:.0%}".format)
+
+    reached = by_share("psnr", 1, "{:.3f}")
+    for account in ("paper", "executed"):
+        reached.loc[f"GFLOPs {account}"] = by_share(f"flops_{account}", 1e9, "{:.2f}").loc["classifier"]
+    groups = {"PSNR dB": reached, "% of the way to the oracle": by_share("way", 0.01, "{:.1f}")}
+    seconds = ruled.groupby("rule")["decision_seconds"].mean().map("{:.4f}".format)
+    shown = pd.concat(groups, axis=1)
+    shown["seconds", ""] = seconds
+    first = summary.iloc[0]
+    ends = summary.set_index("rule").loc[list(ENDS)]
+    lines = [
+        f"{name}: {end['psnr']:.3f} dB, {end['flops_paper'] / 1e9:.2f} / {end['flops_executed'] / 1e9:.2f} GFLOPs"
+        for name, end in ends.iterrows()
+    ]
+    title = (
+        f"{first['dataset']}, {first['images']} images, x{first['scale']}, {first['model']}, "
+        f"{'refined' if first['refined'] else 'not refined'}; PSNR in dB, 8-bit LR, border {first['scale']}"
+    )
+    return "\n".join([title, *lines, shown.fillna("").replace("nan", "-").to_string(index_names=False)])
+
+
+def plot(summary: pd.DataFrame) -> bytes:
+    """PSNR over the share of heavy pixels, on top its FLOPs; a panel per data set, as PNG."""
+    panels = list(summary.groupby("dataset", sort=False))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.2 * columns + 1.6, 4.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, (dataset, group) in zip(axes.flat, panels, strict=False):
+        draw(axis, group)
+        axis.set_title(f"{dataset}, {group['images'].iloc[0]} images", fontsize=10)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    first = summary.iloc[0]
+    figure.suptitle(
+        f"{first['model']}, x{first['scale']}, {'refined' if first['refined'] else 'not refined'}: "
+        "who chooses the heavy pixels",
+        fontsize=11,
+    )
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def draw(axis: Axes, group: pd.DataFrame) -> None:
+    """One data set: a curve per rule, FLOPs in both accounts on top."""
+    for rule, style in STYLES.items():
+        points = group[group["rule"] == rule]
+        axis.plot(100 * points["share"], points["psnr"], style, marker=".", label=rule)
+    for name in ENDS:
+        level = float(group.loc[group["rule"] == name, "psnr"].iloc[0])
+        axis.axhline(level, color="0.6", linewidth=0.8)
+        axis.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    axis.set_xlabel("heavy pixels, %")
+    axis.set_ylabel("PSNR (dB)")
+    axis.grid(alpha=0.3)
+    spent = group[group["rule"] == "classifier"]
+    top = axis.secondary_xaxis("top")
+    bills = zip(spent["flops_paper"] / 1e9, spent["flops_executed"] / 1e9, strict=True)
+    labels = [f"{paper:.3g}\n{executed:.3g}" for paper, executed in bills]
+    top.set_xticks((100 * spent["share"]).tolist(), labels, fontsize=7)
+    top.set_xlabel("GFLOPs per image, paper account over executed", fontsize=7)

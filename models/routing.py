@@ -1,0 +1,75 @@
+"""Which pixels other rules than the classifier's would make heavy: for experiments, with two upsamplers.
+
+A rule is a score map (b,H,W), and `heaviest` ranks it to a share of heavy pixels, so that all rules spend the same.
+An assignment is (b,H,W) uint8, 0 = light and 1 = heavy, as in models/decide.py. The classifier's own score is its log
+odds: ranked, they give what the paper's k rule gives at the k of that share.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.pcsr import bilinear
+from utils.errors import InputError
+
+DITHER = 0.5  # of a rank: orders the pixels of a patch, and never two patches
+
+
+def heaviest(score: Tensor, share: float) -> Tensor:
+    """The `share` of all pixels that score highest is heavy; of equal ones the first in scan order.
+
+    score (b,H,W), finite, and share in [0,1] -> assignment (b,H,W) with exactly round(share * b*H*W) heavy pixels.
+    Raises InputError for another share.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"share {share:g}: must lie between 0 and 1")
+    flat = score.flatten()
+    count = round(share * len(flat))
+    if count == 0:
+        return torch.zeros_like(score, dtype=torch.uint8)
+    edge = flat.kthvalue(len(flat) - count + 1).values
+    chosen = flat > edge
+    on_edge = flat == edge
+    chosen |= on_edge & (on_edge.cumsum(0) <= count - chosen.sum())
+    return chosen.view_as(score).to(torch.uint8)
+
+
+def random_score(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform in [0,1) at every pixel of a map (b,H,W), from a CPU's generator: the same on all devices."""
+    return torch.rand(like.shape, generator=generator).to(like.device)
+
+
+def patch_score(score: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Ranks whole patches of side x side pixels by their mean: what a method that distributes patches could do.
+
+    score (b,H,W) -> (b,H,W). The grid starts at the top left; patches at the other edges may be smaller. The share
+    seldom falls between two patches: of the last one that gets in, as many pixels are heavy as the share still allows,
+    drawn at random, so that the expected squared error is interpolated between leaving that patch out and taking it.
+    """
+    mean = F.avg_pool2d(score[:, None], side, ceil_mode=True)[:, 0]  # (b,n,m), of the pixels there are
+    rank = mean.flatten().argsort(descending=True, stable=True).argsort().view_as(mean).to(score.dtype)
+    below = rank.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, : score.shape[1], : score.shape[2]]
+    return DITHER * random_score(score, generator).to(score.dtype) - below
+
+
+def gradient_score(lr: Tensor, size: tuple[int, int]) -> Tensor:
+    """Gradient magnitude of lr (b,3,h,w), central differences over all channels, enlarged bilinearly: (b,H,W)."""
+    near = F.pad(lr, (1, 1, 1, 1), mode="replicate")
+    down = near[..., 2:, 1:-1] - near[..., :-2, 1:-1]
+    across = near[..., 1:-1, 2:] - near[..., 1:-1, :-2]
+    magnitude = (down.square() + across.square()).sum(1, keepdim=True).sqrt() / 2  # (b,1,h,w)
+    return bilinear(magnitude, size)[:, 0]
+
+
+def squared_error(sr: Tensor, hr: Tensor) -> Tensor:
+    """Summed over RGB: two (b,3,H,W) -> (b,H,W).
+
+    The light upsampler's less the heavy one's is the score of the oracle, which knows HR: no assignment of the same
+    share reaches a lower sum.
+    """
+    return (sr - hr).square().sum(1)
+
+
+def compose(light: Tensor, heavy: Tensor, assignment: Tensor) -> Tensor:
+    """sr (b,3,H,W) of an assignment (b,H,W) from those of both upsamplers: exact, as each pixel is one's alone."""
+    return torch.where(assignment[:, None] == 1, heavy, light)
