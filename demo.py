@@ -8,21 +8,21 @@ python demo.py --img_path photo.jpg --upscale  enlarges the image itself
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import skimage.data
 import torch
 import torch.nn.functional as F
 
-from datasets.folder import check_side, mod_crop
+from datasets.folder import mod_crop
 from models.blocks import Backbone
 from models.pcsr import PCSR
 from utils.checkpoint import WEIGHTS, load_model
 from utils.device import pick_device
+from utils.enlarge import enlarge
 from utils.errors import InputError, Parser, run
 from utils.evaluate import Protocol, measure
 from utils.files import write_atomic
-from utils.image import Image, fill_transparent, read_image, to_pixels, to_tensor, write_image
+from utils.image import Image, read_image, save_image, to_pixels, to_tensor, write_image
 from utils.options import (
     add_decision_options,
     add_model_options,
@@ -33,7 +33,7 @@ from utils.options import (
     settings,
 )
 from utils.report import format_table, image_table, summarise, summary_json
-from utils.resize import downscale, imresize
+from utils.resize import downscale
 from utils.restore import Large, Restore, Restored, original_restorer
 from utils.restore_pcsr import pcsr_restorer
 from utils.runs import SAVE
@@ -74,24 +74,17 @@ def suffix(restored: Restored, results: list[Restored]) -> str:
 
 
 def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Path, opacity: float) -> list[Restored]:
-    """Enlarge the image itself; alpha is enlarged on its own by bicubic, 16 bits stay 16, gray stays gray."""
-    colours = image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha)
-    lr = check_side(to_tensor(colours), path)
-    results = restore(lr, scale, bits=image.bits)
-    for restored in results:
+    """Enlarge the image itself."""
+    results = enlarge(image, restore, scale)
+    for enlarged, restored in results:
         assert restored.assignment is not None
-        pixels, (height, width) = restored.pixels, restored.assignment.shape
-        if image.gray:
-            pixels = pixels.mean(axis=2, dtype=np.float32).round().astype(pixels.dtype)
-        alpha = None
-        if image.alpha is not None:
-            alpha = to_pixels(imresize(to_tensor(image.alpha), (height, width)), image.bits)
-        name = f"{path.stem}_x{scale:g}{suffix(restored, results)}"
-        write_image(folder / f"{name}.png", pixels, alpha)
+        (height, width), (h, w) = restored.assignment.shape, image.pixels.shape[:2]
+        name = f"{path.stem}_x{scale:g}{suffix(restored, [each.restored for each in results])}"
+        save_image(folder / f"{name}.png", enlarged)
         overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
         write_image(folder / f"{name}_assignment.png", overlay)
-        print(f"{lr.shape[3]}x{lr.shape[2]} -> {width}x{height}: {folder / name}.png")
-    return results
+        print(f"{w}x{h} -> {width}x{height}: {folder / name}.png")
+    return [each.restored for each in results]
 
 
 def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torch.device, how: Large) -> list[Restored]:

@@ -14,7 +14,7 @@ FILES = sorted(
 )
 SCRIPTS = {"train", "train_pcsr", "test", "test_pcsr", "demo"}
 # datasets and models may use these parts of utils; the rest of utils builds on them
-FOUNDATION = {"config", "errors", "files", "flops", "image", "resize", "tiling"}
+FOUNDATION = {"config", "encode", "errors", "files", "flops", "image", "metadata", "resize", "tiling"}
 
 
 def imports(path: Path) -> Iterator[str]:
