@@ -1,6 +1,10 @@
-"""What an image file says beside its pixels: colour profile and EXIF. Damaged metadata counts as none."""
+"""What an image file says beside its pixels: colour profile, EXIF, and in that what made the picture.
+
+Damaged metadata counts as none.
+"""
 
 import io
+from pathlib import Path
 
 from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
@@ -14,6 +18,7 @@ DESCRIPTIVE = {
     *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
+MARK = ExifTags.Base.ProcessingSoftware
 GRAY, RGB = b"GRAY", b"RGB "  # a profile's colour space, as its header says it
 
 
@@ -67,3 +72,22 @@ def cmyk_to_rgb(file: Pillow.Image) -> Pillow.Image:
     except ImageCms.PyCMSError:  # a profile without the tables for this direction
         made = None
     return made or file.convert("RGB")
+
+
+def read_mark(path: Path) -> str | None:
+    """The line that mark_exif left in an image file; None for any other file."""
+    try:
+        with Pillow.open(path) as file:
+            text = file.getexif().get(MARK)
+    except Exception:  # no image, or a damaged one
+        return None
+    return text if isinstance(text, str) else None
+
+
+def mark_exif(exif: bytes | None, text: str) -> bytes:
+    """An EXIF block, or a new one, that names what made the picture by a line of ASCII."""
+    block = Pillow.Exif()
+    if exif is not None:
+        block.load(exif)
+    block[MARK] = text
+    return block.tobytes()
