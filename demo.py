@@ -31,7 +31,7 @@ from utils.report import format_table, image_table, summarise, summary_json
 from utils.restore import Setting
 from utils.restore_pcsr import pcsr_restorer
 from utils.simulate import simulate
-from utils.upscale import Outcome, Upscale, upscale_all
+from utils.batch import Outcome, Upscale, upscale_all
 from utils.visual import OPACITY
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"

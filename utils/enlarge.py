@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from utils.image import Array, Image, fill_transparent, to_pixels, to_tensor
 from utils.resize import imresize
@@ -23,16 +24,21 @@ def enlarge(image: Image, restore: Restore, scale: float) -> list[Enlarged]:
     Alpha is enlarged on its own, by bicubic; what lies hidden under it does not bleed into the edges.
     Raises InputError for what `restore` cannot do: a scale below 1, an output that no image file holds.
     """
-    colours = image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha)
-    results = restore(to_tensor(colours), scale, bits=image.bits)
+    results = restore(visible(image), scale, bits=image.bits)
+    return [Enlarged(like(image, restored.pixels), restored) for restored in results]
+
+
+def visible(image: Image) -> Tensor:
+    """What the model gets: the colours as lr (1,3,h,w) in [0,1], without those that alpha hides."""
+    return to_tensor(image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha))
+
+
+def like(image: Image, pixels: Array) -> Image:
+    """Enlarged colours (H,W,3) of the image's depth as an image of its kind: gray, alpha and metadata are its own."""
     alpha = image.alpha
     if alpha is not None:
-        height, width = results[0].pixels.shape[:2]
-        alpha = to_pixels(imresize(to_tensor(alpha), (height, width)), image.bits)
-    return [
-        Enlarged(replace(image, pixels=grayed(each.pixels) if image.gray else each.pixels, alpha=alpha), each)
-        for each in results
-    ]
+        alpha = to_pixels(imresize(to_tensor(alpha), (len(pixels), pixels.shape[1])), image.bits)
+    return replace(image, pixels=grayed(pixels) if image.gray else pixels, alpha=alpha)
 
 
 def grayed(pixels: Array) -> Array:
