@@ -12,6 +12,7 @@ from pathlib import Path
 import skimage.data
 
 from models.pcsr import PCSR
+from utils.batch import Outcome, Upscale, upscale_all
 from utils.device import pick_device
 from utils.encode import QUALITY
 from utils.errors import InputError, Parser, run
@@ -31,7 +32,6 @@ from utils.report import format_table, image_table, summarise, summary_json
 from utils.restore import Setting
 from utils.restore_pcsr import pcsr_restorer
 from utils.simulate import simulate
-from utils.batch import Outcome, Upscale, upscale_all
 from utils.visual import OPACITY
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"

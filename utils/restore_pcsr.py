@@ -217,6 +217,15 @@ class Worker:
         return [result.restored(self.account, lr_pixels) for result in results]
 
 
+def possible(model: PCSR, settings: Sequence[Setting]) -> Sequence[Setting]:
+    """The settings themselves, or all heavy for a model that has nothing to decide. Raises InputError if it should."""
+    if model.classifier is not None:
+        return settings
+    if [*settings] != [Setting("k")]:
+        raise InputError("a phase 0 model has one upsampler, nothing to decide: leave out --k, --budget, --adaptive")
+    return [Setting("heavy")]
+
+
 def pcsr_restorer(
     model: PCSR, settings: Sequence[Setting], refinement: bool, device: torch.device, large: Large = LARGE
 ) -> Restore:
@@ -224,12 +233,7 @@ def pcsr_restorer(
 
     Raises InputError for settings of a model that has nothing to decide.
     """
-    if model.classifier is None:
-        if [*settings] != [Setting("k")]:
-            raise InputError(
-                "a phase 0 model has one upsampler, nothing to decide: leave out --k, --budget, --adaptive"
-            )
-        settings = [Setting("heavy")]
+    settings = possible(model, settings)
     worker = Worker(model, device, large)
 
     def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
