@@ -68,7 +68,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def add_upscale_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--suffix", help="of the results' names (default: _x and the scale)")
+    group.add_argument("--suffix", help="of the results' names (default: _x and the scale); --suffix=-big")
     group.add_argument("--format", choices=FORMATS, default="png", help="of the results (default: png, lossless)")
     group.add_argument("--quality", type=int, default=QUALITY, help=f"of jpg and webp, 1 .. 100 (default: {QUALITY})")
     overlay = group.add_mutually_exclusive_group()

@@ -8,7 +8,7 @@ from utils.encode import HOLD_16_BITS, HOLD_ALPHA
 from utils.image import Array, Image
 
 ROWS = 256  # reduced together: floating-point copies of a whole large image would not fit into memory
-JPEG_EXIF = 65533  # bytes, what one segment holds
+JPEG_EXIF = 65000  # bytes: one segment holds 65533, and the mark of utils/outputs.py takes some
 
 
 def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
@@ -32,7 +32,7 @@ def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
             notes.append(f"gray is stored as RGB in this {suffix}: gray colour profile left out")
         image = replace(image, gray=False, icc=None)
     if image.exif is not None and suffix == ".jpg" and len(image.exif) > JPEG_EXIF:
-        notes.append(f"{suffix} holds {JPEG_EXIF} bytes of EXIF: left out")
+        notes.append(f"{suffix} does not hold so much EXIF: left out")
         image = replace(image, exif=None)
     return image, notes
 
