@@ -106,7 +106,8 @@ def report(args: argparse.Namespace, outcome: Outcome) -> None:
             f"already there, from the same input with the same settings (--overwrite makes them again): {outcome.there}"
         )
     if outcome.made:
-        print(f"{outcome.made} of {outcome.count} images written to {args.out_dir}, the last: {outcome.last}")
+        many = f"{outcome.made} of {outcome.count} images written, the last: " if outcome.count > 1 else "written to "
+        print(f"{many}{outcome.last}")
     if args.json:
         print("[]" if summary is None else summary_json(summary))
     if outcome.failed:
@@ -129,7 +130,8 @@ def main() -> None:
     made_by = short(fingerprint(model), refinement(args))
     restore = pcsr_restorer(model, chosen, refinement(args), device, large(args))
     if args.upscale:
-        how = Upscale(restore, scale, naming, name, made_by, args.quality, args.opacity, args.overwrite)
+        quality = None if args.format == "png" else args.quality
+        how = Upscale(restore, scale, naming, name, made_by, quality, args.opacity, args.overwrite)
         report(args, upscale_all(sources, how))
         return
     path = Path(args.img_path[0])
