@@ -1,28 +1,23 @@
-"""One image in, pictures and a report out.
+"""Enlarges images; or shrinks one, restores it and shows how well that went.
 
-python demo.py                                 simulates x4 on a picture that ships with scikit-image
-python demo.py --img_path hr.png               the same on your HR image: it is shrunk, then restored and measured
-python demo.py --img_path photo.jpg --upscale  enlarges the image itself
+python demo.py                                     simulates x4 on a picture that ships with scikit-image
+python demo.py --img_path hr.png                   the same on your HR image: it is shrunk, then restored and measured
+python demo.py --img_path photo.jpg --upscale      enlarges the image itself
+python demo.py --img_path photos --upscale         every image in a folder; 'photos/*.jpg' those that match
 """
 
 import argparse
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import skimage.data
-import torch
-import torch.nn.functional as F
 
-from datasets.folder import check_side, mod_crop
-from models.blocks import Backbone
 from models.pcsr import PCSR
-from utils.checkpoint import WEIGHTS, load_model
+from utils.batch import Outcome, Upscale, upscale_all
 from utils.device import pick_device
+from utils.encode import QUALITY
 from utils.errors import InputError, Parser, run
-from utils.evaluate import Protocol, measure
-from utils.files import write_atomic
-from utils.image import Image, fill_transparent, read_image, to_pixels, to_tensor, write_image
+from utils.image import read_image
+from utils.inputs import find_images
 from utils.options import (
     add_decision_options,
     add_model_options,
@@ -32,25 +27,36 @@ from utils.options import (
     refinement,
     settings,
 )
+from utils.outputs import Naming, fingerprint, short
 from utils.report import format_table, image_table, summarise, summary_json
-from utils.resize import downscale, imresize
-from utils.restore import Large, Restore, Restored, original_restorer
+from utils.restore import Setting
 from utils.restore_pcsr import pcsr_restorer
-from utils.runs import SAVE
-from utils.visual import OPACITY, busiest, colour_assignment, panel
+from utils.simulate import simulate
+from utils.visual import OPACITY
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
+ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
+FORMATS = ("png", "jpg", "webp")
 
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--img_path", help="the image (default: scikit-image's astronaut)")
-    parser.add_argument("--upscale", action="store_true", help="take the image itself as LR and write it enlarged")
+    parser.add_argument(
+        "--img_path",
+        nargs="+",
+        default=[str(ASTRONAUT)],
+        metavar="PATH",
+        help="the image; with --upscale also several, a folder, or a pattern in quotes (default: an astronaut)",
+    )
+    parser.add_argument(
+        "--upscale", action="store_true", help="take the images themselves as LR and write them enlarged"
+    )
     parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor of 1 or more (default: 4)")
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
     parser.add_argument(
         "--opacity", type=float, default=OPACITY, help=f"of the assignment's colours (default: {OPACITY})"
     )
+    add_upscale_options(parser.add_argument_group("with --upscale"))
     add_decision_options(parser)
     add_model_options(parser)
     args = parser.parse_args()
@@ -61,112 +67,77 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def load_image(path: str | None) -> tuple[Image, Path]:
-    """The image asked for, or the default picture."""
-    if path is None:
-        return Image(skimage.data.astronaut(), None, gray=False), Path("astronaut.png")
-    return read_image(path), Path(path)
+def add_upscale_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--suffix", help="of the results' names (default: _x and the scale); --suffix=-big")
+    group.add_argument("--format", choices=FORMATS, default="png", help="of the results (default: png, lossless)")
+    group.add_argument("--quality", type=int, default=QUALITY, help=f"of jpg and webp, 1 .. 100 (default: {QUALITY})")
+    overlay = group.add_mutually_exclusive_group()
+    overlay.add_argument(
+        "--assignment",
+        action="store_true",
+        default=None,
+        help="write the assignment beside each result (default: for one image that is named)",
+    )
+    overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not")
+    group.add_argument("--overwrite", action="store_true", help="replace results that are there, but never an input")
 
 
-def suffix(restored: Restored, results: list[Restored]) -> str:
-    """Tells the files of several settings apart."""
-    return f"_{restored.setting}" if len(results) > 1 else ""
+def upscale_naming(args: argparse.Namespace, chosen: list[Setting]) -> Naming:
+    """How results are named. Raises InputError for a suffix or a quality that cannot be."""
+    suffix = f"_x{args.scale:g}" if args.suffix is None else args.suffix
+    if Path(f"a{suffix}").name != f"a{suffix}":
+        raise InputError(f"--suffix {suffix}: not part of a file name")
+    if not 1 <= args.quality <= 100:
+        raise InputError(f"--quality {args.quality}: must lie between 1 and 100")
+    alone = len(args.img_path) == 1 and Path(args.img_path[0]).is_file()
+    overlays = alone if args.assignment is None else args.assignment
+    return Naming(Path(args.out_dir), suffix, f".{args.format}", [str(each) for each in chosen], overlays)
 
 
-def upscale(image: Image, path: Path, restore: Restore, scale: float, folder: Path, opacity: float) -> list[Restored]:
-    """Enlarge the image itself; alpha is enlarged on its own by bicubic, 16 bits stay 16, gray stays gray."""
-    colours = image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha)
-    lr = check_side(to_tensor(colours), path)
-    results = restore(lr, scale, bits=image.bits)
-    for restored in results:
-        assert restored.assignment is not None
-        pixels, (height, width) = restored.pixels, restored.assignment.shape
-        if image.gray:
-            pixels = pixels.mean(axis=2, dtype=np.float32).round().astype(pixels.dtype)
-        alpha = None
-        if image.alpha is not None:
-            alpha = to_pixels(imresize(to_tensor(image.alpha), (height, width)), image.bits)
-        name = f"{path.stem}_x{scale:g}{suffix(restored, results)}"
-        write_image(folder / f"{name}.png", pixels, alpha)
-        overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
-        write_image(folder / f"{name}_assignment.png", overlay)
-        print(f"{lr.shape[3]}x{lr.shape[2]} -> {width}x{height}: {folder / name}.png")
-    return results
-
-
-def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torch.device, how: Large) -> list[Restored]:
-    """What the backbone's original model makes of the image, if its weights are there and do this scale."""
-    folder = SAVE / f"{backbone}-x4"
-    if not (folder / WEIGHTS).exists():
-        print(f"left out the original model: no weights in {folder}")
-        return []
-    model, _ = load_model(folder)
-    if not isinstance(model, Backbone):
-        raise InputError(f"{folder}: not an original model")
-    if model.scale != scale:
-        print(f"left out the original model: {folder} does x{model.scale} only")
-        return []
-    print(f"original model: {folder}")
-    return original_restorer(model, device, how)(lr, scale)
-
-
-def simulate(
-    image: Image,
-    path: Path,
-    restore: Restore,
-    backbone: str,
-    scale: float,
-    device: torch.device,
-    how: Large,
-    folder: Path,
-    opacity: float,
-) -> pd.DataFrame:
-    """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
-    hr = mod_crop(to_tensor(image.pixels), scale, path)
-    lr = downscale(hr, scale, dtype=torch.float64).float()
-    originals, results = original_results(backbone, lr, scale, device, how), restore(lr, scale)
-    write_image(folder / "hr.png", to_pixels(hr))
-    write_image(folder / "lr.png", to_pixels(lr))
-    enlarged = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # only to be seen beside the others
-    row = [("HR", to_pixels(hr)), ("LR", to_pixels(enlarged))]
-    table = image_table([measure(path.stem, r, hr, Protocol(scale)) for r in (*originals, *results)], path.stem, scale)
-    kinds = ["original"] * len(originals) + [f"PCSR, {restored.setting}" for restored in results]
-    captions = [f"{kind}: {line.psnr:.2f} dB" for kind, line in zip(kinds, table.itertuples(), strict=True)]
-    for restored, caption in zip((*originals, *results), captions, strict=True):
-        name = "original" if restored.assignment is None else f"pcsr{suffix(restored, results)}"
-        write_image(folder / f"{name}.png", restored.pixels)
-        row.append((caption, restored.pixels))
-        if restored.assignment is not None:
-            overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
-            write_image(folder / f"assignment{suffix(restored, results)}.png", overlay)
-            row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
-    chosen = results[0].assignment
-    assert chosen is not None
-    write_atomic(folder / "comparison.png", panel(row, busiest(chosen)))
-    summary = summarise(table)
-    write_atomic(folder / "report.csv", summary.to_csv(index=False).encode())
-    return summary
+def report(args: argparse.Namespace, outcome: Outcome) -> None:
+    """What became of the images, and means of those that were made. Raises InputError if any failed."""
+    given = Path(args.img_path[0])
+    name = "images" if len(args.img_path) > 1 else given.stem if given.is_file() else str(given)
+    summary = summarise(image_table(outcome.rows, name, args.scale)) if outcome.rows else None
+    if summary is not None:
+        print(format_table(summary))
+    if outcome.there:
+        print(
+            f"already there, from the same input with the same settings (--overwrite makes them again): {outcome.there}"
+        )
+    if outcome.made:
+        many = f"{outcome.made} of {outcome.count} images written, the last: " if outcome.count > 1 else "written to "
+        print(f"{many}{outcome.last}")
+    if args.json:
+        print("[]" if summary is None else summary_json(summary))
+    if outcome.failed:
+        raise InputError(f"{outcome.failed} of {outcome.count} images could not be enlarged")
 
 
 def main() -> None:
     args = parse_options()
-    scale = checked_scale(args.scale)
+    scale, out_dir = checked_scale(args.scale), Path(args.out_dir)
+    chosen = settings(args)
+    if args.upscale:
+        sources = find_images(args.img_path, out_dir)
+        naming = upscale_naming(args, chosen)
+    elif len(args.img_path) > 1 or Path(args.img_path[0]).is_dir():
+        raise InputError("--img_path: several images can only be enlarged, add --upscale")
     device = pick_device(args.device)
-    model, spec, _ = chosen_model(args)
+    model, spec, name = chosen_model(args)
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; the demo needs a PCSR model")
-    restore = pcsr_restorer(model, settings(args), refinement(args), device, large(args))
-    image, path = load_image(args.img_path)
-    folder = Path(args.out_dir)
+    made_by = short(fingerprint(model), refinement(args))
+    restore = pcsr_restorer(model, chosen, refinement(args), device, large(args))
     if args.upscale:
-        results = upscale(image, path, restore, scale, folder, args.opacity)
-        table = image_table(
-            [measure(path.stem, restored, None, Protocol(scale)) for restored in results], path.stem, scale
-        )
-        summary = summarise(table)
-    else:
-        folder /= path.stem
-        summary = simulate(image, path, restore, spec.backbone, scale, device, large(args), folder, args.opacity)
+        quality = None if args.format == "png" else args.quality
+        how = Upscale(restore, scale, naming, name, made_by, quality, args.opacity, args.overwrite)
+        report(args, upscale_all(sources, how))
+        return
+    path = Path(args.img_path[0])
+    folder = out_dir / path.stem
+    image = read_image(path)
+    summary = simulate(image, path, restore, spec.backbone, scale, device, large(args), folder, args.opacity)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

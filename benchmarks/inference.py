@@ -33,12 +33,12 @@ from benchmarks.runtimes import INSTALL, PACKAGES, usable
 from benchmarks.show import KEYS, format_table, plot
 from benchmarks.ways import AS_PUBLISHED, SCALE, Output, Source, Way, ways
 from datasets.folder import mod_crop
-from demo import load_image
+from demo import ASTRONAUT
 from models.build import BACKBONES
 from utils.device import add_device_option, pick_device, synchronize
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
-from utils.image import to_tensor
+from utils.image import read_image, to_tensor
 from utils.metrics import psnr
 from utils.report import table_json
 from utils.resize import downscale
@@ -142,8 +142,8 @@ def main() -> None:
         )
     tables, peak = [], 0.0
     for chosen in paths:
-        image, path = load_image(None if chosen is None else str(chosen))
-        hr = mod_crop(to_tensor(image.pixels), SCALE, path)
+        path = chosen or ASTRONAUT
+        hr = mod_crop(to_tensor(read_image(path).pixels), SCALE, path)
         lr = downscale(hr, SCALE, dtype=torch.float64).float()
         settings = source.settings(lr)
         compared = {name: make() for name, make in ways(source, settings, device).items()}

@@ -66,5 +66,7 @@ def build(spec: OriginalSpec | PCSRSpec) -> Backbone | PCSR:
     """Build whatever a spec describes. Raises InputError if its numbers do not fit together."""
     try:
         return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(spec)
+    except InputError:
+        raise
     except ValueError as error:  # a width that the backbone's groups do not divide, say
         raise InputError(f"model: {spec.backbone} of width {spec.width}: {error}") from None

@@ -17,10 +17,12 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU. Raises InputError for one this machine lacks.
+    """`auto` is CUDA, else MPS, else CPU. Raises InputError for one this machine lacks, or that is none.
 
     Picking the CPU sets up the C library's memory for it.
     """
+    if name not in CHOICES:
+        raise InputError(f"--device {name}: must be one of {', '.join(CHOICES)}")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, present in available.items() if present)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """Something the user gave cannot be used; the message names it and the remedy."""
 
 

@@ -51,12 +51,24 @@ def current_umask() -> int:
     return mask
 
 
+def check_folder(folder: Path) -> None:
+    """Raises InputError if nothing can be written to a folder, or it cannot be made. Makes nothing."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}")
+
+
 def list_images(folder: str | Path) -> list[Path]:
-    """The images directly in a folder, by name. Raises InputError if it is missing or has none."""
+    """The images directly in a folder, by name, but no hidden ones. Raises InputError if there are none."""
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    paths = sorted(path for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = sorted(path for path in root.iterdir() if is_image(path))
     if not paths:
         raise InputError(f"{root}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return paths
+
+
+def is_image(path: Path) -> bool:
+    """By its name; hidden files are none: some systems leave one of another kind beside each image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

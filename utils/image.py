@@ -1,7 +1,7 @@
 """Image files <-> arrays: PNG, JPEG, WebP, TIFF, BMP; 8 and 16 bit; gray, RGB, palette, alpha; EXIF orientation.
 
-Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8, and encodes.
-Colour profiles are not applied: the values are those of the file.
+Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8.
+Colour profiles are kept and not applied, the values are those of the file; but CMYK becomes sRGB by its profile.
 """
 
 import io
@@ -19,16 +19,14 @@ from PIL import UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from utils.encode import HOLD_16_BITS, HOLD_ALPHA, encode
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES, write_atomic
+from utils.metadata import cmyk_to_rgb, read_exif, read_orientation, read_profile
 
 Array = NDArray[Any]  # uint8 or uint16
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-HOLD_16_BITS = (".png", ".tif", ".tiff")
-HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
-WEBP_EXACT = (cv2.IMWRITE_WEBP_LOSSLESS_MODE, cv2.IMWRITE_WEBP_LOSSLESS_PRESERVE_COLOR)  # also where alpha is 0
-
 # Pillow knows this limit as a global only, and refuses from twice its value: 2**30 pixels, where OpenCV ends as well.
 MAX_PIXELS = 2**30
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -42,6 +40,8 @@ class Image:
     pixels: Array  # (H,W,3) RGB, uint8 or uint16
     alpha: Array | None  # (H,W), same type, not premultiplied
     gray: bool  # the file has a single colour channel; `pixels` repeats it
+    icc: bytes | None = None  # colour profile of the pixels, gray or RGB as they are
+    exif: bytes | None = None  # without orientation
 
     @property
     def bits(self) -> int:
@@ -79,10 +79,11 @@ def decode(content: bytes) -> Image:
     elif isinstance(file, TiffImageFile):
         bits = tiff_bits(file, len(content))
     pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
-    orientation = 1 if file.format == "TIFF" else file.getexif().get(0x0112, 1)  # either decoder turns a TIFF itself
+    orientation = 1 if file.format == "TIFF" else read_orientation(file)  # either decoder turns a TIFF itself
+    icc, exif = read_profile(file, gray), read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return Image(upright(pixels, orientation), None if alpha is None else upright(alpha, orientation), gray)
+    return Image(upright(pixels, orientation), None if alpha is None else upright(alpha, orientation), gray, icc, exif)
 
 
 def tiff_bits(file: TiffImageFile, size: int) -> int:
@@ -103,6 +104,8 @@ def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
     """Pixels (H,W) or (H,W,3) and alpha (H,W), uint8, of a file of up to 8 bits."""
     if file.format == "PNG" and file.mode == "L" and "transparency" in file.info:
         file.info["transparency"] *= 255 // (2**bits - 1)  # Pillow widens 2 and 4 bits to 8, but not this gray level
+    if file.mode == "CMYK":
+        return np.array(cmyk_to_rgb(file)), None
     mode = "RGBA" if file.has_transparency_data else "L" if file.mode in ("1", "L") else "RGB"
     array = np.array(file if file.mode == mode else file.convert(mode))
     return (array[:, :, :3], array[:, :, 3]) if mode == "RGBA" else (array, None)
@@ -165,21 +168,31 @@ def to_pixels(image: Tensor, bits: int = 8) -> Array:
 def write_image(path: str | Path, pixels: Array, alpha: Array | None = None) -> None:
     """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, atomically; the suffix names the format.
 
-    All but JPEG are lossless. Gray with alpha is stored as RGB with alpha: OpenCV writes no two channels.
+    All but JPEG are lossless. Gray of 16 bits with alpha is stored as RGB with alpha.
     Raises InputError if the format cannot hold the image or the place cannot be written.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()
+    write(Path(path), pixels, alpha)
+
+
+def save_image(path: Path, image: Image, quality: int | None = None) -> None:
+    """Write an image with its metadata, as write_image does; `quality`, 1 .. 100, is that of JPEG and lossy WebP."""
+    pixels = image.pixels[:, :, 0] if image.gray else image.pixels
+    write(path, pixels, image.alpha, icc=image.icc, exif=image.exif, quality=quality)
+
+
+def write(path: Path, pixels: Array, alpha: Array | None, **how: Any) -> None:
+    """Encode and write; `how` is that of utils.encode.encode."""
+    suffix = path.suffix.lower()
     assert pixels.dtype in (np.uint8, np.uint16), pixels.dtype
     if suffix not in IMAGE_SUFFIXES:
         raise InputError(f"cannot write {path}: the name must end in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    if pixels.dtype == np.uint16 and suffix not in HOLD_16_BITS:  # OpenCV would cut them to 8, and drop alpha
+    if pixels.dtype == np.uint16 and suffix not in HOLD_16_BITS:  # they would be cut to 8
         raise InputError(f"cannot write {path}: {suffix} does not hold 16 bits per channel; use .png")
     if alpha is not None and suffix not in HOLD_ALPHA:
         raise InputError(f"cannot write {path}: {suffix} does not hold alpha; use .png")
-    array = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
-    if alpha is not None:
-        array = np.dstack((*[array] * (3 if pixels.ndim == 2 else 1), alpha))
-    done, content = cv2.imencode(suffix, np.ascontiguousarray(array), WEBP_EXACT if suffix == ".webp" else ())
-    if not done:
-        raise InputError(f"cannot write {path}: {pixels.shape[1]}x{pixels.shape[0]} pixels are too many for {suffix}")
-    write_atomic(path, content.data, durable=False)  # pictures can be made again, by the million at times
+    try:
+        content = encode(suffix, pixels, alpha, **how)
+    except ValueError as error:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
+        raise InputError(f"cannot write {path}: {size} are too many for {suffix}, or {error}") from None
+    write_atomic(path, content, durable=False)  # pictures can be made again, by the million at times

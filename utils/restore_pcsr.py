@@ -13,7 +13,7 @@ from tqdm import tqdm
 from models.decide import assign_adaptive, assign_budget, assign_k
 from models.fast import prepare
 from models.part import Part, whole
-from models.pcsr import PCSR, refine
+from models.pcsr import PCSR, Encoded, refine
 from utils.allocator import give_back
 from utils.errors import InputError
 from utils.finish import canvas, finish
@@ -81,23 +81,52 @@ class Result:
 class Worker:
     """A PCSR model at work, under several settings from one encoding of each image."""
 
-    def __init__(
-        self, model: PCSR, settings: Sequence[Setting], refinement: bool, device: torch.device, large: Large
-    ) -> None:
+    def __init__(self, model: PCSR, device: torch.device, large: Large) -> None:
         place(model, device)
         self.account, self.model = model.account(), prepare(model)
         self.upsamplers = len(self.account.upsamplers)
-        self.settings, self.refinement, self.device, self.large = settings, refinement, device, large
+        self.device, self.large = device, large
         mlps = model.mlps()
         self.channels = mlps[0].in_channels
         self.tables = sum(mlp.linears()[0].out_features + 15 for mlp in mlps)
 
-    def image(self, lr: Tensor, scale: float, bits: int) -> list[Restored]:
+    @torch.inference_mode()
+    def restore(
+        self,
+        lr: Tensor,
+        scale: float,
+        settings: Sequence[Setting],
+        refinement: bool,
+        tiling: Tiling | None = None,
+        bits: int = 8,
+    ) -> list[Restored]:
+        """lr (1,3,h,w) in [0,1], as a whole or by patches. Raises InputError for a scale below 1."""
+        batches = self.load(lr, scale, tiling)
+        if tiling:
+            return self.patches(lr, scale, bits, tiling, batches, settings, refinement)
+        results = self.image(batches[0], scale, bits, settings, refinement)
+        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
+            give_back()
+        return results
+
+    def load(self, lr: Tensor, scale: float, tiling: Tiling | None = None) -> list[Tensor]:
+        """utils.restore.load; raises InputError for a scale below 1 too."""
+        if not scale >= 1:
+            raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
+        return load(lr, scale, tiling, self.device)
+
+    def parts(self, lr: Tensor, scale: float) -> tuple[list[Part], list[Part]]:
+        """Parts of lr (1,3,h,w) as large as the memory allows, and with the pixels around that refinement reads."""
+        parts = self.large.parts(lr, self.model.halo, 4 * (MAPS * self.channels + self.tables + HR_FLOATS * scale**2))
+        return parts, [part.grown(lr, 1) for part in parts]
+
+    def image(
+        self, lr: Tensor, scale: float, bits: int, settings: Sequence[Setting], refinement: bool
+    ) -> list[Restored]:
         """A whole image (1,3,h,w), in parts if it is large."""
         size, clock = scaled_size(lr, scale), Clock(self.device)
-        results = [Result(setting, size, bits) for setting in self.settings]
-        parts = self.large.parts(lr, self.model.halo, 4 * (MAPS * self.channels + self.tables + HR_FLOATS * scale**2))
-        outer = [part.grown(lr, 1) for part in parts]  # refinement reads the pixels around
+        results = [Result(setting, size, bits) for setting in settings]
+        parts, outer = self.parts(lr, scale)
         early = [result for result in results if result.setting.rule in GLOBAL] if len(parts) > 1 else []
         shared = 0.0
         decided: dict[Setting, Tensor] = {}
@@ -115,22 +144,28 @@ class Worker:
                 encoded = self.model.project(lr, around, feat)
                 odds = self.model.log_odds(encoded, size) if len(decided) < len(results) else None
                 shared += clock.lap()
-                seen, (rows, cols) = around.window(lr, size), part.window(lr, size)
-                inside = Part(rows, cols).within(seen)
+                seen = around.window(lr, size)
                 for result in results:
                     if odds is None or result.setting in decided:
                         assignment = decided[result.setting][:, seen.rows, seen.cols].contiguous()
                     else:
                         assignment = decide(odds, result.setting, self.account, scale)
-                    sr = self.model.upsample(encoded, size, assignment)
-                    finish(sr, assignment if self.refinement else None, inside, result.pixels[rows, cols])
-                    result.count(assignment[:, inside.rows, inside.cols], self.upsamplers)
-                    result.assignment[rows, cols] = assignment[0, inside.rows, inside.cols].cpu().numpy()
+                    self.paint(result, part, encoded, assignment, refinement)
                     result.seconds += clock.lap()
                 bar.update()
         for result in results:
             result.seconds += shared
         return [result.restored(self.account, lr.shape[2] * lr.shape[3]) for result in results]
+
+    def paint(self, result: Result, part: Part, encoded: Encoded, assignment: Tensor, refinement: bool) -> None:
+        """A part of a result, from the encoding of that part or more, for whose window assignment (1,R,C) decides."""
+        lr, size = encoded.lr, (len(result.assignment), result.assignment.shape[1])
+        rows, cols = part.window(lr, size)
+        inside = Part(rows, cols).within(encoded.part.window(lr, size))
+        sr = self.model.upsample(encoded, size, assignment)
+        finish(sr, assignment if refinement else None, inside, result.pixels[rows, cols])
+        result.count(assignment[:, inside.rows, inside.cols], self.upsamplers)
+        result.assignment[rows, cols] = assignment[0, inside.rows, inside.cols].cpu().numpy()
 
     def look(
         self, lr: Tensor, size: tuple[int, int], parts: Sequence[Part], bar: "tqdm[Any]"
@@ -147,7 +182,16 @@ class Worker:
             bar.update()
         return log_odds, feats
 
-    def patches(self, lr: Tensor, scale: float, bits: int, tiling: Tiling, batches: list[Tensor]) -> list[Restored]:
+    def patches(
+        self,
+        lr: Tensor,
+        scale: float,
+        bits: int,
+        tiling: Tiling,
+        batches: list[Tensor],
+        settings: Sequence[Setting],
+        refinement: bool,
+    ) -> list[Restored]:
         """An image by overlapping patches, decided together."""
         size, clock = scaled_size(batches[0], scale), Clock(self.device)
         encoded = [self.model.encode(batch) for batch in batches]
@@ -155,12 +199,12 @@ class Worker:
         lengths = [len(batch) for batch in batches]
         shared = clock.lap()
         results = []
-        for setting in self.settings:
+        for setting in settings:
             result = Result(setting, scaled_size(lr, scale), bits)
             assignments = decide(log_odds, setting, self.account, scale).split(lengths)
             pairs = list(zip(encoded, assignments, strict=True))
             srs = [self.model.upsample(part, size, chosen) for part, chosen in pairs]
-            if self.refinement:
+            if refinement:
                 srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
             sr = tiling.merge(srs, lr, scale)
             finish(sr, None, whole(sr), result.pixels)
@@ -173,6 +217,15 @@ class Worker:
         return [result.restored(self.account, lr_pixels) for result in results]
 
 
+def possible(model: PCSR, settings: Sequence[Setting]) -> Sequence[Setting]:
+    """The settings themselves, or all heavy for a model that has nothing to decide. Raises InputError if it should."""
+    if model.classifier is not None:
+        return settings
+    if [*settings] != [Setting("k")]:
+        raise InputError("a phase 0 model has one upsampler, nothing to decide: leave out --k, --budget, --adaptive")
+    return [Setting("heavy")]
+
+
 def pcsr_restorer(
     model: PCSR, settings: Sequence[Setting], refinement: bool, device: torch.device, large: Large = LARGE
 ) -> Restore:
@@ -180,24 +233,10 @@ def pcsr_restorer(
 
     Raises InputError for settings of a model that has nothing to decide.
     """
-    if model.classifier is None:
-        if [*settings] != [Setting("k")]:
-            raise InputError(
-                "a phase 0 model has one upsampler, nothing to decide: leave out --k, --budget, --adaptive"
-            )
-        settings = [Setting("heavy")]
-    worker = Worker(model, settings, refinement, device, large)
+    settings = possible(model, settings)
+    worker = Worker(model, device, large)
 
-    @torch.inference_mode()
     def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
-        if not scale >= 1:
-            raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
-        batches = load(lr, scale, tiling, device)
-        if tiling:
-            return worker.patches(lr, scale, bits, tiling, batches)
-        results = worker.image(batches[0], scale, bits)
-        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
-            give_back()
-        return results
+        return worker.restore(lr, scale, settings, refinement, tiling, bits)
 
     return restore

@@ -1,0 +1,73 @@
+"""Models for torch.hub:
+
+model = torch.hub.load("path/of/this/repository", "carn_pcsr", source="local")
+sr, info = model.upscale(image, k=0.0)
+
+Every entry takes `weights`, a file or folder instead of those that ship, and `device`: auto, cpu, cuda or mps.
+"""
+
+import contextlib
+import pathlib
+import sys
+import typing
+
+if typing.TYPE_CHECKING:
+    from utils.upscaler import Upscaler
+
+dependencies = [
+    *("torch", "numpy", "cv2", "PIL", "yaml", "pydantic", "safetensors", "tqdm", "psutil", "fast_pytorch_kmeans")
+]
+_ROOT = pathlib.Path(__file__).resolve().parent
+_PACKAGES = ("models", "utils")
+
+
+def carn_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """PCSR on CARN, light and heavy upsampler."""
+    return _load("carn-pcsr-phase1", weights, device)
+
+
+def fsrcnn_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """PCSR on FSRCNN, light and heavy upsampler."""
+    return _load("fsrcnn-pcsr-phase1", weights, device)
+
+
+def srresnet_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """PCSR on SRResNet, light and heavy upsampler."""
+    return _load("srresnet-pcsr-phase1", weights, device)
+
+
+def _load(shipped: str, weights: str | None, device: str) -> "Upscaler":
+    """Weights that ship, or others. Raises ValueError, one line, if there are none."""
+    path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
+    with _own_packages():
+        from utils.upscaler import Upscaler  # noqa: PLC0415 - after this repository's packages have become visible
+
+        if weights is None and not path.is_dir():
+            raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")
+        return Upscaler.load(path, device)
+
+
+@contextlib.contextmanager
+def _own_packages() -> typing.Iterator[None]:
+    """Within, `models` and `utils` are this repository's; behind it, they are what they were to the caller.
+
+    Both are common names. The modules imported within go on working, by the references that they hold to each other,
+    but cannot be imported or unpickled by name.
+    """
+    loaded = sys.modules.get("utils")
+    if loaded is not None and str(_ROOT / "utils") in map(str, getattr(loaded, "__path__", ())):
+        yield  # the caller is this repository
+        return
+    theirs = {name: sys.modules.pop(name) for name in _names()}
+    sys.path.insert(0, str(_ROOT))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(_ROOT))
+        for name in _names():
+            del sys.modules[name]
+        sys.modules.update(theirs)
+
+
+def _names() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]

@@ -1,0 +1,33 @@
+"""Which images a command is given."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import photo
+from utils.errors import InputError
+from utils.image import write_image
+from utils.inputs import find_images
+
+
+def test_files_folders_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/b.png", "in/a.JPG", "in/photo[1].png", "in/.hidden.png", "in/deeper/c.png"):
+        write_image(tmp_path / name, photo(2, 2))
+    (tmp_path / "in" / "list.txt").write_text("")
+    out = Path("out")
+
+    def found(*given: str) -> list[str]:
+        return [str(path) for path in find_images(given, out)]
+
+    assert found("in") == ["in/a.JPG", "in/b.png", "in/photo[1].png"]
+    assert found("in/*") == found("in", "in/*", "in/../in/b.png") == found("in")
+    assert found("in/b.png", "in/a.JPG") == ["in/b.png", "in/a.JPG"]
+    assert found("in/photo[1].png") == ["in/photo[1].png"]  # a file, though it looks like a pattern
+    assert found("in/[ab]*") == ["in/a.JPG", "in/b.png"]
+    assert found("*/*/c.png") == ["in/deeper/c.png"]
+    assert found("in/list.txt") == ["in/list.txt"]  # named: reading it will say what is wrong
+    assert found("missing.png") == ["missing.png"]
+    for given in ("in/*.txt", "[x]", "in/**/*.webp"):
+        with pytest.raises(InputError, match="matches no images"):
+            found("in", given)

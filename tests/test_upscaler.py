@@ -1,0 +1,153 @@
+"""Arrays and tensors through the Python interface."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.build import build
+from models.pcsr import PCSR
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from utils.errors import InputError
+from utils.image import to_tensor
+from utils.restore import Setting
+from utils.restore_pcsr import pcsr_restorer
+from utils.upscaler import Upscaler
+
+CPU = torch.device("cpu")
+PHASE0 = TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})
+
+
+@pytest.fixture
+def model() -> PCSR:
+    made = build(TINY_PCSR)
+    assert isinstance(made, PCSR)
+    return made
+
+
+@pytest.fixture
+def upscaler(model: PCSR) -> Upscaler:
+    return Upscaler(model, CPU)
+
+
+def expected(model: PCSR, picture: np.ndarray, setting: Setting, bits: int = 8) -> Any:
+    return pcsr_restorer(model, [setting], True, CPU)(to_tensor(picture), 2.5, bits=bits)[0]
+
+
+def test_arrays_are_what_the_demo_makes_of_a_file(model: PCSR, upscaler: Upscaler) -> None:
+    picture = photo(11, 14)
+    for image, bits in ((picture, 8), (picture.astype(np.uint16) * 257, 16)):
+        sr, info = upscaler.upscale(image, scale=2.5, k=1.0)
+        made = expected(model, image, Setting("k", 1.0), bits)
+        np.testing.assert_array_equal(sr, made.pixels, strict=True)
+        np.testing.assert_array_equal(info.assignment, made.assignment, strict=True)
+        assert (info.setting, info.heavy_share, info.flops) == ("k=1", made.heavy_share, made.flops)
+        assert info.flops_share == made.flops.paper / made.reference.paper and info.seconds > 0
+
+
+def test_every_kind_comes_back_as_it_was(model: PCSR, upscaler: Upscaler) -> None:
+    picture = photo(11, 14)
+    fine = expected(model, picture, Setting("k"), bits=16).pixels / np.float32(65535)
+    floats = (picture / np.float32(255)).astype(np.float32)
+    sr, _ = upscaler.upscale(floats, scale=2.5)
+    assert sr.dtype == np.float32
+    np.testing.assert_allclose(sr, fine, atol=1e-6)
+    tensor = torch.from_numpy(floats).permute(2, 0, 1).requires_grad_()
+    made, info = upscaler.upscale(tensor, scale=2.5)
+    assert made.dtype == torch.float32 and made.shape == (3, 28, 35) and not made.requires_grad
+    np.testing.assert_allclose(made.permute(1, 2, 0), fine, atol=1e-6)
+    assert info.assignment.shape == (28, 35) and info.assignment.dtype == torch.uint8
+    eight, _ = upscaler.upscale(torch.from_numpy(picture).permute(2, 0, 1), scale=2.5)
+    np.testing.assert_array_equal(eight.permute(1, 2, 0), expected(model, picture, Setting("k")).pixels)
+
+
+def test_gray_is_the_mean_of_the_channels(model: PCSR, upscaler: Upscaler) -> None:
+    gray = photo(9, 7)[:, :, 0]
+    sr, info = upscaler.upscale(gray, scale=2.5)
+    made = expected(model, np.dstack([gray] * 3), Setting("k"))
+    assert sr.shape == made.pixels.shape[:2] == info.assignment.shape and sr.dtype == np.uint8
+    np.testing.assert_allclose(sr, made.pixels.mean(axis=2), atol=0.5)
+    sr[0, 0] = 7  # its own, and writable
+
+
+def test_a_batch_is_its_images(upscaler: Upscaler) -> None:
+    batch = torch.from_numpy(np.stack([photo(9, 7), photo(9, 7, seed=1)])).permute(0, 3, 1, 2)
+    sr, info = upscaler.upscale(batch, k=0.0)
+    alone = [upscaler.upscale(image, k=0.0) for image in batch]
+    assert torch.equal(sr, torch.stack([image for image, _ in alone]))
+    assert torch.equal(info.assignment, torch.stack([each.assignment for _, each in alone]))
+    assert info.heavy_share == pytest.approx(np.mean([each.heavy_share for _, each in alone]))
+    assert info.flops.executed == sum(each.flops.executed for _, each in alone)
+
+
+def test_the_image_given_is_left_alone_and_odd_memory_is_no_matter(upscaler: Upscaler, recwarn: Any) -> None:
+    picture = photo(9, 14)[:, ::2]
+    picture.flags.writeable = False
+    floats = picture.astype(np.float32) / 255
+    floats.flags.writeable = False
+    for image in (picture, picture[::-1], floats, np.asfortranarray(floats)):
+        before = image.copy()
+        one, two = upscaler.upscale(image)[0], upscaler.upscale(image.copy(order="C"))[0]
+        np.testing.assert_array_equal(one, two, strict=True)
+        np.testing.assert_array_equal(image, before)
+    assert not recwarn.list
+
+
+def test_settings(upscaler: Upscaler) -> None:
+    picture = photo(12, 12)
+    asked: dict[str, dict[str, Any]] = {"budget=0.95": {"budget": 0.95}, "adaptive": {"adaptive": True}}
+    asked |= {"k=inf": {"k": np.inf}, "k=-inf": {"k": -np.inf}}
+    share = {name: upscaler.upscale(picture, **how)[1] for name, how in asked.items()}
+    assert all(info.setting == name for name, info in share.items())
+    assert share["k=inf"].heavy_share == 0 and share["k=-inf"].flops_share == 1
+    assert share["budget=0.95"].flops_share <= 0.95
+    refined, plain = (upscaler.upscale(picture, adaptive=True, refinement=on)[0] for on in (True, False))
+    assert (refined != plain).any()
+
+
+@pytest.mark.parametrize(
+    "how,message",
+    [
+        ({"k": 0.0, "budget": 0.9}, "one of"),
+        ({"adaptive": True, "k": 0.0}, "one of"),
+        ({"budget": 0.01}, "must lie between"),
+        ({"k": np.nan}, "nan"),
+        *[({"scale": scale}, "scale") for scale in (0.5, 0, -4, np.nan, np.inf, 1e6)],
+    ],
+)
+def test_bad_settings(how: dict[str, Any], message: str, upscaler: Upscaler) -> None:
+    with pytest.raises(InputError, match=message):
+        upscaler.upscale(photo(8, 8), **how)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *[photo(8, 8).astype(kind) for kind in ("float64", "int32", "bool", ">u2")],
+        *[photo(8, 8)[:, :, :2], photo(8, 8)[None], photo(8, 8)[:0], photo(8, 8)[0, 0], photo(8, 8).tolist(), None],
+        *[torch.rand(size) for size in ((8, 8), (1, 8, 8), (4, 8, 8), (0, 3, 8, 8), (3, 0, 8), (1, 1, 3, 8, 8))],
+        *[torch.rand(3, 8, 8, dtype=kind) for kind in (torch.float64, torch.float16)],
+        *[torch.full((3, 8, 8), value) for value in (-0.1, 1.1, np.nan, np.inf)],
+        np.full((8, 8), 2, np.float32),
+    ],
+)
+def test_bad_images(image: Any, upscaler: Upscaler) -> None:
+    with pytest.raises(InputError) as caught:
+        upscaler.upscale(image)
+    assert "\n" not in str(caught.value) and isinstance(caught.value, ValueError)
+
+
+def test_loading(tmp_path: Path) -> None:
+    picture = photo(8, 8)
+    loaded = Upscaler.load(save_tiny(tmp_path / "pcsr", TINY_PCSR), device="cpu")
+    assert loaded.upscale(picture)[0].shape == (32, 32, 3)
+    phase0 = Upscaler.load(str(save_tiny(tmp_path / "phase0", PHASE0)), device="cpu")
+    assert phase0.upscale(picture)[1].setting == "heavy"
+    with pytest.raises(InputError, match="nothing to decide"):
+        phase0.upscale(picture, adaptive=True)
+    save_tiny(tmp_path / "original", TINY_ORIGINAL)
+    for bad, device in (("original", "cpu"), ("missing", "cpu"), ("pcsr", "tpu")):
+        with pytest.raises(InputError, match=f"{bad}|{device}"):
+            Upscaler.load(tmp_path / bad, device)

@@ -1,0 +1,47 @@
+"""An image file's content enlarged: what stands around the model, for alpha, gray, depth and metadata."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from utils.image import Array, Image, fill_transparent, to_pixels, to_tensor
+from utils.resize import imresize
+from utils.restore import Restore, Restored
+
+
+class Enlarged(NamedTuple):
+    """One result for one image."""
+
+    image: Image  # to be written: depth, gray, alpha and metadata are those of the original
+    restored: Restored  # what the model made, its pixels in RGB, with assignment and costs
+
+
+def enlarge(image: Image, restore: Restore, scale: float) -> list[Enlarged]:
+    """Enlarge an image of any size, from one pixel on; one result per setting of `restore`.
+
+    Alpha is enlarged on its own, by bicubic; what lies hidden under it does not bleed into the edges.
+    Raises InputError for what `restore` cannot do: a scale below 1, an output that no image file holds.
+    """
+    results = restore(visible(image), scale, bits=image.bits)
+    return [Enlarged(like(image, restored.pixels), restored) for restored in results]
+
+
+def visible(image: Image) -> Tensor:
+    """What the model gets: the colours as lr (1,3,h,w) in [0,1], without those that alpha hides."""
+    return to_tensor(image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha))
+
+
+def like(image: Image, pixels: Array) -> Image:
+    """Enlarged colours (H,W,3) of the image's depth as an image of its kind: gray, alpha and metadata are its own."""
+    alpha = image.alpha
+    if alpha is not None:
+        alpha = to_pixels(imresize(to_tensor(alpha), (len(pixels), pixels.shape[1])), image.bits)
+    return replace(image, pixels=grayed(pixels) if image.gray else pixels, alpha=alpha)
+
+
+def grayed(pixels: Array) -> Array:
+    """(H,W,3) of 8 or 16 bits -> the mean of its channels, repeated, (H,W,3); no room for three."""
+    mean = pixels.mean(axis=2, keepdims=True, dtype=np.float32).round().astype(pixels.dtype)
+    return np.broadcast_to(mean, pixels.shape)

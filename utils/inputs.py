@@ -1,0 +1,53 @@
+"""Which image files a command is given: by name, as folders, as patterns."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.files import IMAGE_SUFFIXES, is_image, list_images
+from utils.metadata import read_mark
+from utils.outputs import OURS
+
+
+def find_images(given: Sequence[str], out_dir: Path) -> list[Path]:
+    """Files as they are named, the images directly in folders, and those that a pattern such as 'in/*.jpg' matches.
+
+    Each once, folders and patterns sorted. Results of earlier runs that lie in `out_dir` are no inputs unless named.
+    Raises InputError if a file or folder is missing, or nothing is found.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        path = Path(text)
+        named = path.is_file() or not (path.is_dir() or glob.has_magic(text))
+        for each in [path] if named else without_results(matches(text), text, out_dir):
+            found.setdefault(os.path.abspath(each), each)  # noqa: PTH100 - links are kept, `..` is not
+    return list(found.values())
+
+
+def matches(text: str) -> list[Path]:
+    """The images in a folder, or those that a pattern matches, sorted. Raises InputError if there are none."""
+    if Path(text).is_dir():
+        return list_images(text)
+    paths = [Path(name) for name in sorted(glob.glob(text))]  # noqa: PTH207 - the pattern may be absolute
+    images = [path for path in paths if is_image(path)]
+    if not images:
+        raise InputError(f"{text}: matches no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    return images
+
+
+def without_results(paths: Iterable[Path], text: str, out_dir: Path) -> list[Path]:
+    """What an earlier run wrote to `out_dir` is left out. Raises InputError if nothing else is there."""
+    kept = [path for path in paths if not (same_folder(path.parent, out_dir) and is_result(path))]
+    if not kept:
+        raise InputError(f"{text}: only results of earlier runs; choose another --out_dir to enlarge them again")
+    return kept
+
+
+def same_folder(one: Path, other: Path) -> bool:
+    return other.is_dir() and one.samefile(other)
+
+
+def is_result(path: Path) -> bool:
+    return (read_mark(path) or "").startswith(OURS)
