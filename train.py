@@ -37,6 +37,8 @@ def main() -> None:
     spec = config.model
     if not isinstance(spec, OriginalSpec):
         raise InputError(f"{args.config}: describes a PCSR model; use train_pcsr.py")
+    if isinstance(config.data.scale, tuple):
+        raise InputError(f"{args.config}: data.scale is a range, but an original model has one scale; set {spec.scale}")
     if spec.scale != config.data.scale:
         raise InputError(f"{args.config}: model.scale is {spec.scale} but data.scale is {config.data.scale}")
     ranks = start_ranks(args.device)

@@ -148,7 +148,7 @@ def main() -> None:
     torch.manual_seed(config.train.seed)
     model = build_pcsr(config.model)
     task = build_task(config.train, model, ranks, resume)
-    scale = config.data.scale
+    _, scale = config.data.scales
     pairs = list(PairedFolder(config.data.val, None, scale, not config.data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(scale, with_ssim=False)
 

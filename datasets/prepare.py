@@ -6,7 +6,6 @@ What exists is kept, so that an interrupted command goes on where it stopped; to
 import argparse
 import math
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, product
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,32 +25,40 @@ from tqdm import tqdm
 from datasets.folder import mod_crop
 from utils.errors import InputError, Parser
 from utils.files import list_images
-from utils.image import Array, read_image, to_pixels, to_tensor, write_image
+from utils.image import Array, is_whole, read_image, to_pixels, to_tensor, write_image
 from utils.resize import downscale, imresize, imresize_matlab_uint8
 from utils.tiling import starts
 
 Files = Iterable[tuple[Path, Array]]  # what to write where: (H,W,3) uint8 or uint16
-TEST_SCALE = 4
-TEST_SETS: Mapping[str, tuple[range, int]] = {  # DIV8K images, and what their HR is shrunk by
-    "Test2K": (range(1201, 1301), 4),
-    "Test4K": (range(1301, 1401), 2),
-    "Test8K": (range(1401, 1501), 1),
-}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What becomes of one image; it is done once all of `outputs` exist."""
+    """What becomes of one image; it is done once all of `outputs` are there."""
 
     source: Path
     outputs: tuple[Path, ...]
-    make: Callable[[Array], Files]  # a function of this module with its options, since workers must find it by name
+    make: Callable[[Array], Files]  # a function of a module with its options, since workers must find it by name
+    verify: bool = False  # what exists but is damaged counts as not there, and is made again
+
+    def has(self, path: Path) -> bool:
+        return path.exists() and (not self.verify or is_whole(path))
+
+    def done(self) -> bool:
+        return all(map(self.has, self.outputs))
+
+
+class Outcome(NamedTuple):
+    """What came of a job."""
+
+    made: bool  # not if it was done already, or failed
+    error: str | None = None  # one line
 
 
 def data_augmentation(source: Path, output: Path, scales: Sequence[float], workers: int) -> None:
     """Every image at every scale in (0,1], by antialiased bicubic, as NAME_s0.9.png.
 
-    Raises InputError for a bad option or folder and, when all else is done, if an image failed; so do all four jobs.
+    Raises InputError for a bad option or folder and, when all else is done, if an image failed; so do all jobs.
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):  # nan fails every comparison
         raise InputError("--scales must be over 0 and at most 1")
@@ -85,27 +93,6 @@ def generate_mod_lr_bic(
     process_all(jobs, source, [output, mod_output] if mod_output else [output], workers)
 
 
-def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int) -> None:
-    """Test2K, Test4K and Test8K from a folder of DIV8K images, whose names are numbers: output/Test2K/{HR,LR}."""
-    if not sets or not set(sets) <= set(TEST_SETS):
-        raise InputError(f"--sets must be some of {' '.join(TEST_SETS)}")
-    paths: dict[int, list[Path]] = {}
-    for path in list_images(source):
-        if re.fullmatch("[0-9]+", path.stem):
-            paths.setdefault(int(path.stem), []).append(path)
-    wanted = {number: name for name in sets for number in TEST_SETS[name][0]}
-    if missing := sorted(wanted.keys() - paths.keys()):
-        raise InputError(f"{source}: images {compact(missing)} are missing; nothing was written")
-    if doubled := sorted(number for number in wanted if len(paths[number]) > 1):
-        raise InputError(f"{source}: more than one file for images {compact(doubled)}; nothing was written")
-    jobs = []
-    for number, name in wanted.items():
-        path, factor = paths[number][0], TEST_SETS[name][1]
-        hr, lr = (output / name / kind / f"{path.stem}.png" for kind in ("HR", "LR"))
-        jobs.append(Job(path, (hr, lr), partial(make_test_pair, hr=hr, lr=lr, source=path, factor=factor)))
-    process_all(jobs, source, [output, *(output / name / kind for name in set(sets) for kind in ("HR", "LR"))], workers)
-
-
 def augment(pixels: Array, targets: Mapping[Path, float]) -> Files:
     for path, scale in targets.items():
         yield path, shrink(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
@@ -126,14 +113,6 @@ def make_pair(pixels: Array, hr: Path | None, lr: Path, source: Path, scale: flo
     if hr:
         yield hr, fitting
     yield lr, low_resolution(fitting, scale, matlab_uint8)
-
-
-def make_test_pair(pixels: Array, hr: Path, lr: Path, source: Path, factor: int) -> Files:
-    exact = crop_to_fit(pixels, factor, source)  # so that the grid shrinks by the factor and not by nearly that
-    small = shrink(exact, (exact.shape[0] // factor, exact.shape[1] // factor))
-    fitting = crop_to_fit(small, TEST_SCALE, source)
-    yield hr, fitting
-    yield lr, low_resolution(fitting, TEST_SCALE)
 
 
 def shrink(pixels: Array, size: tuple[int, int]) -> Array:
@@ -165,12 +144,6 @@ def crop_to_fit(pixels: Array, scale: float, source: Path) -> Array:
     return mod_crop(torch.from_numpy(pixels).permute(2, 0, 1), scale, source).permute(1, 2, 0).numpy()
 
 
-def compact(numbers: Sequence[int]) -> str:
-    """Ascending numbers as ranges: 1201-1204, 1300."""
-    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
 def process_all(jobs: Sequence[Job], source: Path, folders: Sequence[Path], workers: int) -> None:
     """Do what is not done yet; an image that fails costs one line on stderr and the others go on.
 
@@ -190,19 +163,20 @@ def process_all(jobs: Sequence[Job], source: Path, folders: Sequence[Path], work
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {folder}: {error.strerror}") from None
-    todo = [job for job in jobs if not all(path.exists() for path in job.outputs)]
-    failed = 0
-    for message in tqdm(outcomes(todo, workers), total=len(todo), unit="image", disable=None):
-        if message:
+    todo = [job for job in jobs if job.verify or not job.done()]  # to verify takes time, and belongs to the work
+    made = failed = 0
+    for outcome in tqdm(outcomes(todo, workers), total=len(todo), unit="image", disable=None):
+        made += outcome.made
+        if outcome.error:
             failed += 1
-            tqdm.write(f"error: {message}", file=sys.stderr)
+            tqdm.write(f"error: {outcome.error}", file=sys.stderr)
     if failed:
         raise InputError(f"{failed} of {len(jobs)} images failed; the others are done")
-    print(f"{folders[0]}: {len(todo)} images done, {len(jobs) - len(todo)} were done already")
+    print(f"{folders[0]}: {made} images done, {len(jobs) - made} were done already")
 
 
-def outcomes(jobs: Sequence[Job], workers: int) -> Iterator[str | None]:
-    """Each job's error or None, in order."""
+def outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+    """Each job's outcome, in order."""
     if workers == 1 or len(jobs) < 2:
         yield from map(attempt, jobs)
         return
@@ -219,16 +193,18 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops, a worker finishes its image
 
 
-def attempt(job: Job) -> str | None:
-    """Do a job; what went wrong as one line that names the image, or None."""
+def attempt(job: Job) -> Outcome:
+    """Do a job, unless it is done; an error is a line that names the image."""
     try:
+        if job.done():
+            return Outcome(made=False)
         for path, pixels in job.make(read_image(job.source).pixels):
-            if not path.exists():
+            if not job.has(path):
                 write_image(path, pixels)
     except Exception as error:  # a decoder can raise anything on a bad file, and a thousand others wait
         message = " ".join(str(error).split()) or type(error).__name__
-        return message if str(job.source) in message else f"{job.source}: {message}"
-    return None
+        return Outcome(False, message if str(job.source) in message else f"{job.source}: {message}")
+    return Outcome(made=True)
 
 
 def folders_parser(description: str, source: str, output: str) -> Parser:

@@ -15,9 +15,9 @@ CHUNK = 2**24  # pixels copied to the device at a time
 class Crops:
     """The batches of a training run, each of random crops that are flipped at random; every image once per epoch.
 
-    What an iteration holds depends on the seed and the iteration alone, so that a resumed run and any number of
-    processes see the same samples. Raises InputError if the processes do not divide batch_size, and for an image that
-    is smaller than a crop.
+    What an iteration holds, its scale included, depends on the seed and the iteration alone, so that a resumed run and
+    any number of processes see the same samples. Raises InputError if the processes do not divide batch_size, and for
+    an image that is smaller than a crop.
     """
 
     def __init__(
@@ -25,11 +25,12 @@ class Crops:
     ) -> None:
         if spec.batch_size % world:
             raise InputError(f"data.batch_size: {world} processes do not divide {spec.batch_size}")
-        self.size = spec.patch_size * spec.scale
-        small = np.minimum(cache.height, cache.width) < self.size
+        self.patch_size, self.scales = spec.patch_size, spec.scales
+        largest = round(self.patch_size * self.scales[1])
+        small = np.minimum(cache.height, cache.width) < largest
         if small.any():
             raise InputError(
-                f"{cache.paths[int(small.argmax())]}: smaller than the {self.size}x{self.size} HR patch; "
+                f"{cache.paths[int(small.argmax())]}: smaller than the {largest}x{largest} HR patch; "
                 "remove it or lower patch_size"
             )
         self.cache = cache
@@ -41,11 +42,19 @@ class Crops:
         self.resident = resident(cache.pixels, device)
 
     def batch(self, iteration: int) -> Tensor:
-        """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = patch_size * scale."""
-        steps = self.steps(iteration)[:, self.rank :: self.world]
+        """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = size(iteration)."""
+        size, steps = self.size(iteration), self.steps(iteration)[:, self.rank :: self.world]
         if self.resident is not None:
-            return gather_resident(self.resident, steps, self.size)
-        return gather_mapped(self.cache.pixels, steps, self.size, self.device)
+            return gather_resident(self.resident, steps, size)
+        return gather_mapped(self.cache.pixels, steps, size, self.device)
+
+    def size(self, iteration: int) -> int:
+        """HR pixels across the samples of all processes: patch_size at a scale drawn evenly from the range, rounded.
+
+        The scale of the batch is what rounding leaves of it, P / patch_size.
+        """
+        rng = np.random.Generator(np.random.Philox((self.seed, 2, iteration)))
+        return round(self.patch_size * rng.uniform(*self.scales))
 
     def names(self, iteration: int) -> list[str]:
         """The image files that the samples of all processes were cut from."""
@@ -54,7 +63,7 @@ class Crops:
     def steps(self, iteration: int) -> NDArray[np.int64]:
         """Where the samples of all processes lie, in pixels: (3,B), the first pixel, and from one row and column to the
         next. A flip is no more than other steps."""
-        cache, size = self.cache, self.size
+        cache, size = self.cache, self.size(iteration)
         image = self.images(iteration)
         rng = np.random.Generator(np.random.Philox((self.seed, 1, iteration)))
         top = rng.integers(cache.height[image] - size + 1)

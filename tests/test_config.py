@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from utils.config import load_config
+from utils.config import dump_yaml, load_config
 from utils.errors import InputError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -17,15 +17,37 @@ def test_shipped_configs_hold_the_published_recipe(path: Path) -> None:
     assert config.train.learning_rate == (1e-3 if backbone == "fsrcnn" else 2e-4)
     assert config.train.learning_rate_min == 1e-7 and config.train.betas == (0.9, 0.99)
     assert config.train.iter_max == (500_000 if config.train.phase == 1 else 2_000_000)
-    assert config.data.batch_size == 16 and config.data.patch_size == 32 and config.data.scale == 4
+    multiscale = "-multiscale" if path.stem.endswith("-multiscale") else ""
+    assert config.data.batch_size == 16 and config.data.patch_size == 32
+    assert config.data.scale == ((2, 4) if multiscale else 4)
     if config.train.phase == 1:
-        assert config.train.init == f"save/{backbone}-pcsr-phase0"
-        assert (config.train.loss_l1_w, config.train.loss_avg_w) == (1000, 3)
+        assert config.train.init == f"save/{backbone}-pcsr-phase0{multiscale}"
+        average = path.stem.rpartition("-avg")[2]
+        assert (config.train.loss_l1_w, config.train.loss_avg_w) == (1000, int(average) if average.isdigit() else 3)
 
 
-def test_there_are_nine_and_one() -> None:
+def test_there_are_nine_and_variants() -> None:
     expected = {f"{b}-{kind}" for b in ("carn", "srresnet", "fsrcnn") for kind in ("x4", "pcsr-phase0", "pcsr-phase1")}
-    assert {path.stem for path in CONFIGS} == expected | {"carn-pcsr-phase1-m3"}
+    variants = {f"fsrcnn-pcsr-phase1-{name}" for name in ("multiscale", "m3", "hidden", "avg0", "avg10")}
+    assert {path.stem for path in CONFIGS} == expected | variants | {
+        "carn-pcsr-phase1-m3",
+        "fsrcnn-pcsr-phase0-multiscale",
+    }
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS if path.stem.count("-") == 3])
+def test_a_variant_differs_in_its_axis_alone(name: str) -> None:
+    variant, plain = (load_config(ROOT / f"configs/{stem}.yaml") for stem in (name, name.rpartition("-")[0]))
+    keys = {
+        "multiscale": {"scale", "init"},
+        "m3": {"upsamplers"},
+        "hidden": {"classifier"},
+        "avg0": {"loss_avg_w"},
+        "avg10": {"loss_avg_w"},
+    }
+    sections = [(getattr(variant, section), getattr(plain, section)) for section in ("model", "data", "train")]
+    changed = {key for one, other in sections for key in vars(one) if vars(one)[key] != vars(other)[key]}
+    assert changed == keys[name.rpartition("-")[2]] - ({"init"} if variant.train.phase == 0 else set())
 
 
 def test_overrides() -> None:
@@ -33,6 +55,14 @@ def test_overrides() -> None:
     config = load_config(path, ["iter_max=2000", "train.learning_rate=1e-3", "init=null", "upsamplers=[[4],[8]]"])
     assert (config.train.iter_max, config.train.learning_rate, config.train.init) == (2000, 1e-3, None)
     assert config.model.upsamplers == ((4,), (8,))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("text", "scales"), [("3", (3, 3)), ("[2, 4]", (2, 4)), ("[2.5, 2.5]", (2.5, 2.5))])
+def test_a_scale_may_be_a_range(text: str, scales: tuple[float, float], tmp_path: Path) -> None:
+    config = load_config(ROOT / "configs/carn-pcsr-phase1.yaml", [f"data.scale={text}"])
+    assert config.data.scales == scales and isinstance(config.data.scale, tuple) == ("[" in text)
+    (tmp_path / "again.yaml").write_text(dump_yaml(config))
+    assert load_config(tmp_path / "again.yaml") == config
 
 
 @pytest.mark.parametrize(
@@ -45,6 +75,10 @@ def test_overrides() -> None:
         ("iter_max=many", "train.iter_max"),
         ("learning_rate=nan", "train.learning_rate"),
         ("phase=2", "train.phase"),
+        *[
+            (f"data.scale={scale}", r"data\.scale: must be a whole number, or a range \[low, high\]")
+            for scale in ("0", "2.5", "four", "[4, 2]", "[1, 4]", "[2]", "[2, 3, 4]", "[2, inf]", "[2, .nan]", "null")
+        ],
     ],
 )
 def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:

@@ -100,7 +100,8 @@ def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> 
     assert "save/two-2, iterations 1 to 6" in job.out and "save/two-2, iterations 5 to 6" in job.out
     assert_same_run(one, folders / "save/two-2")
 
-    phase1 = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, "iter_max=3", f"init={one}"]
+    some = ["iter_max=3", f"init={one}", "data.scale=[2,4]"]  # and the processes agree on each batch's scale
+    phase1 = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, *some]
     assert cli("train_pcsr.py", *phase1, "--name", "light-one").code == 0
     crash = {"CRASH_AT": "2", "CRASH_BY": "exception"}  # before there is a state
     job = two_processes(folders, "crashing.py", *phase1, "--name", "light-two", "--max_restarts", 1, **crash)

@@ -83,6 +83,27 @@ def test_pcsr_settings_share_one_encoding(cli: Cli, work: Path, monkeypatch: pyt
     assert all(row["flops_executed"] < row["flops_paper"] for row in rows)
 
 
+@pytest.mark.parametrize("changes", [{"classifier": ()}, {"upsamplers": ((4,), (6, 6), (8, 8, 8))}])
+def test_other_numbers_of_layers_and_upsamplers(
+    changes: dict[str, object], cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A classifier without hidden layer, three upsamplers: every rule, compiled and by torch."""
+    save_tiny(work / "save" / "variant", TINY_PCSR.model_copy(update=changes))
+    rules = ("--k", "-99", "-1", "0", "1", "inf", "--budget", "0.9", "--adaptive", "--save_images", "--json")
+    args = ("test_pcsr.py", "--model", "save/variant", "--hr_data", "hr", "--per_image", *rules)
+    outcomes = [cli(*args)]
+    monkeypatch.setattr("models.fast.load_kernels", lambda: None)
+    monkeypatch.setattr("utils.finish.load_kernels", lambda: None)
+    outcomes.append(cli(*args))
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    fast, plain = (pd.DataFrame(json.loads(outcome.out.splitlines()[-1])) for outcome in outcomes)
+    heavy, *falling, light = plain["flops_paper"][:5]
+    assert [heavy, *falling, light] == sorted([heavy, *falling, light], reverse=True) and heavy > light
+    assert plain["flops_paper"][5] == pytest.approx(0.9 * heavy, rel=1e-3)
+    assert plain["heavy_share"][0] == 1 and plain["heavy_share"][4] == 0
+    pd.testing.assert_frame_equal(fast.drop(columns="seconds"), plain.drop(columns="seconds"), rtol=2e-3)  # near ties
+
+
 @pytest.mark.parametrize("scale", ["1", "2", "2.5", "3.3"])
 def test_any_scale(cli: Cli, work: Path, scale: str) -> None:
     outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", "--scale", scale, "--json")

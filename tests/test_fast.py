@@ -19,6 +19,7 @@ from utils.config import PCSRSpec
 
 SPECS = {
     "fsrcnn, no hidden layer in the classifier": {"classifier": ()},
+    "three upsamplers, no hidden layer": {"upsamplers": ((4,), (16, 17), (33, 33, 33)), "classifier": ()},
     "carn, three upsamplers": {"backbone": "carn", "width": 8, "upsamplers": ((4,), (16, 17), (33, 33, 33))},
     "widths of every number of vectors": {"upsamplers": ((1,), (20, 40, 60, 74)), "classifier": (90, 100)},
     "srresnet, as wide as shipped": {"backbone": "srresnet", "width": 6, "upsamplers": ((40, 40), (170, 170))},

@@ -21,9 +21,9 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 SIZES = [(32, 32), (21, 27)]  # HR of 8x8 LR: an integer scale and one that is none, different along the axes
 
 
-def spec(backbone: str, upsamplers: int) -> PCSRSpec:
+def spec(backbone: str, upsamplers: int, hidden_classifier: bool = True) -> PCSRSpec:
     hidden = ((4,), (5, 5), (8, 8))[-upsamplers:]
-    classifier = (4,) if upsamplers > 1 else None
+    classifier = None if upsamplers == 1 else (4,) if hidden_classifier else ()
     changes = {"backbone": backbone, "width": 8, "upsamplers": hidden, "classifier": classifier}
     return TINY_PCSR.model_copy(update=changes)
 
@@ -68,14 +68,18 @@ def test_phase0_gradients_are_exact(backbone: str, size: tuple[int, int], monkey
         assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
 
 
-@pytest.mark.parametrize("upsamplers", [2, 3])
+@pytest.mark.parametrize(("upsamplers", "hidden_classifier"), [(2, True), (3, True), (2, False), (3, False)])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
 def test_phase1_gradients_are_exact(
-    backbone: str, size: tuple[int, int], upsamplers: int, monkeypatch: pytest.MonkeyPatch
+    backbone: str,
+    size: tuple[int, int],
+    upsamplers: int,
+    hidden_classifier: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)
-    model = build_pcsr(spec(backbone, upsamplers))
+    model = build_pcsr(spec(backbone, upsamplers, hidden_classifier))
     for towards_heavy in (-1.0, 1.0):  # on both sides of the average loss's kink
         assert model.classifier is not None
         with torch.no_grad():

@@ -2,23 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Pillow
 
 from datasets.folder import PairedFolder
-from datasets.prepare import (
-    compact,
-    data_augmentation,
-    extract_subimages,
-    generate_mod_lr_bic,
-    low_resolution,
-    make_test_sets,
-)
+from datasets.prepare import data_augmentation, extract_subimages, generate_mod_lr_bic, low_resolution
 from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.image import Array, read_image, to_tensor, write_image
@@ -169,48 +160,6 @@ def test_lr_of_16_bits_has_8() -> None:
         low_resolution(deep, 4, matlab_uint8=True)
 
 
-def div8k(folder: Path, numbers: Sequence[int], pattern: str = "{:05d}.png") -> Path:
-    """Small images under names as in DIV8K, of a size that 4 does not divide."""
-    for number in numbers:
-        path = folder / pattern.format(number)
-        path.parent.mkdir(exist_ok=True)
-        Pillow.fromarray(picture(39, 46, number)).save(path)
-    return folder
-
-
-def test_test_sets_shrink_crop_and_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sets = {"Test2K": (range(1, 3), 4), "Test4K": (range(3, 5), 2), "Test8K": (range(5, 7), 1)}
-    monkeypatch.setattr("datasets.prepare.TEST_SETS", sets)
-    folder = div8k(tmp_path / "in", range(1, 9))
-    (folder / "notes-1.png").write_bytes(b"not a number, so not looked at")
-    make_test_sets(folder, tmp_path / "out", list(sets), workers=1)
-    for name, (numbers, factor) in sets.items():
-        out = tmp_path / "out" / name
-        assert names(out / "HR") == names(out / "LR") == [f"{number:05d}.png" for number in numbers]
-        for number in numbers:
-            height, width = 39 // factor, 46 // factor
-            hr = resized(picture(39, 46, number)[: height * factor, : width * factor], height, width)
-            hr = hr[: height // 4 * 4, : width // 4 * 4]
-            assert (pixels(out / "HR" / f"{number:05d}.png") == hr).all()
-            assert (pixels(out / "LR" / f"{number:05d}.png") == low_resolution(hr, 4)).all()
-
-
-def test_an_incomplete_div8k_is_refused_unwritten(tmp_path: Path) -> None:
-    folder = div8k(
-        tmp_path / "in", [number for number in range(1201, 1301) if number not in (1207, 1208, 1299)], "{}.png"
-    )
-    with pytest.raises(InputError, match=r"images 1207-1208, 1299, 1401-1500 are missing"):
-        make_test_sets(folder, tmp_path / "out", ["Test2K", "Test8K"], workers=1)
-    div8k(folder, [1207, 1208, 1299, 1250])  # 1250.png and 01250.png
-    with pytest.raises(InputError, match="more than one file for images 1250"):
-        make_test_sets(folder, tmp_path / "out", ["Test2K"], workers=1)
-    assert not (tmp_path / "out").exists()
-
-
-def test_compact() -> None:
-    assert compact([1, 2, 3, 5, 8, 9]) == "1-3, 5, 8-9"
-
-
 @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf"), 0.5])
 def test_bad_lr_scales(source: Path, tmp_path: Path, scale: float) -> None:
     with pytest.raises(InputError, match="--scale must be"):
@@ -281,12 +230,6 @@ def test_command_generate_mod_lr_bic(source: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert [pixels(tmp_path / kind / "a.png").shape for kind in ("hr", "lr")] == [(22, 30, 3), (9, 12, 3)]
-
-
-def test_command_make_test_sets_ends_with_one_line(source: Path, tmp_path: Path) -> None:
-    result = command("make_test_sets", "--input", source, "--output", tmp_path / "out", module=True)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"error: {source}: images 1201-1500 are missing; nothing was written\n"
 
 
 COMMANDS = ["data_augmentation", "extract_subimages", "generate_mod_LR_bic", "make_test_sets"]

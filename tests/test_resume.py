@@ -21,6 +21,7 @@ JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),
     "phase 0": ("train_pcsr.py", "fsrcnn-pcsr-phase0", ["ema_decay=0.9", "accumulation=2", "pixels_per_patch=500"]),
     "phase 1": ("train_pcsr.py", "fsrcnn-pcsr-phase1", ["init=zero", "amp=true"]),
+    "many scales": ("train_pcsr.py", "fsrcnn-pcsr-phase1-multiscale", ["init=zero", "accumulation=2"]),
 }
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8"]
 RARE = ["log_every=1", "val_every=4", "save_every=3"]

@@ -11,6 +11,7 @@ from models.build import build_pcsr
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from train_pcsr import Phase0, Phase1
 from utils.checkpoint import load_model
+from utils.config import load_config
 from utils.dist import Ranks
 from utils.engine import learning_rate
 
@@ -33,14 +34,14 @@ def config(name: str) -> Path:
 def test_every_recipe_trains(backbone: str, cli: Cli, folders: Path) -> None:
     original = cli("train.py", "--config", config(f"{backbone}-x4"), "--set", *SMALL, "iter_max=2")
     assert original.code == 0, original.err
-    phase0 = cli("train_pcsr.py", "--config", config(f"{backbone}-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
-    assert phase0.code == 0, phase0.err
-    names = ["pcsr-phase1", "pcsr-phase1-m3"] if backbone == "carn" else ["pcsr-phase1"]
-    for name in names:
-        phase1 = cli("train_pcsr.py", "--config", config(f"{backbone}-{name}"), "--set", *SMALL, "iter_max=2")
-        assert phase1.code == 0, phase1.err
-        folder = folders / "save" / f"{backbone}-{name}"
-        before, _ = load_model(folders / "save" / f"{backbone}-pcsr-phase0")
+    recipes = sorted(path.stem for path in (ROOT / "configs").glob(f"{backbone}-pcsr-phase*.yaml"))  # phase 0 first
+    for name in recipes:
+        trained = cli("train_pcsr.py", "--config", config(name), "--set", *SMALL, "iter_max=2")
+        assert trained.code == 0, trained.err
+        folder, spec = folders / "save" / name, load_config(config(name)).train
+        if spec.init is None:
+            continue
+        before, _ = load_model(folders / spec.init)
         after, _ = load_model(folder)
         frozen = before.encoder.state_dict()
         assert all(torch.equal(frozen[key], value) for key, value in after.encoder.state_dict().items())
@@ -103,6 +104,8 @@ def test_a_second_run_leaves_the_first_alone(cli: Cli, folders: Path) -> None:
         ("train.py", "carn-x4", ["batch_size=0"], "data.batch_size"),
         ("train.py", "carn-x4", ["cache_dir=train/img_0.png"], "set data.cache_dir to another place"),
         ("train.py", "carn-x4", ["data.scale=2"], "model.scale is 4 but data.scale is 2"),
+        ("train.py", "carn-x4", ["data.scale=[2,4]"], "data.scale is a range, but an original model has one scale"),
+        ("train_pcsr.py", "carn-pcsr-phase0", ["data.scale=[2,6]"], "smaller than the 48x48 HR patch"),
         ("train.py", "carn-x4", ["learning_rate=inf"], "train.learning_rate"),
         ("train.py", "carn-x4", ["betas=[0.9"], "--set betas=[0.9"),
         ("train.py", "carn-x4", ["betas=[2,3]"], "train.betas"),

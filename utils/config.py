@@ -1,11 +1,21 @@
 """One experiment is one YAML file, read into frozen typed specs; an unknown, missing or wrong key is an error."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from utils.errors import InputError
 
@@ -36,14 +46,33 @@ class PCSRSpec(Spec):
 ModelSpec = Annotated[OriginalSpec | PCSRSpec, Field(discriminator="kind")]
 
 
+def one_or_range(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        scale = validate(value)
+    except ValidationError:
+        scale = (math.inf, 0.0)
+    if isinstance(scale, tuple) and scale[0] > scale[1]:
+        raise PydanticCustomError("scale", "must be a whole number, or a range [low, high] with 1 < low <= high")
+    return scale
+
+
+Factor = Annotated[float, Field(gt=1, allow_inf_nan=False)]
+Scale = Annotated[PositiveInt | tuple[Factor, Factor], WrapValidator(one_or_range)]
+
+
 class DataSpec(Spec):
     train: str  # folder of HR images; crops are taken from them at random
     val: str  # folder of HR images for validation
-    scale: PositiveInt
+    scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which each batch gets one at random
     patch_size: PositiveInt  # LR pixels
     batch_size: PositiveInt  # over all processes
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
     cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The lowest and the highest scale of training; validation is at the highest."""
+        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

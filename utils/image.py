@@ -68,6 +68,16 @@ def read_image(path: str | Path) -> Image:
         raise InputError(f"{path}: not a readable {kinds} ({reason})") from error
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a PNG file is all there, by its checksums; it is neither decoded nor held in memory."""
+    try:
+        with Pillow.open(path, formats=("PNG",)) as file:
+            file.verify()
+    except Exception:  # as in read_image
+        return False
+    return True
+
+
 def decode(content: bytes) -> Image:
     """Decode the content of a file. Raises whatever the decoders raise."""
     file = Pillow.open(io.BytesIO(content), formats=FORMATS)

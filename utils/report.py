@@ -1,4 +1,7 @@
-"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON."""
+"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON.
+
+python -m utils.report --compare A B    two evaluations of the same images: by how much their PSNR differs
+"""
 
 import json
 import math
@@ -11,6 +14,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from utils.errors import Parser, run
 from utils.evaluate import Row
 from utils.files import write_atomic
 
@@ -108,3 +112,33 @@ def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) 
     write_atomic(folder / "summary.csv", summary.to_csv(index=False).encode())
     write_atomic(folder / "curve.png", plot_curve(summary))
     return summary
+
+
+def main() -> None:
+    # scipy.stats takes a second to import, which evaluations need not wait for
+    from utils.compare import compare, format_comparison, summarise_differences  # noqa: PLC0415
+
+    parser = Parser(description="Compare the PSNR of two evaluations of the same images, image by image.")
+    parser.add_argument(
+        "--compare", type=Path, nargs=2, required=True, metavar=("A", "B"), help="their images.csv; may be the same"
+    )
+    for name in "ab":
+        parser.add_argument(
+            f"--setting_{name}", help=f"of {name.upper()}, such as k=0 (default: its only one, or each with its like)"
+        )
+    parser.add_argument("--csv", type=Path, help="file to write: the differences image by image")
+    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
+    args = parser.parse_args()
+    first, second = args.compare
+    images = compare(first, second, args.setting_a, args.setting_b)
+    summary = summarise_differences(images)
+    print(format_comparison(summary))
+    if args.csv:
+        write_atomic(args.csv, images.to_csv(index=False).encode())
+        print(f"written to {args.csv}")
+    if args.json:
+        print(table_json(summary))
+
+
+if __name__ == "__main__":
+    run(main)

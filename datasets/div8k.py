@@ -1,0 +1,62 @@
+"""Test2K, Test4K and Test8K, the x4 test sets that are made from DIV8K."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from datasets.prepare import Files, Job, crop_to_fit, low_resolution, process_all, shrink
+from utils.errors import InputError
+from utils.files import list_images
+from utils.image import Array
+
+SCALE = 4
+SETS: Mapping[str, tuple[range, int]] = {  # DIV8K images, and what their HR is shrunk by
+    "Test2K": (range(1201, 1301), 4),
+    "Test4K": (range(1301, 1401), 2),
+    "Test8K": (range(1401, 1501), 1),
+}
+SHOWN = 5  # runs of numbers in a message
+
+
+def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int) -> None:
+    """Test2K, Test4K and Test8K from a folder of DIV8K images, whose names are numbers: output/Test2K/{HR,LR}.
+
+    Each worker holds one image at a time. What is there is kept, but for damaged files, which are made again. Raises
+    InputError before anything is written if images are missing, naming them, and when all else is done if one failed.
+    """
+    if not sets or not set(sets) <= set(SETS):
+        raise InputError(f"--sets must be some of {' '.join(SETS)}")
+    paths: dict[int, list[Path]] = {}
+    for path in list_images(source):
+        if re.fullmatch("[0-9]+", path.stem):
+            paths.setdefault(int(path.stem), []).append(path)
+    wanted = {number: name for name in sets for number in SETS[name][0]}
+    if missing := sorted(wanted.keys() - paths.keys()):
+        count = f"{len(missing)} of {len(wanted)} images are missing"
+        raise InputError(f"{source}: {count}: {compact(missing)}; nothing was written")
+    if doubled := sorted(number for number in wanted if len(paths[number]) > 1):
+        raise InputError(f"{source}: more than one file for images {compact(doubled)}; nothing was written")
+    jobs = []
+    for number, name in wanted.items():
+        path, factor = paths[number][0], SETS[name][1]
+        hr, lr = (output / name / kind / f"{path.stem}.png" for kind in ("HR", "LR"))
+        make = partial(make_test_pair, hr=hr, lr=lr, source=path, factor=factor)
+        jobs.append(Job(path, (hr, lr), make, verify=True))
+    process_all(jobs, source, [output, *(output / name / kind for name in set(sets) for kind in ("HR", "LR"))], workers)
+
+
+def make_test_pair(pixels: Array, hr: Path, lr: Path, source: Path, factor: int) -> Files:
+    exact = crop_to_fit(pixels, factor, source)  # so that the grid shrinks by the factor and not by nearly that
+    small = shrink(exact, (exact.shape[0] // factor, exact.shape[1] // factor))
+    fitting = crop_to_fit(small, SCALE, source)
+    yield hr, fitting
+    yield lr, low_resolution(fitting, SCALE)
+
+
+def compact(numbers: Sequence[int]) -> str:
+    """Ascending numbers as ranges, the first few: 1201-1204, 1300."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    named = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
+    return ", ".join(named[:SHOWN] + ["..."] * (len(named) > SHOWN))
