@@ -4,7 +4,8 @@ The numbers are those of models/pcsr.py. What differs: sizes are tensors, so tha
 k is an input, nothing depends on a number in Python, and the image is worked through in one go.
 """
 
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,13 @@ from models.mlp import PixelMLP
 from models.pcsr import PCSR, rows_of
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line:
     """One axis of the HR grid over the LR grid."""
 
     n: Tensor  # int64, LR pixels
     size: Tensor  # int64, HR pixels
+    position: Tensor  # (size,) int64, 0 .. size-1
     centre: Tensor  # (size,) int64, see models/grid.py
     index: Tensor  # (size,) int64, the nearest LR pixel
     offset: Tensor  # (size,) float32, from it
@@ -32,14 +35,14 @@ class Line(NamedTuple):
 
     def inside(self) -> Tensor:
         """Which positions are not at the border, (size,)."""
-        position = torch.arange(self.size)
-        return (position > 0) & (position < self.size - 1)
+        return (self.position > 0) & (self.position < self.size - 1)
 
 
 def line(n: Tensor, scale: float) -> Line:
     size = (n.double() * scale).round().long()
-    centre = (2 * torch.arange(size) + 1) * n
-    return Line(n, size, centre, *nearest(centre, size), (2.0 / size.double() * n).float())
+    position = torch.arange(size)  # type: ignore[call-overload]  # it takes tensors, its types do not say so
+    centre = (2 * position + 1) * n
+    return Line(n, size, position, centre, *nearest(centre, size), (2.0 / size.double() * n).float())
 
 
 class OriginalGraph(nn.Module):
@@ -56,8 +59,8 @@ class OriginalGraph(nn.Module):
 class PCSRGraph(nn.Module):
     """lr (1,3,h,w) in [0,1] and a scalar k -> sr (1,3,H,W), clamped to [0,1], and assignment (1,H,W) uint8.
 
-    Each upsampler runs on the pixels assigned to it. A k beyond +-1e30, infinity too, counts as that. A model of phase 0
-    takes no k and returns sr alone.
+    Each upsampler runs on the pixels assigned to it. A k beyond +-1e30, infinity too, counts as that. A model of phase
+    0 takes no k and returns sr alone.
     """
 
     def __init__(self, model: PCSR, scale: float, refinement: bool) -> None:
@@ -72,12 +75,11 @@ class PCSRGraph(nn.Module):
         rows, cols = (line(n, self.scale) for n in shape_as_tensor(lr)[2:].unbind())
         feat = rows_of(self.model.encoder(lr - self.model.mean))  # (h*w,c)
         if k is None:
-            return (image(dense(self.model.mlps()[0], feat, rows, cols), rows, cols) + residual(lr, rows, cols)).clamp(
-                0, 1
-            )
+            sr = image(dense(self.model.mlps()[0], feat, rows, cols), rows, cols) + residual(lr, rows, cols)
+            return sr.clamp(0, 1)
         chosen = self.assign(feat, rows, cols, k)  # (H*W,)
         sr = image(self.values(feat, rows, cols, chosen), rows, cols) + residual(lr, rows, cols)
-        assignment = chosen.view(1, rows.size, cols.size)
+        assignment = shaped(chosen, 1, rows.size, cols.size)
         if self.refinement:
             sr = refined(sr, assignment, rows, cols)
         return sr.clamp(0, 1), assignment
@@ -106,14 +108,19 @@ def dense(mlp: PixelMLP, feat: Tensor, rows: Line, cols: Line) -> Tensor:
     first = mlp.linears()[0]
     y, x, cell_y, cell_x = first.weight[:, mlp.in_channels :].unbind(1)
     table = mlp.project(feat) + (cell_y * rows.cell + cell_x * cols.cell)
-    table = table.view(rows.n, cols.n, -1).index_select(0, rows.index).index_select(1, cols.index)
+    table = shaped(table, rows.n, cols.n, -1).index_select(0, rows.index).index_select(1, cols.index)
     pre = table + (rows.offset[:, None] * y)[:, None] + cols.offset[:, None] * x  # (H,W,C)
     return mlp.finish_linear(pre.flatten(0, 1))
 
 
 def image(values: Tensor, rows: Line, cols: Line) -> Tensor:
     """(H*W,3) -> (1,3,H,W)."""
-    return values.view(1, rows.size, cols.size, 3).permute(0, 3, 1, 2)
+    return shaped(values, 1, rows.size, cols.size, 3).permute(0, 3, 1, 2)
+
+
+def shaped(values: Tensor, *sides: int | Tensor) -> Tensor:
+    """A view with sides that may be tensors, which torch takes, though its types do not say so."""
+    return values.view(*sides)  # type: ignore[arg-type]
 
 
 def residual(lr: Tensor, rows: Line, cols: Line) -> Tensor:
