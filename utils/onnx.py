@@ -46,24 +46,25 @@ def to_onnx(model: Backbone | PCSR, scale: float = 4.0, refinement: bool = True)
     graph: nn.Module = PCSRGraph(model, scale, refinement) if isinstance(model, PCSR) else OriginalGraph(model)
     inputs, outputs = (["lr", "k"], ["sr", "assignment"]) if decides(model) else (["lr"], ["sr"])
     example = (torch.rand(1, 3, 16, 20), torch.tensor(0.0))[: len(inputs)]
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter: the new one needs more packages
-        warnings.simplefilter("error", TracerWarning)  # the example's size would become every image's
+    with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         path = Path(folder) / "model.onnx"
-        try:
-            torch.onnx.export(
-                graph.cpu().eval(),
-                example,
-                path,
-                input_names=inputs,
-                output_names=outputs,
-                dynamic_axes={name: SIZES[name] for name in (*inputs, *outputs) if name in SIZES},
-                opset_version=OPSET,
-                dynamo=False,
-            )
-        except TracerWarning as warning:
-            raise InputError(f"this model's code decides by the size of an image, as ONNX cannot: {warning}") from None
-        return path.read_bytes()
+        torch.onnx.export(
+            graph.cpu().eval(),
+            example,
+            path,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: SIZES[name] for name in (*inputs, *outputs) if name in SIZES},
+            opset_version=OPSET,
+            dynamo=False,  # the new exporter makes as good a graph, but needs more packages
+        )
+        exported = path.read_bytes()
+    for warning in caught:  # of others, such as the exporter's age, nothing follows
+        if issubclass(warning.category, TracerWarning):
+            reason = str(warning.message).partition("\n")[0]
+            raise InputError(f"this model's code decides by the size of an image, which no trace can show: {reason}")
+    return exported
 
 
 def described(
