@@ -8,7 +8,8 @@ All ways run in turns in one process, with the same memory settings, so that a b
 after a warm-up of each. Peak memory is that of a process which restores the image in this one way, once. Shares of the
 FLOPs' peak are of the best matrix product that this machine's libraries reach.
 
-With `pip install -r requirements-bench.txt` the original model also runs in ONNX Runtime and in OpenVINO.
+With `pip install -r requirements-bench.txt` the original model also runs in ONNX Runtime and in OpenVINO, and ours, as
+export.py writes it, in ONNX Runtime.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.memory import peak_mb
-from benchmarks.runtimes import INSTALL, PACKAGES, usable
+from benchmarks.runtimes import PACKAGES, usable
 from benchmarks.show import KEYS, format_table, plot
 from benchmarks.ways import AS_PUBLISHED, SCALE, Output, Source, Way, ways
 from datasets.folder import mod_crop
@@ -40,6 +41,7 @@ from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
 from utils.image import read_image, to_tensor
 from utils.metrics import psnr
+from utils.onnx import INSTALL
 from utils.report import table_json
 from utils.resize import downscale
 

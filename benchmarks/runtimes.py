@@ -1,22 +1,27 @@
-"""The original model in other inference engines, if they are installed: ONNX Runtime and OpenVINO, float32 on CPUs."""
+"""Exported models in other inference engines, if they are installed: float32 on CPUs.
 
-import warnings
+The original model in ONNX Runtime and OpenVINO, ours in ONNX Runtime.
+"""
+
 from collections.abc import Callable
 from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.blocks import Backbone
-from models.fold import folded
+from models.pcsr import PCSR
+from utils.onnx import start, to_onnx
+from utils.onnx_check import TOLERANCE, largest_difference
+from utils.restore_pcsr import REFINE
 
-INSTALL = "pip install -r requirements-bench.txt"
-TOLERANCE = 1e-4  # of [0,1]: what a runtime's picture may differ from torch's
-PACKAGES = {"original onnxruntime": "onnxruntime", "original openvino": "openvino"}
+OURS = "ours onnxruntime"
+ORIGINALS = {"original onnxruntime": "onnxruntime", "original openvino": "openvino"}
+PACKAGES = {**ORIGINALS, OURS: "onnxruntime"}
 Runtime = Callable[[Tensor], Tensor]
+Deciding = Callable[[Tensor, float], tuple[Tensor, Tensor]]  # lr (1,3,h,w) and k -> sr (1,3,H,W), assignment (1,H,W)
 
 
 def usable(device: torch.device) -> list[str]:
@@ -26,29 +31,8 @@ def usable(device: torch.device) -> list[str]:
     return [name for name, package in PACKAGES.items() if find_spec(package)]
 
 
-def export(model: Backbone) -> bytes:
-    """ONNX of a model for images (1,3,h,w) of any size, BatchNorm folded."""
-    sizes = {"lr": {2: "h", 3: "w"}, "sr": {2: "H", 3: "W"}}
-    with TemporaryDirectory() as folder, warnings.catch_warnings(record=True):  # of the exporter's age: see dynamo
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            folded(model).to("cpu"),
-            (torch.rand(1, 3, 16, 20),),
-            path,
-            input_names=["lr"],
-            output_names=["sr"],
-            dynamic_axes=sizes,
-            dynamo=False,  # the new exporter needs more packages
-        )
-        return path.read_bytes()
-
-
 def with_onnxruntime(exported: bytes) -> Runtime:
-    import onnxruntime  # noqa: PLC0415  # optional
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    session = start(exported, torch.get_num_threads())
     return lambda lr: torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
 
 
@@ -66,14 +50,29 @@ def with_openvino(exported: bytes) -> Runtime:
 
 
 def runtime(name: str, model: Backbone) -> Runtime:
-    """The model in the runtime of that name, once it has given torch's picture at a size it was not exported with.
+    """The original model in the runtime of that name, once it has given torch's picture at a size not exported with.
 
     Raises RuntimeError if it does not.
     """
-    start = {"original onnxruntime": with_onnxruntime, "original openvino": with_openvino}[name]
-    run, lr = start(export(model)), torch.rand(1, 3, 23, 14)
+    begin = {"original onnxruntime": with_onnxruntime, "original openvino": with_openvino}[name]
+    run, lr = begin(to_onnx(model)), torch.rand(1, 3, 23, 14)
     with torch.inference_mode():
-        error = float((run(lr) - model(lr)).abs().max())
+        error = float((run(lr) - model(lr).clamp(0, 1)).abs().max())
     if not error <= TOLERANCE:
         raise RuntimeError(f"{name}: differs from torch by {error:.2g}")
+    return run
+
+
+def deciding(model: PCSR, scale: float) -> Deciding:
+    """A PCSR model in ONNX Runtime, refined, once it has given torch's pictures.
+
+    Raises InputError if it does not.
+    """
+    session = start(to_onnx(model, scale, REFINE), torch.get_num_threads())
+    largest_difference(session, model, scale, REFINE, [torch.rand(1, 3, 23, 14)])
+
+    def run(lr: Tensor, k: float) -> tuple[Tensor, Tensor]:
+        sr, assignment = session.run(None, {"lr": lr.numpy(), "k": np.array(k, np.float32)})
+        return torch.from_numpy(sr), torch.from_numpy(assignment)
+
     return run

@@ -14,6 +14,7 @@ MARKS = {
     "original channels-last": "v",
     "original onnxruntime": "^",
     "original openvino": "x",
+    "ours onnxruntime": "+",
     "adaptive": "D",
 }
 CURVE = [name for name, setting in SETTINGS.items() if setting.rule == "k"]

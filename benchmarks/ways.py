@@ -34,11 +34,11 @@ SETTINGS = {
     "adaptive": Setting("adaptive"),
 }
 HEAVY = {"15% heavy": 0.15, "30% heavy": 0.3}  # of untrained models: about what trained ones choose at k = 1 and 0
-AS_PUBLISHED = ("k=0", "30% heavy")  # what the published formulation does too
+AS_PUBLISHED = ("k=0", "30% heavy")  # what the published formulation and the exported model do too
 
 
 class Output(NamedTuple):
-    image: Tensor | Array  # (1,3,H,W), unclamped; ours is rounded already, (H,W,3)
+    image: Tensor | Array  # (1,3,H,W), clamped or not; ours is rounded already, (H,W,3)
     flops: Flops
 
 
@@ -100,9 +100,10 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
 
         return way
 
+    (middle,) = (settings[name].value for name in AS_PUBLISHED if name in settings)
+
     def as_published() -> Way:
-        (setting,) = (settings[name] for name in AS_PUBLISHED if name in settings)
-        return published_way(copy.deepcopy(pcsr).to(device), setting.value, device)
+        return published_way(copy.deepcopy(pcsr).to(device), middle, device)
 
     def eager() -> Way:
         model = copy.deepcopy(original).to(device)
@@ -114,6 +115,8 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
         return original_way(original, lambda lr: model(lr.to(device, memory_format=torch.channels_last)))
 
     def in_runtime(name: str) -> Way:
+        if name == runtimes.OURS:
+            return exported_way(pcsr, middle)
         return original_way(original, runtimes.runtime(name, original))
 
     return {
@@ -136,6 +139,18 @@ def load_pcsr(path: Path) -> PCSR:
 def original_way(model: Backbone, run: Callable[[Tensor], Tensor]) -> Way:
     per_lr = network_flops(model)
     return lambda lr: Output(run(lr), per_lr * (lr.shape[2] * lr.shape[3]))
+
+
+def exported_way(model: PCSR, k: float) -> Way:
+    """Our exported model, which executes what ours does."""
+    account, run = model.account(), runtimes.deciding(model, SCALE)
+
+    def way(lr: Tensor) -> Output:
+        sr, assignment = run(lr, k)
+        counts = torch.bincount(assignment.flatten(), minlength=len(account.upsamplers)).tolist()
+        return Output(sr, account.total(lr.shape[2] * lr.shape[3], counts))
+
+    return way
 
 
 def published_way(model: PCSR, k: float, device: torch.device) -> Way:

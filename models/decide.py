@@ -37,12 +37,21 @@ def assign_k(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
 
 def best(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
     """Index of the largest prob_j / cost_j^k, the lightest of equals; (b,M-1,...) -> (b,...) uint8."""
-    prices = [max(-LARGE, min(k, LARGE)) * math.log(price / cost[0]) for price in cost[1:]]
+    return priced(log_odds, [max(-LARGE, min(k, LARGE)) * rate for rate in rates(cost)])
+
+
+def rates(cost: Sequence[float]) -> list[float]:
+    """What a unit of k takes off the log odds of the upsamplers j = 1 .. M-1: log(cost_j / cost_0)."""
+    return [math.log(price / cost[0]) for price in cost[1:]]
+
+
+def priced(log_odds: Tensor, prices: Sequence[float] | Sequence[Tensor]) -> Tensor:
+    """The same with what is taken off the log odds of the upsamplers j = 1 .. M-1."""
     index = (log_odds[:, 0] > prices[0]).to(torch.uint8)
     for j in range(2, len(prices) + 1):
         score = log_odds[:, j - 1] - prices[j - 1]
-        top = torch.stack([log_odds[:, i] - prices[i] for i in range(j - 1)]).amax(0).clamp_min_(0)
-        index[score > top] = j
+        top = torch.stack([log_odds[:, i] - prices[i] for i in range(j - 1)]).amax(0).clamp_min(0)
+        index = torch.where(score > top, j, index)
     return index
 
 

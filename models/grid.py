@@ -46,22 +46,31 @@ def axis(n: int, size: int, device: torch.device | str = "cpu", part: slice | No
     distance is (2i + 1) * n / size - (2m + 1), hence the integer arithmetic below, exact for every scale.
     """
     part = part or slice(0, n)
-    centre = centres(n, size, span(n, size, part))
-    index = torch.div(centre - 1, 2 * size, rounding_mode="floor")
-    distance = centre - (2 * index + 1) * size  # an integer below 2^53 for any image, so the quotient is exact enough
-    offset = (distance.double() / size).float()
+    index, offset = nearest(centres(n, span(n, size, part)), size)
     return Axis(moved(index - part.start, device), moved(offset, device), 2.0 / size * n)
+
+
+def nearest(centre: Tensor, size: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Index (int64) and offset (float32), as in Axis, of HR positions with these `centres`."""
+    index = torch.div(centre - 1, 2 * size, rounding_mode="trunc")  # of what is never negative
+    distance = centre - (2 * index + 1) * size  # an integer below 2^53 for any image, so the quotient is exact enough
+    return index, (distance.double() / size).float()
 
 
 def blend(n: int, size: int, device: torch.device | str = "cpu", part: slice | None = None) -> Blend:
     """Bilinear interpolation of `n` LR pixels at `size` HR positions, or at those of a part of the LR pixels."""
-    source = (centres(n, size, span(n, size, part or slice(0, n))) - size).clamp_min(0)  # times 2 * size
-    low = torch.div(source, 2 * size, rounding_mode="floor")
-    weight = (source - low * (2 * size)).double() / (2 * size)
-    return Blend(moved(low, device), moved((low + 1).clamp_max(n - 1), device), moved(weight.float(), device))
+    low, weight = between(centres(n, span(n, size, part or slice(0, n))), size)
+    return Blend(moved(low, device), moved((low + 1).clamp_max(n - 1), device), moved(weight, device))
 
 
-def centres(n: int, size: int, positions: slice) -> Tensor:
+def between(centre: Tensor, size: int | Tensor) -> tuple[Tensor, Tensor]:
+    """The LR pixel before (int64) HR positions with these `centres`, and the weight (float32) of the one behind it."""
+    source = (centre - size).clamp_min(0)  # times 2 * size
+    low = torch.div(source, 2 * size, rounding_mode="trunc")
+    return low, ((source - low * (2 * size)).double() / (2 * size)).float()
+
+
+def centres(n: int, positions: slice) -> Tensor:
     """(2i + 1) * n of HR positions i; on the CPU, as MPS has no float64 and a short list is soon moved."""
     return (2 * torch.arange(positions.start, positions.stop) + 1) * n
 

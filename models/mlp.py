@@ -58,16 +58,18 @@ class PixelMLP(nn.Module):
 
     def at(self, table: Tensor, nearest: Tensor, coords: Tensor) -> Tensor:
         """The MLP at n scattered HR pixels: rows `nearest` (n,) of a projected table, coords (n,4) -> (n,out)."""
+        return self.finish(self.first_at(table, nearest, coords))
+
+    def first_at(self, table: Tensor, nearest: Tensor, coords: Tensor) -> Tensor:
+        """The first Linear there, before its ReLU: (n,C)."""
         gathered = table.index_select(0, nearest)  # its backward is several times as fast as that of table[nearest]
-        return self.finish(torch.addmm(gathered, coords, self.linears()[0].weight[:, self.in_channels :].t()))
+        return torch.addmm(gathered, coords, self.linears()[0].weight[:, self.in_channels :].t())
 
     def finish(self, pre: Tensor) -> Tensor:
         """What follows the first Linear: (..., C) -> (..., out_channels). Overwrites `pre`."""
         rest = self.linears()[1:]
         if pre.device.type != "cpu":
-            for layer in rest:
-                pre = layer(pre.relu_())
-            return pre
+            return self.finish_linear(pre)
         if not rest:
             return pre
         if pre.numel() == 0:
@@ -76,6 +78,12 @@ class PixelMLP(nn.Module):
         for number, layer in enumerate(rest):
             image = F.conv2d(image.relu_() if number else image, layer.weight[:, :, None, None], layer.bias)
         return as_rows(image).view(*pre.shape[:-1], -1)
+
+    def finish_linear(self, pre: Tensor) -> Tensor:
+        """The same as the matrix products that it is."""
+        for layer in self.linears()[1:]:
+            pre = layer(pre.relu_())
+        return pre
 
 
 def as_image(rows: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from models.pcsr import refine
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
 from utils.config import OriginalSpec
 from utils.image import read_image
+from utils.onnx import INSTALL
 from utils.restore import Setting
 
 
@@ -59,10 +60,12 @@ def test_inference(tmp_path: Path, tiny: list[str]) -> None:
     rows = {row["name"]: row for row in records}
     assert [name for name in rows if name not in runtimes.PACKAGES] == NAMES
     assert [name for name in rows if name in runtimes.PACKAGES] == runtimes.usable(CPU)
-    assert (runtimes.INSTALL in done.stdout) == (len(runtimes.usable(CPU)) < len(runtimes.PACKAGES))
+    assert (INSTALL in done.stdout) == (len(runtimes.usable(CPU)) < len(runtimes.PACKAGES))
     assert all(row.keys() == KEYS and row["seconds"] > 0 and row["peak_mb"] is None for row in records)
     assert rows["all light"]["flops_executed"] < rows["all heavy"]["flops_executed"]
     assert rows["published"]["flops_paper"] == pytest.approx(rows["k=0"]["flops_paper"], rel=1e-2)  # but for near ties
+    if runtimes.OURS in rows:
+        assert rows[runtimes.OURS]["flops_executed"] == pytest.approx(rows["k=0"]["flops_executed"], rel=1e-2)
     assert rows["k=0"]["flops_executed"] < rows["published"]["flops_executed"] < rows["published"]["flops_paper"]
     assert read_image(tmp_path / "out/ways.png").pixels.ndim == 3
     table = pd.read_csv(tmp_path / "results/benchmarks/inference.csv")
@@ -114,11 +117,11 @@ def test_bad_options(options: tuple[str, ...], tmp_path: Path, tiny: list[str]) 
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", runtimes.PACKAGES)
+@pytest.mark.parametrize("name", runtimes.ORIGINALS)
 @pytest.mark.parametrize(("backbone", "width"), [("carn", 8), ("srresnet", 4), ("fsrcnn", 6)])
 def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in runtimes.usable(CPU):
-        pytest.skip(runtimes.INSTALL)
+        pytest.skip(INSTALL)
     model = build_original(OriginalSpec(kind="original", backbone=backbone, width=width, scale=4)).eval()
     for norm in [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
         torch.nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]

@@ -1,0 +1,79 @@
+"""A trained model as an ONNX file for other programs: LR of any size and k in, SR and assignment out.
+
+python export.py --model save/carn-pcsr-phase1 --onnx out.onnx
+python export.py --model save/carn-pcsr-phase1 --onnx out.onnx --scale 2.5 --no_refinement
+python export.py --model save/carn-x4 --onnx original.onnx           an original model: no k, no assignment
+
+Each upsampler runs on the pixels assigned to it. The scale and refinement are fixed in the file, which says in its
+metadata what its inputs and outputs are. What ONNX Runtime makes of it, if installed, is compared with torch first.
+"""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+import skimage.data
+from torch import Tensor
+
+from models.blocks import Backbone
+from models.pcsr import PCSR
+from utils.checkpoint import load_model
+from utils.errors import InputError, Parser, run
+from utils.files import write_atomic
+from utils.image import to_tensor
+from utils.onnx import INSTALL, check_target, described, require_onnx, start, to_onnx
+from utils.onnx_check import largest_difference
+from utils.options import checked_scale, refinement
+from utils.resize import downscale
+
+NOT_STATED = "not stated"
+
+
+def parse_options() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument("--onnx", required=True, type=Path, help="file to write; may replace one of this command's")
+    parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
+    parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
+    parser.add_argument(
+        "--licence",
+        help="of the weights, noted in the file (default: this project's, MIT; of a .pth: not stated)",
+    )
+    return parser.parse_args()
+
+
+def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
+    """Raises InputError for a scale that the model cannot do."""
+    if isinstance(model, PCSR):
+        return checked_scale(4.0 if asked is None else asked)
+    if asked not in (None, model.scale):
+        raise InputError(f"--scale {asked:g}: this original model does x{model.scale} only")
+    return float(model.scale)
+
+
+def pictures() -> list[Tensor]:
+    """A picture of 128x128, a part of it with odd sides, and a single pixel, (1,3,h,w)."""
+    lr = downscale(to_tensor(skimage.data.astronaut()).double(), 4).float()
+    return [lr, lr[..., 3:64, 37:].contiguous(), lr[..., :1, :1].contiguous()]
+
+
+def main() -> None:
+    args = parse_options()
+    require_onnx()
+    check_target(args.onnx)
+    model, spec = load_model(args.model)
+    scale = chosen_scale(args.scale, model)
+    licence = args.licence or (NOT_STATED if args.model.endswith(".pth") else "MIT")
+    exported = described(to_onnx(model, scale, refinement(args)), model, spec, scale, refinement(args), licence)
+    verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
+    if find_spec("onnxruntime"):
+        images = pictures()
+        difference = largest_difference(start(exported), model, scale, refinement(args), images)
+        sizes = ", ".join(f"{lr.shape[3]}x{lr.shape[2]}" for lr in images)
+        verdict = f"ONNX Runtime differs from torch by {difference:.1e} at most (LR of {sizes})"
+    write_atomic(args.onnx, exported)
+    print(f"{args.onnx}: {len(exported) / 1e6:.2f} MB, x{scale:g}, {verdict}")
+
+
+if __name__ == "__main__":
+    run(main)

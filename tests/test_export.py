@@ -1,0 +1,153 @@
+"""Exported files say what they are, and give torch's numbers in ONNX Runtime."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.build import build
+from models.fsrcnn import FSRCNNEncoder
+from models.graph import PCSRGraph
+from models.pcsr import PCSR
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
+from tests.test_graph import model_of
+from utils.checkpoint import load_model
+from utils.config import OriginalSpec, PCSRSpec
+from utils.errors import InputError
+from utils.onnx import INSTALL, start, to_onnx
+from utils.onnx_check import check_assignment, largest_difference
+
+SPECS: dict[str, PCSRSpec | OriginalSpec] = {
+    "fsrcnn": TINY_PCSR,
+    "carn, three upsamplers": TINY_PCSR.model_copy(
+        update={"backbone": "carn", "width": 8, "upsamplers": ((4,), (6,), (8, 8))}
+    ),
+    "srresnet": TINY_PCSR.model_copy(update={"backbone": "srresnet", "classifier": ()}),
+    "phase 0": TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}),
+    "original fsrcnn": TINY_ORIGINAL,
+    "original carn": TINY_ORIGINAL.model_copy(update={"backbone": "carn", "width": 8, "scale": 3}),
+    "original srresnet": TINY_ORIGINAL.model_copy(update={"backbone": "srresnet", "scale": 2}),
+}
+SIZES = [(1, 1), (2, 3), (17, 31), (40, 24)]
+
+
+@pytest.fixture
+def runtime() -> None:
+    pytest.importorskip("onnx", reason=INSTALL)
+    pytest.importorskip("onnxruntime", reason=INSTALL)
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("scale", [4, 2.6])
+def test_numbers_of_torch(name: str, scale: float) -> None:
+    spec = SPECS[name]
+    if isinstance(spec, OriginalSpec):
+        scale = spec.scale
+    model = build(spec)
+    for _ in range(2):
+        model.encoder(torch.rand(2, 3, 12, 12))  # statistics of BatchNorm worth folding
+    images = [torch.rand(1, 3, *size) for size in SIZES]
+    session = start(to_onnx(model.eval(), scale, refinement=True), threads=1)
+    assert 0 < largest_difference(session, model, scale, True, images) < 1e-5
+    assert [value.name for value in session.get_outputs()] == (
+        ["sr", "assignment"] if isinstance(spec, PCSRSpec) and spec.classifier is not None else ["sr"]
+    )
+
+
+@pytest.mark.usefixtures("runtime")
+def test_another_model_is_told_apart() -> None:
+    model, other = model_of({}), model_of({})
+    session, images = start(to_onnx(model), threads=1), [torch.rand(1, 3, 9, 14)]
+    with pytest.raises(InputError, match="9, k = 0"):
+        largest_difference(session, other, 4, True, images)
+    with pytest.raises(InputError, match="sr is"):
+        largest_difference(start(to_onnx(build(TINY_ORIGINAL)), 1), build(other_scale()).eval(), 2, True, images)
+
+
+def other_scale() -> OriginalSpec:
+    return TINY_ORIGINAL.model_copy(update={"scale": 2})
+
+
+def test_only_ties_may_be_assigned_otherwise() -> None:
+    log_odds, cost, lr = torch.tensor([1e-6, -1.0]).view(1, 1, 1, 2), (0.4, 0.6), torch.zeros(1, 3, 1, 2)
+    check_assignment(log_odds, cost, 0.0, torch.tensor([[[0, 0]]], dtype=torch.uint8), lr)
+    for k, wrong in ((0.0, [0, 1]), (math.inf, [1, 0]), (0.0, [0, 0, 0])):
+        with pytest.raises(InputError):
+            check_assignment(log_odds, cost, k, torch.tensor([wrong], dtype=torch.uint8).view(1, 1, -1), lr)
+
+
+class Padded(FSRCNNEncoder):
+    """Decides by the size of the image, in Python."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (2 if x.shape[2] > 3 else 1)
+
+
+def test_code_that_decides_by_the_size_is_refused() -> None:
+    pytest.importorskip("onnx", reason=INSTALL)
+    model = model_of({})
+    model.encoder = Padded(6)
+    with pytest.raises(InputError, match="size of an image"):
+        to_onnx(model)
+
+
+@pytest.mark.usefixtures("runtime")
+def test_command(cli: Cli, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny", TINY_PCSR)
+    outcome = cli("export.py", "--model", "tiny", "--onnx", "out/a.onnx", "--scale", "2.5", "--no_refinement")
+    assert outcome.code == 0 and "differs from torch by" in outcome.out and not outcome.err
+    session = start((tmp_path / "out/a.onnx").read_bytes())
+    facts = session.get_modelmeta().custom_metadata_map
+    assert PCSRSpec.model_validate(json.loads(facts["model"])) == TINY_PCSR
+    assert (facts["scale"], facts["licence"], facts["refinement"]) == ("2.5", "MIT", "false")
+    lr = torch.rand(1, 3, 11, 6)
+    sr, assignment = session.run(None, {"lr": lr.numpy(), "k": np.array(0, np.float32)})
+    model, _ = load_model(tmp_path / "tiny")
+    assert isinstance(model, PCSR)
+    expected = PCSRGraph(model, 2.5, refinement=False)(lr, torch.tensor(0.0))
+    assert sr.shape == (1, 3, 28, 15) and assignment.shape == (1, 28, 15) and assignment.dtype == np.uint8
+    np.testing.assert_allclose(sr, expected[0].detach(), rtol=0, atol=1e-5)
+    before = (tmp_path / "out/a.onnx").read_bytes()
+    assert cli("export.py", "--model", "tiny", "--onnx", "out/a.onnx", "--licence", "CC0").code == 0  # replaced
+    assert (tmp_path / "out/a.onnx").read_bytes() != before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--onnx", "a.txt"), "must end in .onnx"),
+        (("--onnx", "foreign.onnx"), "not written by export.py"),
+        (("--onnx", "tiny.onnx"), "not written by export.py"),  # a folder
+        (("--onnx", "a.onnx", "--scale", "0.5"), "1 or more"),
+        (("--onnx", "a.onnx", "--model", "original", "--scale", "2"), "x4 only"),
+        (("--onnx", "a.onnx", "--model", "nothing"), "no such model"),
+    ],
+)
+def test_bad_options(options: tuple[str, ...], message: str, cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason=INSTALL)
+    save_tiny(tmp_path / "tiny.onnx", TINY_PCSR)
+    save_tiny(tmp_path / "original", TINY_ORIGINAL)
+    (tmp_path / "foreign.onnx").write_bytes(b"mine")
+    outcome = cli("export.py", "--model", "tiny.onnx", *options)
+    assert outcome.code == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
+    assert (tmp_path / "foreign.onnx").read_bytes() == b"mine" and not (tmp_path / "a.onnx").exists()
+
+
+def test_without_the_packages(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(tmp_path / "tiny", TINY_PCSR)
+    find_spec, absent = importlib.util.find_spec, {"onnx", "onnxruntime"}
+    monkeypatch.setattr("utils.onnx.find_spec", lambda name: None if name in absent else find_spec(name))
+    outcome = cli("export.py", "--model", "tiny", "--onnx", "a.onnx")
+    assert outcome.code == 2 and outcome.err == f"error: onnx is not installed: {INSTALL}\n"
+    pytest.importorskip("onnx", reason=INSTALL)
+    monkeypatch.setattr("utils.onnx.find_spec", find_spec)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
+    outcome = cli("export.py", "--model", "tiny", "--onnx", "a.onnx")
+    assert outcome.code == 0 and "not compared" in outcome.out and (tmp_path / "a.onnx").exists()

@@ -1,0 +1,69 @@
+"""The model as one graph of tensor operations against the model it is made of; in torch, no ONNX needed."""
+
+import math
+
+import pytest
+import torch
+
+from models.build import build_pcsr
+from models.decide import assign_k
+from models.graph import PCSRGraph
+from models.pcsr import PCSR, refine
+from tests.conftest import TINY_PCSR
+from utils.resize import scaled_size
+
+SPECS = {
+    "two upsamplers": {},
+    "three, carn": {"backbone": "carn", "width": 8, "upsamplers": ((4,), (6,), (8, 8))},
+    "no hidden layer in the classifier": {"classifier": (), "backbone": "srresnet"},
+}
+
+
+def model_of(changes: dict[str, object]) -> PCSR:
+    model = build_pcsr(TINY_PCSR.model_validate({**TINY_PCSR.model_dump(), **changes}))
+    for _ in range(2):
+        model.encoder(torch.rand(2, 3, 12, 12))  # statistics of BatchNorm worth folding
+    return model.eval()
+
+
+def balance(model: PCSR, scale: float) -> None:
+    """Shift the classifier's logits so that k = 0 chooses each upsampler somewhere."""
+    lr = torch.rand(1, 3, 30, 30)
+    log_odds = model.log_odds(model.encode(lr), scaled_size(lr, scale))
+    bias = model.mlps()[-1].linears()[-1].bias
+    bias[1:] -= log_odds.mean((0, 2, 3))
+    bias[1:-1] += log_odds.std() / 2  # between the others there must be room
+
+
+@pytest.mark.parametrize("scale", [1, 2.5, 3.3, 4])
+@pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS.keys())
+@torch.inference_mode()
+def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
+    model = model_of(changes)
+    balance(model, scale)
+    graphs = {refinement: PCSRGraph(model, scale, refinement) for refinement in (True, False)}
+    account = model.account()
+    seen = set()
+    for height, width in ((1, 1), (1, 4), (2, 3), (13, 8), (9, 40)):
+        lr = torch.rand(1, 3, height, width)
+        size, encoded = scaled_size(lr, scale), model.encode(lr)
+        log_odds = model.log_odds(encoded, size)
+        for k in (0.0, 0.01, -math.inf, math.inf, 1e35):
+            expected = assign_k(log_odds, account.cost(scale), k)
+            seen.update(expected.unique().tolist())
+            for refinement, graph in graphs.items():
+                sr, assignment = graph(lr, torch.tensor(k))
+                assert assignment.dtype == torch.uint8 and torch.equal(assignment, expected)
+                plain = model.upsample(encoded, size, assignment)
+                plain = refine(plain, assignment) if refinement else plain
+                torch.testing.assert_close(sr, plain.clamp(0, 1), rtol=0, atol=1e-5)
+    assert seen == set(range(len(model.upsamplers)))
+
+
+@pytest.mark.parametrize("scale", [1.7, 4])
+@torch.inference_mode()
+def test_a_model_without_a_choice(scale: float) -> None:
+    model = model_of({"upsamplers": ((8, 8),), "classifier": None})
+    lr = torch.rand(1, 3, 7, 5)
+    expected = model.upsample_with(model.encode(lr), scaled_size(lr, scale), 0)
+    torch.testing.assert_close(PCSRGraph(model, scale, True)(lr), expected.clamp(0, 1), rtol=0, atol=1e-5)

@@ -1,0 +1,109 @@
+"""Trained models as ONNX files, for other programs. The package onnx is optional."""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but missing in __all__
+
+from models.blocks import Backbone
+from models.graph import OriginalGraph, PCSRGraph
+from models.pcsr import PCSR
+from utils.config import OriginalSpec, PCSRSpec
+from utils.errors import InputError
+
+INSTALL = "pip install -r requirements-bench.txt"
+OPSET = 18
+PRODUCER = "pcsr"  # marks the files that may be written over
+SIZES = {"lr": {2: "h", 3: "w"}, "sr": {2: "H", 3: "W"}, "assignment": {1: "H", 2: "W"}}
+LR = "(1,3,h,w) float32, RGB in [0,1], any h and w of 1 or more"
+K = "() float32: larger is cheaper, about -1 to 2; -inf is all heavy, inf all light; must not be nan"
+SR = "(1,3,H,W) float32, RGB, clamped to [0,1]; H = round(h * scale), W = round(w * scale), halves to even"
+ASSIGNMENT = "(1,H,W) uint8, the upsampler of each pixel, 0 light .. M-1 heavy"
+
+
+def require_onnx() -> None:
+    """Raises InputError if the package that makes ONNX files is not installed."""
+    if not find_spec("onnx"):
+        raise InputError(f"onnx is not installed: {INSTALL}")
+
+
+def decides(model: Backbone | PCSR) -> bool:
+    """Whether a model has a choice to make: then its graph takes k and returns an assignment."""
+    return isinstance(model, PCSR) and model.classifier is not None
+
+
+def to_onnx(model: Backbone | PCSR, scale: float = 4.0, refinement: bool = True) -> bytes:
+    """ONNX of a model for images of any size, BatchNorm folded; `scale` and `refinement` are of PCSR models alone.
+
+    Inputs are lr and, where the model decides, k; outputs sr and then assignment: LR, K, SR and ASSIGNMENT describe
+    them. Raises InputError for a network that one trace cannot describe.
+    """
+    graph: nn.Module = PCSRGraph(model, scale, refinement) if isinstance(model, PCSR) else OriginalGraph(model)
+    inputs, outputs = (["lr", "k"], ["sr", "assignment"]) if decides(model) else (["lr"], ["sr"])
+    example = (torch.rand(1, 3, 16, 20), torch.tensor(0.0))[: len(inputs)]
+    with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            graph.cpu().eval(),
+            example,
+            path,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: SIZES[name] for name in (*inputs, *outputs) if name in SIZES},
+            opset_version=OPSET,
+            dynamo=False,  # the new exporter makes as good a graph, but needs more packages
+        )
+        exported = path.read_bytes()
+    for warning in caught:  # of others, such as the exporter's age, nothing follows
+        if issubclass(warning.category, TracerWarning):
+            reason = str(warning.message).partition("\n")[0]
+            raise InputError(f"this model's code decides by the size of an image, which no trace can show: {reason}")
+    return exported
+
+
+def described(
+    exported: bytes, model: Backbone | PCSR, spec: OriginalSpec | PCSRSpec, scale: float, refinement: bool, licence: str
+) -> bytes:
+    """With what a user of the file needs to know, as the ONNX model's metadata."""
+    import onnx  # noqa: PLC0415  # optional
+
+    content = onnx.load_from_string(exported)
+    facts = {"model": spec.model_dump_json(), "scale": f"{scale:g}", "licence": licence, "lr": LR, "sr": SR}
+    if decides(model):
+        facts |= {"k": K, "assignment": ASSIGNMENT, "refinement": str(refinement).lower()}
+    onnx.helper.set_model_props(content, facts)
+    content.producer_name, content.producer_version = PRODUCER, ""
+    title = f"Super-resolution x{scale:g}, {spec.kind} {spec.backbone}"
+    content.doc_string = f"{title}; the metadata describes inputs and outputs"
+    return content.SerializeToString()
+
+
+def check_target(path: Path) -> None:
+    """Raises InputError if the file's name is not of an ONNX file, or if it would replace another program's file."""
+    import onnx  # noqa: PLC0415  # optional
+
+    if path.suffix != ".onnx":
+        raise InputError(f"--onnx {path}: the name must end in .onnx")
+    if not path.exists():
+        return
+    try:
+        written_here = onnx.load(str(path), load_external_data=False).producer_name == PRODUCER
+    except Exception:  # a directory, or whatever else the reader meets
+        written_here = False
+    if not written_here:
+        raise InputError(f"--onnx {path}: exists and was not written by export.py; give another name")
+
+
+def start(exported: bytes, threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU; 0 threads: as many as there are cores."""
+    import onnxruntime  # noqa: PLC0415  # optional
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
