@@ -89,13 +89,7 @@ class PairedFolder:
             return mod_crop(hr, self.scale, path), None
         lr_path = self.lr_paths[path.stem]
         lr = check_side(to_tensor(read_image(lr_path).pixels), lr_path)
-        rows, cols = scaled_size(lr, self.scale)
-        if not (0 <= hr.shape[-2] - rows < self.scale and 0 <= hr.shape[-1] - cols < self.scale):
-            raise InputError(
-                f"{path}: HR is {hr.shape[-1]}x{hr.shape[-2]} but {lr_path} at x{self.scale:g} gives {cols}x{rows}; "
-                "check --scale and the pairing"
-            )
-        return hr[..., :rows, :cols], lr
+        return fit(hr, lr, self.scale, path, lr_path), lr
 
     def load(self, path: Path) -> Pair:
         hr, lr = self.read(path)
@@ -110,6 +104,17 @@ def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, Pai
     if len(set(names)) < len(names):
         raise InputError("two data folders have the same name, and their results could not be told apart; rename one")
     return {name: PairedFolder(str(folder), None, scale) for name, folder in zip(names, folders, strict=True)}
+
+
+def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:
+    """Cut (..., H, W) at the left/top to the size that LR gives. Raises InputError if it is not about that size."""
+    rows, cols = scaled_size(lr, scale)
+    if not (0 <= hr.shape[-2] - rows < scale and 0 <= hr.shape[-1] - cols < scale):
+        raise InputError(
+            f"{path}: HR is {hr.shape[-1]}x{hr.shape[-2]} but {lr_path} at x{scale:g} gives {cols}x{rows}; "
+            "check --scale and the pairing"
+        )
+    return hr[..., :rows, :cols]
 
 
 def check_side(lr: Tensor, path: Path) -> Tensor:

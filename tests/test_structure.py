@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 FILES = sorted(
     p for p in ROOT.rglob("*.py") if not {".venv", "data", "save", "results"} & set(p.relative_to(ROOT).parts)
 )
-SCRIPTS = {"train", "train_pcsr", "test", "test_pcsr", "demo", "export", "hubconf"}
+SCRIPTS = {"train", "train_pcsr", "test", "test_pcsr", "demo", "app", "export", "hubconf"}
 # datasets and models may use these parts of utils; the rest of utils builds on them
 FOUNDATION = {"config", "encode", "errors", "files", "flops", "image", "metadata", "resize", "tiling"}
 

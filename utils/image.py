@@ -68,6 +68,15 @@ def read_image(path: str | Path) -> Image:
         raise InputError(f"{path}: not a readable {kinds} ({reason})") from error
 
 
+def stored_pixels(path: str | Path) -> int:
+    """Width times height that a file claims, undecoded; 0 if none can be told, and read_image says why."""
+    try:
+        with Pillow.open(path, formats=FORMATS) as file:
+            return file.width * file.height
+    except Exception:  # as in read_image
+        return 0
+
+
 def is_whole(path: Path) -> bool:
     """Whether a PNG file is all there, by its checksums; it is neither decoded nor held in memory."""
     try:

@@ -43,6 +43,12 @@ def budget_per_pixel(account: PCSRFlops, scale: float, share: float) -> tuple[li
     return spend, share * spend[-1]
 
 
+def least_budget(account: PCSRFlops, scale: float) -> float:
+    """The smallest share of the all-heavy model's FLOPs (paper account) that can be asked for: all pixels light."""
+    spend, budget = budget_per_pixel(account, scale, 1.0)
+    return spend[0] / budget
+
+
 def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops, scale: float) -> Tensor:
     """log_odds (b,M-1,H,W) -> assignment (b,H,W) by the setting's rule, all b patches of one image decided together."""
     if setting.rule == "heavy":

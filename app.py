@@ -1,0 +1,67 @@
+"""A web page that enlarges pictures: drop one, move the knob, and see which pixels it costs and what it buys.
+
+python app.py                 then open http://127.0.0.1:7860 in a browser on this machine
+python app.py --host 0.0.0.0  lets other machines in; visitors are answered in turn
+
+It needs more than the rest: pip install -r requirements-app.txt. The models are those under save/ that have something
+to decide. The page takes nothing from other servers and sends nothing to any; what visitors send and get is deleted
+when they leave or within hours, and all of it when the server ends.
+"""
+
+import argparse
+import importlib
+import math
+import os
+import signal
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+from utils.device import add_device_option, pick_device
+from utils.errors import InputError, Parser, run
+from utils.page import Limits
+from utils.runs import SAVE
+from utils.studio import Studio, models_in
+
+NEEDS = "requirements-app.txt"
+
+
+def parse_options() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument(
+        "--max_pixels", type=float, default=16e6, help="pixels of a picture, as sent and as made (default: 16e6)"
+    )
+    parser.add_argument("--max_mb", type=float, default=50, help="megabytes of a file that is sent (default: 50)")
+    add_device_option(parser)
+    args = parser.parse_args()
+    for name in ("max_pixels", "max_mb"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise InputError(f"--{name} {getattr(args, name):g}: must be a number above 0")
+    if not 1 <= args.port <= 65535:
+        raise InputError(f"--port {args.port}: must lie between 1 and 65535")
+    return args
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the server as Ctrl-C does, so that its files go."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    args = parse_options()
+    device, models = pick_device(args.device), models_in(SAVE)
+    with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
+        root = Path(folder).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(root)  # read as the page is built
+        try:
+            web = importlib.import_module("utils.web")
+        except ModuleNotFoundError as error:
+            raise InputError(f"the page needs {error.name}: pip install -r {NEEDS}") from None
+        signal.signal(signal.SIGTERM, stop)
+        web.serve(Studio(models, device, Limits(int(args.max_pixels)), root), args.host, args.port, args.max_mb)
+
+
+if __name__ == "__main__":
+    run(main)

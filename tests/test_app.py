@@ -1,0 +1,248 @@
+"""The web page in a real browser; skips where Gradio, Selenium, Chromium or its driver are not installed."""
+
+import functools
+import importlib.util
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.build import build_pcsr
+from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny
+from utils.checkpoint import load_model, save_weights
+from utils.image import read_image, to_tensor, write_image
+from utils.restore import Setting
+from utils.restore_pcsr import pcsr_restorer
+
+PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+MODULES = {name: importlib.util.find_spec(name) for name in ("gradio", "selenium")}
+MISSING = [name for name, found in {**PROGRAMS, **MODULES}.items() if found is None]
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1280,1000"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+PATIENCE = 20  # seconds, for what takes one or two
+CARDS = "#numbers .card b"
+
+needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The page as a user starts it, where save/ holds a tiny model; its address. It leaves nothing when it is ended."""
+    save_decisive(tmp_path / "save" / "tiny")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--max_pixels", "20000", "--max_mb", "0.1"]
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={"TMPDIR": str(scratch), "PATH": "/usr/bin:/bin"}, stdout=out, stderr=out
+        )
+    wait_for(lambda: "open http" in log.read_text() or process.poll() is not None)
+    yield f"http://127.0.0.1:{port}"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 130, log.read_text()
+    assert not any(scratch.iterdir())
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def save_decisive(folder: Path) -> None:
+    """A tiny model that finds half of a photo's pixels hard at k = 0, and more at lower k."""
+    config = config_for(TINY_PCSR)
+    model = build_pcsr(TINY_PCSR).eval()
+    assert model.classifier is not None
+    last = model.classifier.linears()[-1]
+    with torch.no_grad():
+        last.weight.mul_(30)
+        log_odds = model.log_odds(model.encode(to_tensor(photo(24, 32))), (96, 128))
+        last.bias.sub_(torch.tensor([0.0, float(log_odds.median())]))
+        for mlp in model.mlps()[:-1]:
+            mlp.linears()[-1].weight.mul_(0.1)
+    save_weights(folder, model, config)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver  # noqa: PLC0415 - optional
+    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = PROGRAMS["chromium"]
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        driver = webdriver.Chrome(options, Service(PROGRAMS["chromedriver"]))
+        yield driver
+        driver.quit()
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Until it is true; what it is then."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def find(browser: Any, css: str) -> list[Any]:
+    return browser.find_elements("css selector", css)
+
+
+def numbers(browser: Any) -> list[str]:
+    return browser.execute_script(f"return [...document.querySelectorAll('{CARDS}')].map(card => card.textContent)")
+
+
+def shown(browser: Any) -> list[str]:
+    """Addresses of the three pictures, those that have been loaded."""
+    script = (
+        "return [...document.querySelectorAll('#compare img, #overlay img')].filter(i => i.complete && i.naturalWidth)"
+    )
+    return browser.execute_script(script + ".map(i => i.src)")
+
+
+def told(browser: Any, text: str) -> None:
+    """Waits until the page says so."""
+    wait_for(lambda: text in browser.execute_script("return document.body.innerText"))
+
+
+def send(browser: Any, path: Path) -> None:
+    wait_for(lambda: find(browser, "#picture input[type=file]"))[0].send_keys(str(path))
+
+
+def expected(folder: Path, picture: np.ndarray, k: float) -> np.ndarray:
+    model, _ = load_model(folder / "save" / "tiny")
+    restore = pcsr_restorer(model, [Setting("k", k)], True, torch.device("cpu"))  # type: ignore[arg-type]
+    return restore(to_tensor(picture), 4)[0].pixels
+
+
+@needs_browser
+def test_send_move_see_and_download(server: str, browser: Any, tmp_path: Path) -> None:
+    picture = photo(24, 32)
+    write_image(tmp_path / "photo.png", picture)
+    browser.get(server)
+    send(browser, tmp_path / "photo.png")
+    wait_for(lambda: len(shown(browser)) == 3)
+    first, pictures = numbers(browser), shown(browser)
+    (knob,) = find(browser, "#k input[type=range]")
+    knob.send_keys("\ue012" * 12)  # arrow left: 12 steps of 0.05
+    wait_for(lambda: numbers(browser)[0] != first[0])
+    wait_for(lambda: "-0.6.png" in "".join(shown(browser)) and len(shown(browser)) == 3)
+    assert len(set(pictures) & set(shown(browser))) == 1  # the enlarged picture stays, result and assignment do not
+    assert len(first) == 4 and first[2] != numbers(browser)[2]
+    (tmp_path / "downloads").mkdir(exist_ok=True)
+    find(browser, "#download")[0].click()
+    file = wait_for(lambda: next((tmp_path / "downloads").glob("*.png"), None))
+    assert file.name == "photo_x4_k=-0.6.png"
+    np.testing.assert_array_equal(read_image(file).pixels, expected(tmp_path, picture, -0.6))
+    requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    addresses = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
+    assert any(address.startswith(server) for address in addresses)
+    assert [a for a in addresses if a.startswith(("http", "ws")) and not a.startswith(server)] == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@needs_browser
+def test_problems_are_told_and_visitors_keep_apart(server: str, browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"hello")
+    write_image(tmp_path / "large.png", photo(40, 40))  # 25600 pixels when enlarged
+    write_image(tmp_path / "heavy.bmp", photo(180, 200))
+    write_image(tmp_path / "good.png", photo(30, 30))
+    for name, message in {
+        "bad.png": "bad.png: not a readable",
+        "large.png": "large.png: x4 makes 160x160",
+        "heavy.bmp": "aximum allowed size",
+    }.items():
+        browser.get(server)
+        send(browser, tmp_path / name)
+        told(browser, message)
+        assert not numbers(browser) and not shown(browser)
+        text = browser.execute_script("return document.body.innerText")
+        assert "Traceback" not in text and str(tmp_path) not in text
+    browser.get(server)
+    send(browser, tmp_path / "good.png")
+    one = wait_for(lambda: numbers(browser))
+    find(browser, "#shrink input")[0].click()  # the 30x30 pixels are HR now
+    wait_for(lambda: len(numbers(browser)) == 6 and numbers(browser)[5] != "...")
+    measured, tab = numbers(browser), browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(server)
+    wait_for(lambda: find(browser, "#picture input[type=file]"))
+    assert not numbers(browser)
+    send(browser, tmp_path / "good.png")
+    assert wait_for(lambda: numbers(browser))[:3] == one[:3]
+    browser.switch_to.window(tab)
+    assert numbers(browser) == measured
+
+
+@needs_browser
+def test_rules(server: str, browser: Any) -> None:
+    browser.get(server)
+    wait_for(lambda: find(browser, "#sample"))[0].click()
+    told(browser, "astronaut.png: 0.3 million pixels")
+
+    def sliders() -> tuple[bool, bool]:
+        return bool(find(browser, "#k input")), bool(find(browser, "#budget input"))
+
+    assert sliders() == (True, False)
+    for label, seen in {"Budget": (False, True), "Automatic": (False, False), "k": (True, False)}.items():
+        (button,) = [b for b in find(browser, "#rule label") if b.text == label]
+        button.click()
+        wait_for(functools.partial(lambda expected: sliders() == expected, seen))
+        if label == "Budget":
+            assert "all light is 0.80" in find(browser, "#budget")[0].text  # the model's own limit
+
+
+@pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
+def test_a_taken_port(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "save" / "tiny", TINY_PCSR)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, str(ROOT / "app.py"), "--port", port]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: --host 127.0.0.1 --port {port}: taken")
+
+
+@pytest.mark.parametrize(
+    "args,message",
+    [
+        (["--port", "0"], "--port 0: must lie between"),
+        (["--max_mb", "0"], "--max_mb 0: must be a number above 0"),
+        (["--max_pixels", "nan"], "--max_pixels nan"),
+        (["--max_pixels", "inf"], "--max_pixels inf"),
+        (["--device", "tpu"], "--device"),
+        ([], "no PCSR model"),
+    ],
+)
+def test_bad_options(args: list[str], message: str, cli: Cli) -> None:
+    outcome = cli("app.py", *args)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1 and message in outcome.err
+
+
+def test_without_gradio(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(tmp_path / "save" / "tiny", TINY_PCSR)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "utils.web", raising=False)
+    outcome = cli("app.py", "--device", "cpu")
+    assert outcome.code == 2 and outcome.err == "error: the page needs gradio: pip install -r requirements-app.txt\n"
+    assert cli("app.py", "--help").code == 0
