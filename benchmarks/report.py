@@ -124,6 +124,11 @@ def measurements(data: Path) -> list[Step]:
         options = ["--img_path", one, "--backbone", backbone, "--rounds", rounds]
         benchmark(f"inference-{backbone}", "inference", *options, images=[large])
     benchmark("training", "training", "--rounds", "15")
+    folders = [data / name for name in (*SETS, LARGE)]
+    given = ["--hr_data", *map(str, folders), "--model", str(carn), "--rounds", "1"]
+    each = ["--images_csv", str(WORK / "routing-images.csv")]
+    benchmark("routing", "routing", *given, *each, plot=True, images=folders)
+    benchmark("patchwise", "patchwise", *given, "--images_csv", str(WORK / "patchwise-images.csv"), images=folders)
     return steps
 
 

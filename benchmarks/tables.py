@@ -130,6 +130,34 @@ def training(kept: Path) -> str:
     return markdown(rows)
 
 
+def routing(kept: Path) -> str:
+    """PSNR of every rule at three shares of heavy pixels, a column per data set."""
+    measured = pd.read_csv(kept / "routing.csv")
+    sets = list(dict.fromkeys(measured["dataset"]))
+    shares = (0.05, 0.1, 0.3)
+    rows = [["", *(f"{dataset}, heavy: {' / '.join(f'{share:.0%}' for share in shares)}" for dataset in sets)]]
+    for rule, lines in measured.groupby("rule", sort=False):
+        found = lines.set_index(["dataset", "share"])["psnr"]
+        ends = str(rule).startswith("all ")
+        cells = [found[dataset] if ends else found[dataset].loc[list(shares)] for dataset in sets]
+        rows.append([str(rule), *(" / ".join(f"{psnr:.2f}" for psnr in cell) for cell in cells)])
+    return markdown(rows)
+
+
+def patchwise(kept: Path) -> str:
+    """Patches against whole images on the sets that have larger ones."""
+    measured = pd.read_csv(kept / "patchwise.csv")
+    rows = [["", "patches", "PSNR dB", "at seams", "whole image there", "heavy", "FLOPs"]]
+    chosen = measured[measured["dataset"].isin(["Set14", "2K"])]
+    shown = pd.DataFrame({"dataset": chosen["dataset"], "cut": chosen["cut"]})
+    for column in ("psnr", "psnr_seams", "whole_seams"):
+        shown[column] = chosen[column].map("{:.2f}".format).replace("nan", "")
+    shown["heavy"] = (100 * chosen["heavy_share"]).map("{:.0f} %".format)
+    shown["flops"] = chosen["flops_paper_ratio"].map("{:.2f}x".format)
+    rows += shown.to_numpy().tolist()
+    return markdown(rows)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "results": results,
     "refinement": refinement,
@@ -137,6 +165,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed-fsrcnn": speed("inference-fsrcnn.csv"),
     "speed-srresnet": speed("inference-srresnet.csv"),
     "training": training,
+    "routing": routing,
+    "patchwise": patchwise,
 }
 
 
