@@ -27,7 +27,7 @@ from utils.files import list_images, write_atomic
 
 SETS = ("Set5", "Set14", "BSD100")
 LARGE = "2K"
-BACKBONES = ("carn", "fsrcnn")  # whose weights ship
+BACKBONES = ("carn", "srresnet", "fsrcnn")
 WORK, KEPT, SAVE = Path("results/report"), Path("results/readme"), Path("save")
 DECISIONS = ("--k", "-1", "0", "1", "2", "inf", "--budget", "1", "--adaptive")
 
@@ -85,8 +85,9 @@ def evaluations(data: Path) -> list[Step]:
             return Step(f"{name}-{images.name}", command, [folder / "images.csv"], weights, [images])
 
         steps.append(evaluated("bicubic", "test.py", "--bicubic"))
-        for backbone in BACKBONES:
-            original, pcsr = SAVE / f"{backbone}-x4", SAVE / f"{backbone}-pcsr-phase1"
+        for original, pcsr in ((SAVE / f"{backbone}-x4", SAVE / f"{backbone}-pcsr-phase1") for backbone in BACKBONES):
+            if not (pcsr / WEIGHTS).exists():  # none ship
+                continue
             steps.append(evaluated(original.name, "test.py", "--model", str(original), weights=[original]))
             for name, more in ((pcsr.name, []), (f"{pcsr.name}-unrefined", ["--no_refinement"])):
                 options = ["--model", str(pcsr), *DECISIONS, *more]
