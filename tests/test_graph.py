@@ -26,6 +26,7 @@ def model_of(changes: dict[str, object]) -> PCSR:
     return model.eval()
 
 
+@torch.no_grad()
 def balance(model: PCSR, scale: float) -> None:
     """Shift the classifier's logits so that k = 0 chooses each upsampler somewhere."""
     lr = torch.rand(1, 3, 30, 30)
