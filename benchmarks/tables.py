@@ -83,6 +83,7 @@ WAYS = {
     "original channels-last": "original, BatchNorm folded, channels-last",
     "original onnxruntime": "original, ONNX Runtime",
     "original openvino": "original, OpenVINO",
+    "ours onnxruntime": "ours, exported, ONNX Runtime, `k = 0`",
     "all heavy": "ours, all heavy",
     "30% heavy": "ours, 30 % heavy",
     "k=0": "ours, `--k 0`",

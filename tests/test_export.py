@@ -15,7 +15,7 @@ from models.fsrcnn import FSRCNNEncoder
 from models.graph import PCSRGraph
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
-from tests.test_graph import model_of
+from tests.test_graph import balance, model_of
 from utils.checkpoint import load_model
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
@@ -44,11 +44,9 @@ def runtime() -> None:
 
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("scale", [4, 2.6])
-def test_numbers_of_torch(name: str, scale: float) -> None:
+def test_numbers_of_torch(name: str) -> None:
     spec = SPECS[name]
-    if isinstance(spec, OriginalSpec):
-        scale = spec.scale
+    scale = spec.scale if isinstance(spec, OriginalSpec) else 4 if name == "fsrcnn" else 2.6
     model = build(spec)
     for _ in range(2):
         model.encoder(torch.rand(2, 3, 12, 12))  # statistics of BatchNorm worth folding
@@ -58,6 +56,25 @@ def test_numbers_of_torch(name: str, scale: float) -> None:
     assert [value.name for value in session.get_outputs()] == (
         ["sr", "assignment"] if isinstance(spec, PCSRSpec) and spec.classifier is not None else ["sr"]
     )
+
+
+@pytest.mark.usefixtures("runtime")
+def test_upsamplers_run_on_their_own_pixels_only(tmp_path: Path) -> None:
+    import onnxruntime  # noqa: PLC0415  # optional
+
+    model = model_of({})  # of its layers only the heavy upsampler's are 8 wide
+    balance(model, 4)
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(to_onnx(model), options, providers=["CPUExecutionProvider"])
+    k, lr = np.array(0, np.float32), torch.rand(1, 3, 20, 30)
+    _, assignment = session.run(None, {"lr": lr.numpy(), "k": k})
+    heavy = int(assignment.sum())
+    assert 0 < heavy < assignment.size
+    nodes = [event["args"] for event in json.loads(Path(session.end_profiling()).read_text()) if "args" in event]
+    shapes = [shape for node in nodes for value in node.get("input_type_shape", []) for shape in value.values()]
+    assert [shape[0] for shape in shapes if len(shape) == 2 and shape[1] == 8 and shape[0] > 8].count(heavy) >= 2
+    assert [assignment.size, 8] not in shapes
 
 
 @pytest.mark.usefixtures("runtime")

@@ -26,6 +26,7 @@ def model_of(changes: dict[str, object]) -> PCSR:
     return model.eval()
 
 
+@torch.no_grad()
 def balance(model: PCSR, scale: float) -> None:
     """Shift the classifier's logits so that k = 0 chooses each upsampler somewhere."""
     lr = torch.rand(1, 3, 30, 30)
@@ -35,7 +36,7 @@ def balance(model: PCSR, scale: float) -> None:
     bias[1:-1] += log_odds.std() / 2  # between the others there must be room
 
 
-@pytest.mark.parametrize("scale", [1, 2.5, 3.3, 4])
+@pytest.mark.parametrize("scale", [1, 2.6, 4])
 @pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS.keys())
 @torch.inference_mode()
 def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
@@ -44,11 +45,11 @@ def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
     graphs = {refinement: PCSRGraph(model, scale, refinement) for refinement in (True, False)}
     account = model.account()
     seen = set()
-    for height, width in ((1, 1), (1, 4), (2, 3), (13, 8), (9, 40)):
+    for height, width in ((1, 1), (2, 3), (13, 8)):
         lr = torch.rand(1, 3, height, width)
         size, encoded = scaled_size(lr, scale), model.encode(lr)
         log_odds = model.log_odds(encoded, size)
-        for k in (0.0, 0.01, -math.inf, math.inf, 1e35):
+        for k in (0.0, -math.inf, 1e35):
             expected = assign_k(log_odds, account.cost(scale), k)
             seen.update(expected.unique().tolist())
             for refinement, graph in graphs.items():
