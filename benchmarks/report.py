@@ -111,7 +111,7 @@ def collect(steps: Sequence[Step]) -> None:
 def measurements(data: Path) -> list[Step]:
     """The benchmarks, each a table of its own and some a picture."""
     carn, original = SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"
-    large, rounds = data / LARGE, "5"
+    large, rounds = data / LARGE, "3"
     one = str(list_images(large)[0])
     steps = []
 
