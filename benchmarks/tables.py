@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -159,6 +160,42 @@ def patchwise(kept: Path) -> str:
     return markdown(rows)
 
 
+# save/axis-NAME of docs/axes.md, and what it is
+AXES = {
+    "axis-phase1": "as published: M = 2, no hidden layer, weight 3",
+    "axis-phase1-hidden": "classifier with hidden layer",
+    "axis-phase1-m3": "M = 3",
+    "axis-phase1-avg0": "`loss_avg_w` 0",
+    "axis-phase1-avg10": "`loss_avg_w` 10",
+}
+SCALED = {"axis-scales": "trained at x4", "axis-scales-multiscale": "trained at x2 to x4"}
+
+
+def axes(kept: Path) -> str:
+    """Variants of phase 1 from the same phase 0, at three decisions."""
+    measured = pd.read_csv(kept / "axes.csv").set_index(["model", "dataset", "setting"])
+    columns = [(dataset, setting) for dataset in ("Set5", "Set14") for setting in ("k=0", "k=1", "adaptive")]
+    rows = [["dB (heavy, share of all-heavy FLOPs)", *(f"{dataset}, {setting}" for dataset, setting in columns)]]
+    for name, title in AXES.items():
+        lines = [measured.xs((name, *column)) for column in columns]
+        rows.append([title, *(reached(line) for line in lines)])
+    return markdown(rows)
+
+
+def scales(kept: Path) -> str:
+    """A model trained at one scale and one trained at a range, at four scales."""
+    measured = pd.read_csv(kept / "axes-scales.csv").set_index(["model", "scale", "setting"])
+    columns = (2.0, 2.5, 3.0, 4.0)
+    rows = [["Set14, `k = 0`, dB (heavy, share of all-heavy FLOPs)", *(f"x{scale:g}" for scale in columns)]]
+    for name, title in SCALED.items():
+        rows.append([title, *(reached(measured.xs((name, scale, "k=0"))) for scale in columns)])
+    return markdown(rows)
+
+
+def reached(line: Any) -> str:  # a row, which pandas does not tell from a table
+    return f"{line['psnr']:.2f} ({100 * line['heavy_share']:.0f} %, {100 * line['flops_paper_share']:.0f} %)"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "results": results,
     "refinement": refinement,
@@ -166,6 +203,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed-fsrcnn": speed("inference-fsrcnn.csv"),
     "speed-srresnet": speed("inference-srresnet.csv"),
     "training": training,
+    "axes": axes,
+    "scales": scales,
     "routing": routing,
     "patchwise": patchwise,
 }
