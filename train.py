@@ -6,6 +6,7 @@ from torch import Tensor
 from datasets.folder import PairedFolder
 from models.blocks import Backbone
 from models.build import build_original
+from models.pieces import deviation
 from utils.checkpoint import load_model
 from utils.config import OriginalSpec
 from utils.dist import run_rank, start_ranks, stop_ranks
@@ -16,10 +17,14 @@ from utils.restore import original_restorer
 
 
 class OriginalTask(Task[Backbone]):
-    """L1 between SR and HR."""
+    """L1 (paper) or MSE between SR and HR."""
+
+    def __init__(self, model: Backbone, loss: str = "l1") -> None:
+        super().__init__(model)
+        self.loss = loss
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        return {"loss": (self.model(lr) - hr).abs().mean()}
+        return {"loss": deviation(self.model(lr) - hr, self.loss).mean()}
 
 
 def start_from(model: Backbone, path: str) -> None:
@@ -53,7 +58,7 @@ def main() -> None:
     def validate(model: Backbone) -> list[Row]:
         return evaluate(pairs, original_restorer(model, ranks.device), protocol)
 
-    train(config, OriginalTask(model), validate, folder, ranks, resume)
+    train(config, OriginalTask(model, config.train.loss), validate, folder, ranks, resume)
     stop_ranks(ranks)
 
 

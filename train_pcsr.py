@@ -9,7 +9,7 @@ from datasets.folder import PairedFolder
 from models.build import build_pcsr
 from models.fold import folded
 from models.pcsr import PCSR, rows_of
-from models.pieces import Piece, queries, summed
+from models.pieces import Piece, deviation, queries, summed
 from utils.checkpoint import load_model
 from utils.config import PCSRSpec, TrainSpec
 from utils.dist import Ranks, run_rank, start_ranks, stop_ranks
@@ -21,22 +21,23 @@ from utils.restore_pcsr import REFINE, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):
-    """Encoder and heavy upsampler: L1 over all HR pixels, or over a random `pixels_per_patch` of them (paper)."""
+    """Encoder and heavy upsampler: L1 (paper) or MSE over all HR pixels, or a random `pixels_per_patch` of them."""
 
-    def __init__(self, model: PCSR, pixels_per_patch: int | None = None) -> None:
+    def __init__(self, model: PCSR, pixels_per_patch: int | None = None, loss: str = "l1") -> None:
         super().__init__(model)
         self.pixels_per_patch = pixels_per_patch
+        self.loss = loss
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         (heavy,) = self.model.mlps()
         chosen = queries(lr, hr, self.pixels_per_patch)
 
-        def l1(tables: Sequence[Tensor], piece: Piece) -> Tensor:
+        def share(tables: Sequence[Tensor], piece: Piece) -> Tensor:
             residual = heavy.at(tables[0], piece.nearest, piece.coords)
-            return (residual - piece.target).abs().sum() / chosen.target.numel()
+            return deviation(residual - piece.target, self.loss).sum() / chosen.target.numel()
 
         tables = self.model.encode(lr).tables
-        return {"loss": summed(l1, tables, list(heavy.parameters()), list(chosen.pieces()))}
+        return {"loss": summed(share, tables, list(heavy.parameters()), list(chosen.pieces()))}
 
 
 class Phase1(Task[PCSR]):
@@ -126,11 +127,13 @@ def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks, resume: bool) -> Task
             raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
         if spec.init is not None and not resume:
             start_from(model, spec.init)
-        return Phase0(model, spec.pixels_per_patch)
+        return Phase0(model, spec.pixels_per_patch, spec.loss)
     if not several:
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
     if spec.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
+    if spec.loss != "l1":
+        raise InputError(f"train.loss: {spec.loss} is for phase 0; phase 1 takes l1")
     if not resume:  # the state then has all weights
         start_from(model, spec.init)
     return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch)

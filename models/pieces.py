@@ -28,6 +28,11 @@ class Piece(NamedTuple):
     target: Tensor  # (n,3) hr minus the bilinear residual: what the upsamplers have to give
 
 
+def deviation(difference: Tensor, loss: str) -> Tensor:
+    """Elementwise, what the mean of is the loss: l1 (paper) or mse."""
+    return difference.square() if loss == "mse" else difference.abs()
+
+
 class Queries(NamedTuple):
     """The HR pixels of a batch that the loss is taken over, N per image."""
 

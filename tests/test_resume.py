@@ -22,6 +22,7 @@ JOBS = {
     "phase 0": ("train_pcsr.py", "fsrcnn-pcsr-phase0", ["ema_decay=0.9", "accumulation=2", "pixels_per_patch=500"]),
     "phase 1": ("train_pcsr.py", "fsrcnn-pcsr-phase1", ["init=zero", "amp=true"]),
     "many scales": ("train_pcsr.py", "fsrcnn-pcsr-phase1-multiscale", ["init=zero", "accumulation=2"]),
+    "muon": ("train_pcsr.py", "carn-pcsr-phase0", ["width=8", "optimizer=muon", "loss=mse", "ema_decay=0.9"]),
 }
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8"]
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
@@ -176,7 +177,7 @@ def test_accumulation_keeps_the_gradients(cli: Cli, folders: Path) -> None:
         everything = [word for word in arguments("phase 0", name) if not word.startswith("pixels")]
         assert cli(*everything, "iter_max=1", *settings).code == 0
         state = torch.load(folders / f"save/{name}/state/00000001.pth", weights_only=True)
-        return [entry["exp_avg"] for entry in state["optimizer"]["state"].values()]
+        return [entry["exp_avg"] for entry in state["optimizers"][0]["state"].values()]
 
     for one, four in zip(gradients("one", "accumulation=1"), gradients("four", "accumulation=4"), strict=True):
         torch.testing.assert_close(one, four, rtol=1e-4, atol=1e-8)

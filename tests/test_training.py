@@ -14,6 +14,7 @@ from utils.checkpoint import load_model
 from utils.config import load_config
 from utils.dist import Ranks
 from utils.engine import learning_rate
+from utils.muon import RMS, Muon
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
@@ -169,6 +170,28 @@ def test_phase0_trains_the_heavy_upsampler() -> None:
         task(lr, hr)["loss"].backward()
         optimizer.step()
     assert task(lr, hr)["loss"] < before
+
+
+def test_a_muon_step_is_orthogonal() -> None:
+    layer = torch.nn.Conv2d(8, 12, 3, groups=2)
+    before = layer.weight.detach().clone()
+    layer(torch.rand(2, 8, 9, 9)).square().mean().backward()
+    Muon(layer, 0.1).step()
+    steps = (before - layer.weight.detach()).reshape(2, 6, 36) / (0.1 * RMS * 36**0.5)
+    values = torch.linalg.svdvals(steps)
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("settings", [["optimizer=muon", "learning_rate=5e-3"], ["loss=mse", "learning_rate=1e-2"]])
+def test_other_optimizer_and_loss(settings: list[str], cli: Cli, folders: Path) -> None:
+    """Trained far enough, both come near the images; stopping half way is in test_resume.py."""
+    command = ["--config", config("fsrcnn-pcsr-phase0"), "--name", "run", "--set", *SMALL, "iter_max=60", "log_every=1"]
+    assert cli("train_pcsr.py", *command, *settings).code == 0
+    first, *_, last = losses(folders / "save/run")
+    assert last < 0.8 * first
+    phase1 = ["--config", config("fsrcnn-pcsr-phase1"), "--name", "run1", "--set", *SMALL, "iter_max=2"]
+    outcome = cli("train_pcsr.py", *phase1, "init=save/run", "loss=mse")
+    assert outcome.code == 2 and "train.loss: mse is for phase 0" in outcome.err
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ class TrainSpec(Spec):
     learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # the cosine's end
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     betas: tuple[Beta, Beta] = (0.9, 0.99)
+    optimizer: Literal["adam", "muon"] = "adam"  # muon: for weights, Adam for the rest
+    loss: Literal["l1", "mse"] = "l1"  # of phase 0 and the originals; phase 1 takes L1
     # parts that a process works through its batch in, to save memory; BatchNorm and phase 1's average loss are then of
     # each part
     accumulation: PositiveInt = 1

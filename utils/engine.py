@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from datasets.cache import open_cache
 from datasets.sr import Crops
@@ -24,6 +24,7 @@ from utils.dist import Ranks, first_on_node, from_main, gather, share_buffers, s
 from utils.ema import Average
 from utils.errors import InputError, Parser
 from utils.evaluate import Row, gather_rows
+from utils.muon import Muon
 from utils.progress import Progress
 from utils.resize import downscale
 from utils.runs import Log, State, begun_run, new_run, read_state, resumed_run, states, write_state
@@ -123,9 +124,12 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def adam(task: Task[Any], spec: TrainSpec) -> Adam:
-    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    return Adam(learnt, lr=spec.learning_rate, betas=spec.betas, fused=True)
+def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
+    """Adam (paper), or Muon for the weights and Adam for what is left."""
+    muon = [Muon(task, spec.learning_rate)] if spec.optimizer == "muon" else []
+    taken = {parameter for optimizer in muon for parameter in optimizer.matrices}
+    left = [parameter for parameter in task.parameters() if parameter.requires_grad and parameter not in taken]
+    return [*muon, Adam(left, lr=spec.learning_rate, betas=spec.betas, fused=True)]
 
 
 def announce(config: Config, folder: Path, start: int, ranks: Ranks) -> None:
@@ -175,10 +179,10 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     """
     spec = config.train
     settle(task, ranks, spec)
-    optimizer = adam(task, spec)
+    optimizers = build_optimizers(task, spec)
     average = Average(task.model, spec.ema_decay) if spec.ema_decay else None
     shipped = average.model if average else task.model
-    state = State(task.model, average.model if average else None, optimizer)
+    state = State(task.model, average.model if average else None, optimizers)
     start = state.load(from_main(ranks, lambda: read_state(folder, config))) if resume else 0
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
@@ -189,13 +193,15 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     with StopRequest() as stop, Progress(folder.name, start, spec.iter_max, ranks.main) as progress:
         for iteration in range(start + 1, spec.iter_max + 1):
             rate = learning_rate(spec, iteration)  # schedule
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.zero_grad()
 
             torch.manual_seed(random.Random(f"{spec.seed} {iteration} {ranks.rank}").getrandbits(63))
-            optimizer.zero_grad()
             losses = gradients(module, *patches(crops, iteration, config.data), spec)  # step
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             if average:
                 average.update(iteration)
             progress.advance()

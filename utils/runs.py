@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -79,18 +80,20 @@ class State:
 
     model: nn.Module
     average: nn.Module | None
-    optimizer: Optimizer
+    optimizers: Sequence[Optimizer]
 
     def dump(self) -> dict[str, Any]:
         average = self.average.state_dict() if self.average else None
-        return {"model": self.model.state_dict(), "average": average, "optimizer": self.optimizer.state_dict()}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"model": self.model.state_dict(), "average": average, "optimizers": optimizers}
 
     def load(self, state: dict[str, Any]) -> int:
         """Take up what `read_state` returned; returns its iteration."""
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
         return int(state["iteration"])
 
 
