@@ -18,7 +18,7 @@ app: .venv/app
 	$(BIN)/python app.py
 
 # make report DATA=dir every table and picture of the texts, from the weights in save/
-report: .venv/bench
+report: .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
 
 test: lint

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 import pandas as pd
 from tqdm import tqdm
 
+from benchmarks.page import MISSING
 from benchmarks.tables import ROOT, fill, texts
 from utils.checkpoint import WEIGHTS
 from utils.errors import InputError, Parser, run
@@ -133,10 +134,15 @@ def measurements(data: Path) -> list[Step]:
     return steps
 
 
-def picture() -> Step:
-    folder = KEPT / "astronaut"
-    weights = [SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"]
-    return Step("demo", ["demo.py", "--out_dir", str(KEPT)], [folder / "comparison.png"], weights)
+def pictures() -> list[Step]:
+    """The demo's comparison and the web page, the latter where a browser is installed."""
+    comparison, page = KEPT / "astronaut" / "comparison.png", KEPT / "app.png"
+    carn, original = SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"
+    steps = [Step("demo", ["demo.py", "--out_dir", str(KEPT)], [comparison], [carn, original])]
+    if not MISSING:
+        command = ["benchmarks/page.py", "--model", str(carn), "--out", str(page)]
+        steps.append(Step("page", command, [page], [carn]))
+    return steps
 
 
 def main() -> None:
@@ -147,7 +153,7 @@ def main() -> None:
     if missing := [name for name in (*SETS, LARGE) if not (args.data / name).is_dir()]:
         raise InputError(f"{args.data}: has no folder {', '.join(missing)}")
     evaluated = evaluations(args.data)
-    steps = {step.name: step for step in (*evaluated, *measurements(args.data), picture())}
+    steps = {step.name: step for step in (*evaluated, *measurements(args.data), *pictures())}
     if unknown := [name for name in args.only if name not in steps]:
         raise InputError(f"--only {unknown[0]}: no such step, one of: {', '.join(steps)}")
     due = [steps[name] for name in args.only] or [step for step in steps.values() if not step.done()]
@@ -157,6 +163,8 @@ def main() -> None:
     collect(evaluated)
     for text in (filled := texts(ROOT)):
         write_atomic(text, fill(text.read_text(encoding="utf-8"), KEPT).encode())
+    if MISSING:
+        print(f"the picture of the web page is left as it is: not installed: {', '.join(MISSING)}")
     print(f"{len(due)} of {len(steps)} steps were due; tables in {', '.join(str(text) for text in filled)}")
 
 

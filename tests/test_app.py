@@ -1,16 +1,11 @@
 """The web page in a real browser; skips where Gradio, Selenium, Chromium or its driver are not installed."""
 
 import functools
-import importlib.util
 import json
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
 from models.build import build_pcsr
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny
 from utils.checkpoint import load_model, save_weights
 from utils.image import read_image, to_tensor, write_image
 from utils.restore import Setting
 from utils.restore_pcsr import pcsr_restorer
-
-PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-MODULES = {name: importlib.util.find_spec(name) for name in ("gradio", "selenium")}
-MISSING = [name for name, found in {**PROGRAMS, **MODULES}.items() if found is None]
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1280,1000"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-PATIENCE = 20  # seconds, for what takes one or two
-CARDS = "#numbers .card b"
 
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
@@ -44,21 +30,10 @@ def server(tmp_path: Path) -> Iterator[str]:
     save_decisive(tmp_path / "save" / "tiny")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--max_pixels", "20000", "--max_mb", "0.1"]
-    log = tmp_path / "log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={"TMPDIR": str(scratch), "PATH": "/usr/bin:/bin"}, stdout=out, stderr=out
-        )
-    wait_for(lambda: "open http" in log.read_text() or process.poll() is not None)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 130, log.read_text()
+    env = {"TMPDIR": str(scratch), "PATH": "/usr/bin:/bin"}
+    with served("--max_pixels", "20000", "--max_mb", "0.1", cwd=tmp_path, env=env) as address:
+        yield address
     assert not any(scratch.iterdir())
-    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def save_decisive(folder: Path) -> None:
@@ -78,29 +53,8 @@ def save_decisive(folder: Path) -> None:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    from selenium import webdriver  # noqa: PLC0415 - optional
-    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = PROGRAMS["chromium"]
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for flag in [*FLAGS, f"--user-data-dir={profile}"]:
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options, Service(PROGRAMS["chromedriver"]))
+    with chromium(tmp_path / "downloads") as driver:
         yield driver
-        driver.quit()
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Until it is true; what it is then."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError("waited in vain")
 
 
 def find(browser: Any, css: str) -> list[Any]:

@@ -1,0 +1,120 @@
+"""A picture of the web page with its sample: python benchmarks/page.py --model save/carn-pcsr-phase1 --out app.png
+
+It needs requirements-app.txt, Chromium and chromedriver.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
+
+from utils.errors import InputError, Parser, run
+from utils.files import write_atomic
+from utils.runs import SAVE
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+MODULES = {name: importlib.util.find_spec(name) for name in ("gradio", "selenium")}
+MISSING = [name for name, found in {**PROGRAMS, **MODULES}.items() if found is None]
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+PATIENCE = 90.0  # seconds, for what takes one or two on an idle machine
+CARDS = "#numbers .card b"
+READY = f"""
+const cards = [...document.querySelectorAll('{CARDS}')].map(card => card.textContent)
+const pictures = [...document.querySelectorAll('#compare img, #overlay img')]
+return cards.length == 6 && !cards.includes('...') && pictures.length == 3
+  && pictures.every(picture => picture.complete && picture.naturalWidth)
+"""
+
+
+@contextmanager
+def served(*options: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The page as a user starts it; its address. Raises InputError if it does not come up or does not end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), *options]
+    with tempfile.TemporaryFile("w+") as log:
+
+        def printed() -> str:
+            log.seek(0)
+            return log.read()
+
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: "open http" in printed() or process.poll() is not None)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(PATIENCE)
+        if code != 128 + signal.SIGINT or "Traceback" in printed():
+            raise InputError(f"app.py ended with {code}: {printed()}")
+
+
+@contextmanager
+def chromium(downloads: Path | None = None, width: int = 1280, height: int = 1000) -> Iterator[Any]:
+    """A driver of a headless Chromium with a profile of its own."""
+    from selenium import webdriver  # noqa: PLC0415 - optional
+    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = PROGRAMS["chromium"]
+    if downloads is not None:
+        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for flag in [*FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}"]:
+            options.add_argument(flag)
+        driver = webdriver.Chrome(options, Service(PROGRAMS["chromedriver"]))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Until it is true; what it is then. Raises InputError if it stays false."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise InputError(f"the page did not answer in {PATIENCE:g} seconds")
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--model", type=Path, required=True, help="folder of weights to show")
+    parser.add_argument("--width", type=int, default=1280, help="in pixels (default: 1280; at least 500)")
+    parser.add_argument("--height", type=int, default=1090, help="in pixels, of a window with its bars (default: 1090)")
+    args = parser.parse_args()
+    if MISSING:
+        raise InputError(f"not installed: {', '.join(MISSING)}; requirements-app.txt has the Python packages")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / SAVE).mkdir()
+        (Path(folder) / SAVE / args.model.name).symlink_to(args.model.resolve())
+        with served(cwd=Path(folder)) as address, chromium(width=args.width, height=args.height) as browser:
+            browser.get(address)
+            wait_for(lambda: browser.find_elements("css selector", "#sample"))[0].click()
+            wait_for(lambda: browser.execute_script(READY))
+            write_atomic(args.out, browser.get_screenshot_as_png())
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)
