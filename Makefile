@@ -1,6 +1,6 @@
 # Each target does its own set-up: a virtual environment in .venv, the pinned packages, then the job.
 .DELETE_ON_ERROR:
-.PHONY: demo app test lint report clean
+.PHONY: demo app test lint report data-given clean
 
 BIN := .venv/bin
 export IMG DATA # read by the shell from its environment, so that quotes and spaces in them are no matter
@@ -18,8 +18,11 @@ app: .venv/app
 	$(BIN)/python app.py
 
 # make report DATA=dir every table and picture of the texts, from the weights in save/
-report: .venv/bench .venv/app
+report: data-given .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
+
+data-given:
+	@test -n "$$DATA" || { echo "error: make report DATA=DIR, the folder of Set5, Set14, BSD100 and 2K" >&2; exit 2; }
 
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)

@@ -79,7 +79,11 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
         help="write the assignment beside each result (default: for one image that is named)",
     )
     overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not")
-    group.add_argument("--overwrite", action="store_true", help="replace results that are there, but never an input")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="also what is up to date, or was not made from the picture; never an input",
+    )
 
 
 def upscale_naming(args: argparse.Namespace, chosen: list[Setting]) -> Naming:

@@ -4,6 +4,9 @@ python export.py --model save/carn-pcsr-phase1 --onnx out.onnx
 python export.py --model save/carn-pcsr-phase1 --onnx out.onnx --scale 2.5 --no_refinement
 python export.py --model save/carn-x4 --onnx original.onnx           an original model: no k, no assignment
 
+    k = numpy.array(0, numpy.float32)
+    sr, assignment = onnxruntime.InferenceSession("out.onnx").run(None, {"lr": lr, "k": k})   lr (1,3,h,w) in [0,1]
+
 Each upsampler runs on the pixels assigned to it. The scale and refinement are fixed in the file, which says in its
 metadata what its inputs and outputs are. What ONNX Runtime makes of it, if installed, is compared with torch first.
 """

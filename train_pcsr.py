@@ -44,13 +44,20 @@ class Phase1(Task[PCSR]):
     """Light upsamplers and classifier; encoder and heavy are frozen and in eval mode (paper)."""
 
     def __init__(
-        self, model: PCSR, loss_l1_w: float, loss_avg_w: float, ranks: Ranks, pixels_per_patch: int | None = None
+        self,
+        model: PCSR,
+        loss_l1_w: float,
+        loss_avg_w: float,
+        ranks: Ranks,
+        pixels_per_patch: int | None = None,
+        loss: str = "l1",
     ) -> None:
         super().__init__(model)
         self.loss_l1_w = loss_l1_w
         self.loss_avg_w = loss_avg_w
         self.ranks = ranks
         self.pixels_per_patch = pixels_per_patch
+        self.loss = loss
         self.frozen = [model.encoder, model.upsamplers[-1]]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -92,14 +99,14 @@ class Phase1(Task[PCSR]):
             mixed = prob[-1, :, None] * fixed
             for j, mlp in enumerate(light):
                 mixed = mixed + prob[j, :, None] * mlp.at(tables[j], piece.nearest, piece.coords)
-            l1 = (mixed - piece.target).abs().sum() / (3 * pixels)
-            return self.loss_l1_w * l1 + self.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
+            share = deviation(mixed - piece.target, self.loss).sum() / (3 * pixels)
+            return self.loss_l1_w * share + self.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
 
         learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
         loss = summed(mixture, tables, learnt, pieces) - self.loss_avg_w * sign
         average = (2 * heavy_share - 1).abs()
-        l1 = (loss.detach() - self.loss_avg_w * average) / self.loss_l1_w
-        return {"loss": loss, "l1": l1, "average": average, "heavy_share": heavy_share}
+        reconstruction = (loss.detach() - self.loss_avg_w * average) / self.loss_l1_w
+        return {"loss": loss, self.loss: reconstruction, "average": average, "heavy_share": heavy_share}
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -132,11 +139,9 @@ def build_task(spec: TrainSpec, model: PCSR, ranks: Ranks, resume: bool) -> Task
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
     if spec.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
-    if spec.loss != "l1":
-        raise InputError(f"train.loss: {spec.loss} is for phase 0; phase 1 takes l1")
     if not resume:  # the state then has all weights
         start_from(model, spec.init)
-    return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch)
+    return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch, spec.loss)
 
 
 def main() -> None:

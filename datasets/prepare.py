@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL.Image as Pillow
 import torch
 from tqdm import tqdm
 
@@ -88,9 +89,25 @@ def generate_mod_lr_bic(
     jobs = []
     for path in list_images(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
+        check_scale(path, lr, scale)
         make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8)
         jobs.append(Job(path, (hr, lr) if hr else (lr,), make))
     process_all(jobs, source, [output, mod_output] if mod_output else [output], workers)
+
+
+def check_scale(hr: Path, lr: Path, scale: float) -> None:
+    """Raises InputError if the LR image is there already and of another scale; a damaged one is left to others."""
+    try:
+        with Pillow.open(hr) as source, Pillow.open(lr) as there:
+            sizes, found = source.size, there.size
+    except (OSError, ValueError):
+        return
+    expected = tuple(int(size / scale + 1e-9) for size in sizes)  # as mod_crop leaves it
+    if sorted(found) != sorted(expected):  # a photograph may lie on its side
+        raise InputError(
+            f"{lr}: is {found[0]}x{found[1]}, but --scale {scale:g} makes {expected[0]}x{expected[1]} of {hr}; "
+            "give another --output, or delete what is there"
+        )
 
 
 def augment(pixels: Array, targets: Mapping[Path, float]) -> Files:

@@ -177,7 +177,7 @@ def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) ->
 @pytest.mark.parametrize(
     "args,message",
     [
-        (["--model", "save/none"], "no such model file"),
+        (["--model", "save/none"], "no such model"),
         (["--model", "save/original"], "use test.py"),
         (["--config", "configs/carn-pcsr-phase1.yaml", "--model", "save/pcsr"], "holds another model"),
         (["--config", "configs/none.yaml"], "none.yaml"),

@@ -52,7 +52,7 @@ def test_a_caller_with_packages_of_the_same_names(tmp_path: Path) -> None:
 
 
 def test_missing_weights_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such model file") as caught:
+    with pytest.raises(ValueError, match="no such model") as caught:
         torch.hub.load(str(ROOT), "carn_pcsr", source="local", weights=str(tmp_path))
     assert "\n" not in str(caught.value)
 

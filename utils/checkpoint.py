@@ -52,7 +52,9 @@ def load_model(path: str | Path) -> tuple[Backbone | PCSR, OriginalSpec | PCSRSp
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():
-        raise InputError(f"{path}: no such model file; give a folder under save/, a .safetensors or a published .pth")
+        raise InputError(
+            f"{path}: no such model; give a folder that save/ has, a .safetensors or a published .pth, or train it"
+        )
     try:
         with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
             spec, tensors = read_published(path) if path.suffix == ".pth" else read_safetensors(path)

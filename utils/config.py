@@ -85,7 +85,7 @@ class TrainSpec(Spec):
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for weights, Adam for the rest
-    loss: Literal["l1", "mse"] = "l1"  # of phase 0 and the originals; phase 1 takes L1
+    loss: Literal["l1", "mse"] = "l1"
     # parts that a process works through its batch in, to save memory; BatchNorm and phase 1's average loss are then of
     # each part
     accumulation: PositiveInt = 1
@@ -97,7 +97,7 @@ class TrainSpec(Spec):
     phase: Literal[0, 1] | None = None  # of PCSR training
     init: str | None = None  # weights to start from; phase 1 needs those of phase 0
     pixels_per_patch: PositiveInt | None = None  # random HR pixels per patch that the loss sees; null: all
-    loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 loss
+    loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or MSE) loss
     loss_avg_w: float = Field(
         default=3.0, ge=0, allow_inf_nan=False
     )  # phase 1, weight of the loss that keeps the heavy share near a half
@@ -118,7 +118,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise InputError(f"cannot read config {path}: {error}") from None
+        reason = getattr(error, "strerror", None) or error  # an OSError's text has the path again
+        raise InputError(f"cannot read config {path}: {reason}") from None
     if not isinstance(content, dict):
         raise InputError(f"config {path} is not a YAML mapping")
     return content
@@ -157,7 +158,7 @@ def load_config(path: str | Path, settings: Sequence[str] = ()) -> Config:
     content = read_yaml(Path(path))
     for setting in settings:
         assign(content, setting)
-    return check(Config, content, path)
+    return check(Config, content, " --set ".join([str(path), *settings]))
 
 
 S = TypeVar("S", bound=Spec)

@@ -32,7 +32,7 @@ def eval_parser(description: str) -> Parser:
     parser.add_argument("--hr_data", required=True, help="folder of HR images")
     parser.add_argument("--lr_data", help="folder of LR images of the same names; made from HR if not given")
     parser.add_argument(
-        "--scale", type=float, default=4.0, help="up-scaling factor, any number of 1 or more (default: 4)"
+        "--scale", type=float, default=4.0, help="up-scaling factor of 1 or more, an original's own (default: 4)"
     )
     parser.add_argument("--float_lr", action="store_true", help="LR made from HR is not rounded to 8 bits (published)")
     parser.add_argument("--per_image", action="store_true", help="whole images, instead of overlapping patches")
@@ -43,7 +43,7 @@ def eval_parser(description: str) -> Parser:
         "--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB (default) or luma"
     )
     parser.add_argument("--save_images", action="store_true", help="write the SR images and assignments too")
-    parser.add_argument("--out_dir", help="where CSV, plot and images go (default: results/MODEL/DATASET-xSCALE)")
+    parser.add_argument("--out_dir", help="where CSV, plot and images go (default: results/MODEL/DATASET-xSCALE...)")
     return parser
 
 
@@ -132,7 +132,9 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
     protocol = Protocol(scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
     pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr, ranks.rank, ranks.world)
     dataset = Path(args.hr_data).resolve().name
-    folder = Path(args.out_dir) if args.out_dir else Path("results") / name / f"{dataset}-x{scale:g}"
+    folder = Path(args.out_dir) if args.out_dir else Path("results") / name / run_name(args, dataset, scale)
+    if folder.resolve() in {Path(given).resolve() for given in (args.hr_data, args.lr_data) if given}:
+        raise InputError(f"--out_dir {folder}: holds the images to evaluate; give another folder")
 
     def keep(image: str, restored: Restored) -> None:
         save_images(folder / "images" / restored.setting, image, restored)
@@ -149,6 +151,18 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
     print(f"written to {folder}")
     if args.json:
         print(summary_json(summary))
+
+
+def run_name(args: argparse.Namespace, dataset: str, scale: float) -> str:
+    """DATASET-xSCALE, and what differs from whole images in RGB: other protocols have folders of their own."""
+    other = {
+        "patches": not args.per_image,
+        "crop": args.crop,
+        "y": args.psnr_type == "y",
+        "float": args.float_lr,
+        "unrefined": getattr(args, "no_refinement", False),  # PCSR only
+    }
+    return "-".join([f"{dataset}-x{scale:g}", *(word for word, holds in other.items() if holds)])
 
 
 def save_images(folder: Path, name: str, restored: Restored) -> None:

@@ -122,7 +122,10 @@ def read_state(folder: Path, config: Config) -> dict[str, Any]:
     changed = sorted(key for key in keys if before.get(key) != now.get(key))
     if changed:
         differences = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in changed)
-        raise InputError(f"--resume: {folder} was trained with another config: {differences}")
+        raise InputError(
+            f"--resume: {folder}, the newest run of its name, was trained with another config: {differences}; "
+            "give the same, or move that folder away to go on with an older run"
+        )
     return state
 
 
