@@ -82,7 +82,7 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="also what is up to date, or was not made from the picture; never an input",
+        help="make what is up to date again, and replace what was not made from the picture; never an input",
     )
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
+from benchmarks.tables import ROOT
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.runs import SAVE
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MODULES = {name: importlib.util.find_spec(name) for name in ("gradio", "selenium")}
 MISSING = [name for name, found in {**PROGRAMS, **MODULES}.items() if found is None]
@@ -57,6 +57,8 @@ def served(*options: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log)
         try:
             wait_for(lambda: "open http" in printed() or process.poll() is not None)
+            if process.poll() is not None:
+                raise InputError(f"app.py ended with {process.returncode}: {printed()}")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGTERM)

@@ -124,9 +124,14 @@ def check_side(lr: Tensor, path: Path) -> Tensor:
     return lr
 
 
+def lr_size(sides: Sequence[int], scale: float) -> list[int]:
+    """The whole LR pixels that HR sides give."""
+    return [int(side / scale + 1e-9) for side in sides]
+
+
 def mod_crop(hr: Tensor, scale: float, path: Path) -> Tensor:
     """Cut (..., H, W) at the left/top so that LR has whole pixels. Raises InputError if LR would be too small."""
-    low = [int(size / scale + 1e-9) for size in hr.shape[-2:]]
+    low = lr_size(hr.shape[-2:], scale)
     if min(low) < MIN_SIDE:
         raise InputError(f"{path}: {hr.shape[-1]}x{hr.shape[-2]} pixels are too few for x{scale:g}")
     return hr[..., : round(low[0] * scale), : round(low[1] * scale)]

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL.Image as Pillow
 import torch
 from tqdm import tqdm
 
-from datasets.folder import mod_crop
+from datasets.folder import lr_size, mod_crop
 from utils.errors import InputError, Parser
 from utils.files import list_images
-from utils.image import Array, is_whole, read_image, to_pixels, to_tensor, write_image
+from utils.image import Array, is_whole, read_image, stored_size, to_pixels, to_tensor, write_image
 from utils.resize import downscale, imresize, imresize_matlab_uint8
 from utils.tiling import starts
 
@@ -96,18 +95,15 @@ def generate_mod_lr_bic(
 
 
 def check_scale(hr: Path, lr: Path, scale: float) -> None:
-    """Raises InputError if the LR image is there already and of another scale; a damaged one is left to others."""
-    try:
-        with Pillow.open(hr) as source, Pillow.open(lr) as there:
-            sizes, found = source.size, there.size
-    except (OSError, ValueError):
+    """Raises InputError if the LR image is there already and of another scale; what is unreadable is left to others."""
+    size, found = stored_size(hr), stored_size(lr)
+    expected = lr_size(size, scale)
+    if 0 in (*size, *found) or sorted(found) == sorted(expected):  # sorted: a photograph may lie on its side
         return
-    expected = tuple(int(size / scale + 1e-9) for size in sizes)  # as mod_crop leaves it
-    if sorted(found) != sorted(expected):  # a photograph may lie on its side
-        raise InputError(
-            f"{lr}: is {found[0]}x{found[1]}, but --scale {scale:g} makes {expected[0]}x{expected[1]} of {hr}; "
-            "give another --output, or delete what is there"
-        )
+    raise InputError(
+        f"{lr}: is {found[0]}x{found[1]}, but --scale {scale:g} makes {expected[0]}x{expected[1]} of {hr}; "
+        "give another --output, or delete what is there"
+    )
 
 
 def augment(pixels: Array, targets: Mapping[Path, float]) -> Files:

@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 def deviation(difference: Tensor, loss: str) -> Tensor:
-    """Elementwise, what the mean of is the loss: l1 (paper) or mse."""
+    """The terms whose mean is the loss, l1 (paper) or mse, of SR - HR in any shape, values about -1 .. 1."""
     return difference.square() if loss == "mse" else difference.abs()
 
 

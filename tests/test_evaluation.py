@@ -198,6 +198,7 @@ def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) ->
         (["--model", "save/pcsr", "--frobnicate"], "--frobnicate"),
         (["--model", "save/pcsr", "--scale", "1e6", "--lr_data", "hr"], "check --scale"),
         (["--model", "save/phase0", "--adaptive"], "nothing to decide"),
+        (["--model", "save/pcsr", "--out_dir", "hr"], "--out_dir hr: holds the images to evaluate"),
     ],
 )
 def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> None:
@@ -249,6 +250,15 @@ def test_equal_settings_are_one(cli: Cli, work: Path) -> None:
     (row,) = json.loads(cli("test_pcsr.py", *args).out.splitlines()[-1])
     assert row["images"] == 2
     assert (work / "results/pcsr/hr-x4/images.csv").exists()
+
+
+def test_protocols_have_folders_of_their_own(cli: Cli, work: Path) -> None:
+    given = ("--model", "save/pcsr", "--hr_data", "hr")
+    for options in (["--no_refinement", "--psnr_type", "y"], ["--float_lr", "--crop"]):
+        assert cli("test_pcsr.py", *given, "--per_image", *options).code == 0
+    assert cli("test_pcsr.py", *given).code == 0
+    folders = {path.name for path in (work / "results" / "pcsr").iterdir()}
+    assert folders == {"hr-x4-y-unrefined", "hr-x4-crop-float", "hr-x4-patches"}
 
 
 def test_ambiguous_names_are_refused(work: Path) -> None:

@@ -77,6 +77,13 @@ def test_augmentation_keeps_16_bits(tmp_path: Path) -> None:
     assert (small == resized(image, 10, 10)).all()
 
 
+def test_lr_of_another_scale_is_not_kept(source: Path, tmp_path: Path) -> None:
+    generate_mod_lr_bic(source, tmp_path / "lr", None, 2, matlab_uint8=False, workers=1)
+    with pytest.raises(InputError, match=r"a\.png: is 15x11, but --scale 4 makes 7x5 of .*a\.png; give another"):
+        generate_mod_lr_bic(source, tmp_path / "lr", None, 4, matlab_uint8=False, workers=1)
+    assert pixels(tmp_path / "lr" / "a.png").shape == (11, 15, 3)
+
+
 def test_what_exists_is_kept_and_what_lacks_is_made(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     data_augmentation(source, out, [0.9, 0.6], workers=1)

@@ -158,7 +158,7 @@ def load_config(path: str | Path, settings: Sequence[str] = ()) -> Config:
     content = read_yaml(Path(path))
     for setting in settings:
         assign(content, setting)
-    return check(Config, content, " --set ".join([str(path), *settings]))
+    return check(Config, content, " --set ".join([str(path), *settings]))  # the wrong value may be of either
 
 
 S = TypeVar("S", bound=Spec)

@@ -126,10 +126,13 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
 
 def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
     """Adam (paper), or Muon for the weights and Adam for what is left."""
-    muon = [Muon(task, spec.learning_rate)] if spec.optimizer == "muon" else []
-    taken = {parameter for optimizer in muon for parameter in optimizer.matrices}
-    left = [parameter for parameter in task.parameters() if parameter.requires_grad and parameter not in taken]
-    return [*muon, Adam(left, lr=spec.learning_rate, betas=spec.betas, fused=True)]
+    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    rate, betas = spec.learning_rate, spec.betas
+    if spec.optimizer == "adam":
+        return [Adam(learnt, lr=rate, betas=betas, fused=True)]
+    muon = Muon(task, rate)
+    left = [parameter for parameter in learnt if parameter not in muon.matrices]
+    return [muon, Adam(left, lr=rate, betas=betas, fused=True)]
 
 
 def announce(config: Config, folder: Path, start: int, ranks: Ranks) -> None:

@@ -68,13 +68,13 @@ def read_image(path: str | Path) -> Image:
         raise InputError(f"{path}: not a readable {kinds} ({reason})") from error
 
 
-def stored_pixels(path: str | Path) -> int:
-    """Width times height that a file claims, undecoded; 0 if none can be told, and read_image says why."""
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
     try:
         with Pillow.open(path, formats=FORMATS) as file:
-            return file.width * file.height
+            return file.size
     except Exception:  # as in read_image
-        return 0
+        return 0, 0
 
 
 def is_whole(path: Path) -> bool:

@@ -4,8 +4,6 @@ torch.optim.Muon knows no convolutions; here a kernel is a matrix of outputs by 
 """
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +15,11 @@ RMS = 0.2  # of a step at learning rate 1, about that of Adam, so that both take
 
 
 class Muon(Optimizer):
-    """Takes the learnt weights of linear layers and convolutions of a module; the rest is another optimizer's."""
+    """Takes the learnt weights of linear layers and convolutions of a module; the rest is another optimizer's.
+
+    lr: above 0, the root mean square of a step's values over RMS. momentum: in [0,1), of the gradients' average.
+    Raises ValueError, as torch's optimizers do, for a module without such weights.
+    """
 
     def __init__(self, module: nn.Module, lr: float, momentum: float = 0.95) -> None:
         learnt = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.ndim > 1]
@@ -28,8 +30,7 @@ class Muon(Optimizer):
         super().__init__(list(self.matrices), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        assert closure is None
+    def step(self) -> None:  # type: ignore[override] # without a closure, of which nothing here has use
         (group,) = self.param_groups
         alike = defaultdict(list)  # of one size: they go through Newton-Schulz together
         for parameter, count in self.matrices.items():
@@ -49,7 +50,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the nearest matrices (..., m, n) with orthonormal rows or columns: singular values of 0.7 to 1.2."""
+    """About the nearest matrices to these (..., m, n) with orthonormal rows or columns, the fewer of them.
+
+    Singular values end between 0.7 and 1.2, but those that are next to nothing beside the largest stay small.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-12)
     tall = x.shape[-2] > x.shape[-1]

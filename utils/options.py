@@ -132,7 +132,7 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
     protocol = Protocol(scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
     pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr, ranks.rank, ranks.world)
     dataset = Path(args.hr_data).resolve().name
-    folder = Path(args.out_dir) if args.out_dir else Path("results") / name / run_name(args, dataset, scale)
+    folder = Path(args.out_dir) if args.out_dir else Path("results") / name / protocol_name(args, dataset, scale)
     if folder.resolve() in {Path(given).resolve() for given in (args.hr_data, args.lr_data) if given}:
         raise InputError(f"--out_dir {folder}: holds the images to evaluate; give another folder")
 
@@ -153,7 +153,7 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
         print(summary_json(summary))
 
 
-def run_name(args: argparse.Namespace, dataset: str, scale: float) -> str:
+def protocol_name(args: argparse.Namespace, dataset: str, scale: float) -> str:
     """DATASET-xSCALE, and what differs from whole images in RGB: other protocols have folders of their own."""
     other = {
         "patches": not args.per_image,

@@ -1,5 +1,6 @@
 """What the web page computes: files and the positions of its controls -> pictures and numbers. Knows no web."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,7 +14,7 @@ from utils.enlarge import like, visible
 from utils.errors import InputError
 from utils.evaluate import Protocol, measure
 from utils.flops import PCSRFlops
-from utils.image import Array, Image, read_image, stored_pixels, to_pixels, to_tensor
+from utils.image import Array, Image, read_image, stored_size, to_pixels, to_tensor
 from utils.knob import Knob, held_bytes
 from utils.metrics import psnr
 from utils.resize import downscale, imresize, scaled_size
@@ -54,7 +55,7 @@ def upload(path: Path, most: int) -> Image:
     """Decode a visitor's file of at most that many pixels. Raises InputError, which tells the name, not the folder."""
     if not path.exists():
         raise InputError(f"{path.name}: no longer here, send it again")
-    count = stored_pixels(path)
+    count = math.prod(stored_size(path))
     if count > most:
         raise InputError(f"{path.name}: {count / 1e6:.1f} million pixels are more than the {most / 1e6:g} allowed here")
     try:
