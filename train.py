@@ -17,7 +17,7 @@ from utils.restore import original_restorer
 
 
 class OriginalTask(Task[Backbone]):
-    """L1 (paper) or MSE between SR and HR."""
+    """The loss between SR and HR, L1 in the paper."""
 
     def __init__(self, model: Backbone, loss: str = "l1") -> None:
         super().__init__(model)

@@ -9,7 +9,7 @@ from datasets.folder import PairedFolder
 from models.build import build_pcsr
 from models.fold import folded
 from models.pcsr import PCSR, rows_of
-from models.pieces import Piece, deviation, queries, summed
+from models.pieces import Piece, queries, summed
 from utils.checkpoint import load_model
 from utils.config import PCSRSpec, TrainSpec
 from utils.dist import Ranks, run_rank, start_ranks, stop_ranks
@@ -21,7 +21,7 @@ from utils.restore_pcsr import REFINE, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):
-    """Encoder and heavy upsampler: L1 (paper) or MSE over all HR pixels, or a random `pixels_per_patch` of them."""
+    """Encoder and heavy upsampler: a loss over all HR pixels (L1 in the paper), or `pixels_per_patch` of them."""
 
     def __init__(self, model: PCSR, pixels_per_patch: int | None = None, loss: str = "l1") -> None:
         super().__init__(model)
@@ -33,11 +33,10 @@ class Phase0(Task[PCSR]):
         chosen = queries(lr, hr, self.pixels_per_patch)
 
         def share(tables: Sequence[Tensor], piece: Piece) -> Tensor:
-            residual = heavy.at(tables[0], piece.nearest, piece.coords)
-            return deviation(residual - piece.target, self.loss).sum() / chosen.target.numel()
+            return piece.loss(heavy.at(tables[0], piece.nearest, piece.coords), self.loss)
 
         tables = self.model.encode(lr).tables
-        return {"loss": summed(share, tables, list(heavy.parameters()), list(chosen.pieces()))}
+        return {"loss": summed(share, tables, list(heavy.parameters()), list(chosen.pieces(self.loss)))}
 
 
 class Phase1(Task[PCSR]):
@@ -80,7 +79,7 @@ class Phase1(Task[PCSR]):
             feat = rows_of(self.encoder[0](lr - self.model.mean))  # (b*h*w,c)
         tables = [mlp.project(feat) for mlp in mlps]
         chosen = queries(lr, hr, self.pixels_per_patch)
-        pieces = list(chosen.pieces())
+        pieces = list(chosen.pieces(self.loss))
         pixels = chosen.nearest.numel()
 
         # |sum prob_heavy - N/2| / (N/2) is one of two linear functions of prob_heavy; which one, the sign decides. With
@@ -99,8 +98,7 @@ class Phase1(Task[PCSR]):
             mixed = prob[-1, :, None] * fixed
             for j, mlp in enumerate(light):
                 mixed = mixed + prob[j, :, None] * mlp.at(tables[j], piece.nearest, piece.coords)
-            share = deviation(mixed - piece.target, self.loss).sum() / (3 * pixels)
-            return self.loss_l1_w * share + self.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
+            return self.loss_l1_w * piece.loss(mixed, self.loss) + self.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
 
         learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
         loss = summed(mixture, tables, learnt, pieces) - self.loss_avg_w * sign

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.grid import axis
 
+FLOOR = 2e-4  # of a patch's MSE in the psnr loss, 37 dB: what is better than that hardly pulls
 PIECE_PIXELS = 1 << 13  # 8192 pixels of 74 channels are 2.4 MB
 CACHED = ("cpu",)  # devices on which pieces pay
 
@@ -26,11 +27,26 @@ class Piece(NamedTuple):
     nearest: Tensor  # (n,) the row each pixel reads, counted from the slice's start
     coords: Tensor  # (n,4) the paper's rel_coord and rel_cell, y before x
     target: Tensor  # (n,3) hr minus the bilinear residual: what the upsamplers have to give
+    images: int  # that the pixels are of, one after the other and as many of each
+    share: float  # of the batch's pixels
+
+    def loss(self, residual: Tensor, loss: str) -> Tensor:
+        """What the piece adds to the batch's mean loss; residual (n,3) is what the upsamplers give."""
+        difference = residual - self.target
+        return self.share * deviation(difference.unflatten(0, (self.images, -1)), loss).mean()
 
 
 def deviation(difference: Tensor, loss: str) -> Tensor:
-    """The terms whose mean is the loss, l1 (paper) or mse, of SR - HR in any shape, values about -1 .. 1."""
-    return difference.square() if loss == "mse" else difference.abs()
+    """The loss of each patch, (b,), from SR - HR in any shape (b,...), values about -1 .. 1.
+
+    l1 (paper) and mse are means; psnr is the logarithm of the MSE, so that a patch counts by its decibels as an image
+    does in the evaluation, and not the noisiest patches the most.
+    """
+    terms = difference.flatten(1)
+    if loss == "l1":
+        return terms.abs().mean(1)
+    mse = terms.square().mean(1)
+    return (mse + FLOOR).log() if loss == "psnr" else mse
 
 
 class Queries(NamedTuple):
@@ -41,19 +57,21 @@ class Queries(NamedTuple):
     coords: Tensor  # (b,N,4)
     target: Tensor  # (b,N,3)
 
-    def pieces(self) -> Iterator[Piece]:
-        """Cache-sized pieces of single images on a CPU; the whole batch at once elsewhere."""
+    def pieces(self, loss: str) -> Iterator[Piece]:
+        """Cache-sized pieces of single images on a CPU, of whole ones for psnr; the whole batch at once elsewhere."""
         batch, count = self.nearest.shape
         if self.nearest.device.type not in CACHED:
             image = torch.arange(batch, device=self.nearest.device)[:, None] * self.positions
             nearest = (image + self.nearest).flatten()
-            yield Piece(slice(None), nearest, self.coords.flatten(0, 1), self.target.flatten(0, 1))
+            yield Piece(slice(None), nearest, self.coords.flatten(0, 1), self.target.flatten(0, 1), batch, 1.0)
             return
+        size = count if loss == "psnr" else PIECE_PIXELS
         for b in range(batch):
             rows = slice(b * self.positions, (b + 1) * self.positions)
-            for start in range(0, count, PIECE_PIXELS):
-                part = slice(start, start + PIECE_PIXELS)
-                yield Piece(rows, self.nearest[b, part], self.coords[b, part], self.target[b, part])
+            for start in range(0, count, size):
+                nearest = self.nearest[b, start : start + size]
+                coords, target = (each[b, start : start + size] for each in (self.coords, self.target))
+                yield Piece(rows, nearest, coords, target, 1, len(nearest) / (batch * count))
 
 
 def queries(lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None) -> Queries:

@@ -10,7 +10,7 @@ import models.pieces
 from models.build import build_pcsr
 from models.fold import folded
 from models.pcsr import PCSR
-from models.pieces import queries
+from models.pieces import FLOOR, queries
 from tests.conftest import TINY_PCSR
 from train_pcsr import Phase0, Phase1
 from utils.config import PCSRSpec
@@ -28,18 +28,25 @@ def spec(backbone: str, upsamplers: int, hidden_classifier: bool = True) -> PCSR
     return TINY_PCSR.model_copy(update=changes)
 
 
-def plain_phase0(model: PCSR, lr: Tensor, hr: Tensor) -> Tensor:
+LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": lambda difference: difference.abs().mean(),
+    "mse": lambda difference: difference.square().mean(),
+    "psnr": lambda difference: (difference.square().mean((1, 2, 3)) + FLOOR).log().mean(),
+}
+
+
+def plain_phase0(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     sr = model.upsample_with(model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
-    return (sr - hr).abs().mean()
+    return LOSSES[loss](sr - hr)
 
 
-def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor) -> Tensor:
+def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     encoded, size = model.encode(lr), (hr.shape[2], hr.shape[3])
     prob = model.classify(encoded, size)
     each = [model.upsample_with(encoded, size, j) for j in range(len(model.upsamplers))]
     mixed = sum(prob[:, j : j + 1] * sr for j, sr in enumerate(each))
     half = prob[:, -1].numel() / 2
-    return 1000 * (mixed - hr).abs().mean() + 3 * (prob[:, -1].sum() - half).abs() / half
+    return 1000 * LOSSES[loss](mixed - hr) + 3 * (prob[:, -1].sum() - half).abs() / half
 
 
 def gradients(task: Task[PCSR], loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -49,26 +56,35 @@ def gradients(task: Task[PCSR], loss: Callable[[], Tensor]) -> tuple[Tensor, dic
     return value.detach(), {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
 
 
-def assert_same(task: Task[PCSR], plain: Callable[[PCSR, Tensor, Tensor], Tensor], lr: Tensor, hr: Tensor) -> None:
+def assert_same(
+    task: Phase0 | Phase1, plain: Callable[[PCSR, Tensor, Tensor, str], Tensor], lr: Tensor, hr: Tensor
+) -> None:
     value, ours = gradients(task, lambda: task(lr, hr)["loss"])
-    expected, reference = gradients(task, lambda: plain(task.model, lr, hr))
+    expected, reference = gradients(task, lambda: plain(task.model, lr, hr, task.loss))
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
     learnt = {name for name, p in task.named_parameters() if p.requires_grad}
     assert ours.keys() == reference.keys() == learnt
-    for name, gradient in ours.items():
-        assert (gradient - reference[name]).norm() <= 1e-4 * reference[name].norm() + 1e-9, name
+    whole = torch.cat([gradient.flatten() for gradient in reference.values()]).norm()
+    for name, gradient in ours.items():  # one that nearly cancels has the rounding of what it is the sum of
+        assert (gradient - reference[name]).norm() <= 1e-4 * reference[name].norm() + 1e-7 * whole, name
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
-def test_phase0_gradients_are_exact(backbone: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phase0_gradients_are_exact(
+    backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)  # several pieces per image, the last one shorter
-    task = Phase0(build_pcsr(spec(backbone, 1))).train()
+    task = Phase0(build_pcsr(spec(backbone, 1)), loss=loss).train()
     for lr in (torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8).contiguous(memory_format=torch.channels_last)):
         assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
 
 
-@pytest.mark.parametrize(("upsamplers", "hidden_classifier"), [(2, True), (3, True), (2, False), (3, False)])
+@pytest.mark.parametrize(
+    ("upsamplers", "hidden_classifier", "loss"),
+    [(2, True, "l1"), (3, True, "psnr"), (2, False, "mse"), (3, False, "l1"), (2, True, "psnr")],
+)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
 def test_phase1_gradients_are_exact(
@@ -76,6 +92,7 @@ def test_phase1_gradients_are_exact(
     size: tuple[int, int],
     upsamplers: int,
     hidden_classifier: bool,
+    loss: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)
@@ -84,13 +101,14 @@ def test_phase1_gradients_are_exact(
         assert model.classifier is not None
         with torch.no_grad():
             model.mlps()[-1].linears()[-1].bias[-1] = towards_heavy
-        task = Phase1(model, 1000, 3, ALONE).train()
+        task = Phase1(model, 1000, 3, ALONE, loss=loss).train()
         assert_same(task, plain_phase1, torch.rand(3, 3, 8, 8), torch.rand(3, 3, *size))
 
 
-def test_one_piece_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_piece_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Devices other than CPUs take the whole batch as one piece."""
-    task = Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE).train()
+    task = Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE, loss=loss).train()
     lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
     _, several = gradients(task, lambda: task(lr, hr)["loss"])
     monkeypatch.setattr(models.pieces, "CACHED", ())

@@ -85,7 +85,7 @@ class TrainSpec(Spec):
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for weights, Adam for the rest
-    loss: Literal["l1", "mse"] = "l1"
+    loss: Literal["l1", "mse", "psnr"] = "l1"  # psnr: the logarithm of each patch's MSE
     # parts that a process works through its batch in, to save memory; BatchNorm and phase 1's average loss are then of
     # each part
     accumulation: PositiveInt = 1
@@ -93,11 +93,12 @@ class TrainSpec(Spec):
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile
     seed: int = Field(default=0, ge=0)
+    frozen_bn: bool = False  # BatchNorm keeps the statistics that init has, and so computes what evaluation does
     sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not each process' share
     phase: Literal[0, 1] | None = None  # of PCSR training
     init: str | None = None  # weights to start from; phase 1 needs those of phase 0
     pixels_per_patch: PositiveInt | None = None  # random HR pixels per patch that the loss sees; null: all
-    loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or MSE) loss
+    loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or other) loss
     loss_avg_w: float = Field(
         default=3.0, ge=0, allow_inf_nan=False
     )  # phase 1, weight of the loss that keeps the heavy share near a half

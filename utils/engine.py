@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
 
@@ -124,6 +125,15 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def begin_training(task: Task[Any], spec: TrainSpec) -> None:
+    """Put the task into training mode, but for BatchNorm that is frozen."""
+    task.train()
+    if spec.frozen_bn:
+        for module in task.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
 def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
     """Adam (paper), or Muon for the weights and Adam for what is left."""
     learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
@@ -192,7 +202,7 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     announce(config, folder, start, ranks)
     log = Log(folder, ranks.main, start)
     recent: list[Tensor] = []  # losses not yet looked at
-    task.train()
+    begin_training(task, spec)
     with StopRequest() as stop, Progress(folder.name, start, spec.iter_max, ranks.main) as progress:
         for iteration in range(start + 1, spec.iter_max + 1):
             rate = learning_rate(spec, iteration)  # schedule
@@ -227,7 +237,7 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
                 log.write(iteration, means)
                 log.write_table()
                 progress.validation(iteration, means)
-                task.train()
+                begin_training(task, spec)
 
             if saving and ranks.main:  # save; the state last, so that what it says is done is done
                 save_weights(folder, shipped, config)
