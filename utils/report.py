@@ -91,7 +91,9 @@ def plot_curve(summary: pd.DataFrame) -> bytes:
             points = pd.DataFrame({"flops": flops[group.index], "psnr": group["psnr"]}).sort_values("flops")
             axis.plot(points["flops"], points["psnr"], marker="o", label=str(rule))
         for x, y, name in zip(flops, summary["psnr"], summary["setting"], strict=True):
-            axis.annotate(name, (x, y), textcoords="offset points", xytext=(4, -11), fontsize=8)
+            # k below its curve and the other rules above, so that they can be told apart where they coincide
+            place, side = ((4, -11), "left") if name.startswith("k=") else ((-4, 5), "right")
+            axis.annotate(name, (x, y), textcoords="offset points", xytext=place, ha=side, fontsize=8)
         axis.set_xlabel(f"GFLOPs per image, {account} account")
         axis.grid(alpha=0.3)
         axis.margins(0.15)
