@@ -21,7 +21,7 @@ from utils.restore_pcsr import REFINE, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):
-    """Encoder and heavy upsampler: a loss over all HR pixels (L1 in the paper), or `pixels_per_patch` of them."""
+    """Encoder and heavy upsampler: the loss (paper: L1) of all HR pixels, or of `pixels_per_patch` random ones."""
 
     def __init__(self, model: PCSR, pixels_per_patch: int | None = None, loss: str = "l1") -> None:
         super().__init__(model)

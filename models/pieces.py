@@ -31,7 +31,8 @@ class Piece(NamedTuple):
     share: float  # of the batch's pixels
 
     def loss(self, residual: Tensor, loss: str) -> Tensor:
-        """What the piece adds to the batch's mean loss; residual (n,3) is what the upsamplers give."""
+        """What the piece adds to the batch's loss (l1, mse or psnr), a scalar; residual (n,3) is what the upsamplers
+        give."""
         difference = residual - self.target
         return self.share * deviation(difference.unflatten(0, (self.images, -1)), loss).mean()
 
