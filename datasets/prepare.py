@@ -55,17 +55,26 @@ class Outcome(NamedTuple):
     error: str | None = None  # one line
 
 
-def data_augmentation(source: Path, output: Path, scales: Sequence[float], workers: int) -> None:
+def data_augmentation(source: Path, output: Path, scales: Sequence[float], min_size: int, workers: int) -> None:
     """Every image at every scale in (0,1], by antialiased bicubic, as NAME_s0.9.png.
 
+    What would be less than `min_size` pixels wide or high, too small for a crop in training, is left out.
     Raises InputError for a bad option or folder and, when all else is done, if an image failed; so do all jobs.
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):  # nan fails every comparison
         raise InputError("--scales must be over 0 and at most 1")
-    jobs = []
+    if min_size < 1:
+        raise InputError("--min_size must be at least 1")
+    jobs, left_out = [], 0
     for path in list_images(source):
-        targets = {output / f"{path.stem}_s{scale:g}.png": scale for scale in scales}
-        jobs.append(Job(path, tuple(targets), partial(augment, targets=targets)))
+        side = min(stored_size(path))  # 0 if unreadable, which is for its job to say
+        fitting = [scale for scale in scales if not side or round(side * scale) >= min_size]
+        targets = {output / f"{path.stem}_s{scale:g}.png": scale for scale in fitting}
+        left_out += len(scales) - len(fitting)
+        if targets:
+            jobs.append(Job(path, tuple(targets), partial(augment, targets=targets)))
+    if left_out:
+        print(f"{left_out} images are left out: they would have a side under {min_size} pixels")
     process_all(jobs, source, [output], workers)
 
 

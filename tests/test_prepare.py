@@ -59,7 +59,7 @@ def source(tmp_path: Path) -> Path:
 
 def test_augmentation_shrinks_by_every_scale(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    data_augmentation(source, out, [1, 0.9, 0.6], workers=1)
+    data_augmentation(source, out, [1, 0.9, 0.6], min_size=1, workers=1)
     assert names(out) == [f"{name}_s{scale}.png" for name in "ab" for scale in ("0.6", "0.9", "1")]
     image = pixels(source / "a.png")
     assert (pixels(out / "a_s1.png") == image).all()
@@ -68,10 +68,20 @@ def test_augmentation_shrinks_by_every_scale(source: Path, tmp_path: Path) -> No
     assert read_image(out / "b_s1.png").alpha is None
 
 
+def test_augmentation_leaves_out_what_is_too_small(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "c.png").write_bytes(b"no image")  # not small, but an error
+    with pytest.raises(InputError, match="1 of 3 images failed"):
+        data_augmentation(source, tmp_path / "out", [1, 0.9, 0.6], min_size=20, workers=1)
+    assert names(tmp_path / "out") == ["a_s0.9.png", "a_s1.png", "b_s1.png"]  # 0.9 * 20 are 18, 0.9 * 23 are 21
+    assert "3 images are left out: they would have a side under 20 pixels" in capsys.readouterr().out
+
+
 def test_augmentation_keeps_16_bits(tmp_path: Path) -> None:
     image = picture(20, 20, bits=16)
     write_image(tmp_path / "in" / "deep.png", image)
-    data_augmentation(tmp_path / "in", tmp_path / "out", [0.5], workers=1)
+    data_augmentation(tmp_path / "in", tmp_path / "out", [0.5], min_size=1, workers=1)
     small = pixels(tmp_path / "out" / "deep_s0.5.png")
     assert small.dtype == np.uint16
     assert (small == resized(image, 10, 10)).all()
@@ -86,10 +96,10 @@ def test_lr_of_another_scale_is_not_kept(source: Path, tmp_path: Path) -> None:
 
 def test_what_exists_is_kept_and_what_lacks_is_made(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    data_augmentation(source, out, [0.9, 0.6], workers=1)
+    data_augmentation(source, out, [0.9, 0.6], min_size=1, workers=1)
     (out / "b_s0.6.png").unlink()
     before = {name: (out / name).stat().st_mtime_ns for name in names(out)}
-    data_augmentation(source, out, [0.9, 0.6], workers=1)
+    data_augmentation(source, out, [0.9, 0.6], min_size=1, workers=1)
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     assert (pixels(out / "b_s0.6.png") == resized(pixels(source / "b.png"), 12, 13)).all()
 
@@ -176,7 +186,12 @@ def test_bad_lr_scales(source: Path, tmp_path: Path, scale: float) -> None:
 @pytest.mark.parametrize("scales", [[], [0], [1, -0.5], [float("nan")], [1.1]])
 def test_bad_augmentation_scales(source: Path, tmp_path: Path, scales: list[float]) -> None:
     with pytest.raises(InputError, match="--scales must be"):
-        data_augmentation(source, tmp_path / "out", scales, workers=1)
+        data_augmentation(source, tmp_path / "out", scales, min_size=1, workers=1)
+
+
+def test_bad_augmentation_size(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--min_size must be"):
+        data_augmentation(source, tmp_path / "out", [1], min_size=0, workers=1)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +212,7 @@ def test_bad_folders(source: Path, tmp_path: Path) -> None:
         (source, tmp_path / "file", "cannot make the folder"),
     ]:
         with pytest.raises(InputError, match=message):
-            data_augmentation(folder, out, [1], workers=1)
+            data_augmentation(folder, out, [1], min_size=1, workers=1)
     with pytest.raises(InputError, match="must differ"):
         generate_mod_lr_bic(source, tmp_path / "out", tmp_path / "out", 4, matlab_uint8=False, workers=1)
     assert names(tmp_path) == ["empty", "file", "in"]
@@ -206,7 +221,7 @@ def test_bad_folders(source: Path, tmp_path: Path) -> None:
 def test_two_images_of_one_name_are_refused(source: Path, tmp_path: Path) -> None:
     write_image(source / "a.bmp", picture(8, 8))
     with pytest.raises(InputError, match=r"a\.bmp and a\.png would both become a_s1\.png"):
-        data_augmentation(source, tmp_path / "out", [1], workers=1)
+        data_augmentation(source, tmp_path / "out", [1], min_size=1, workers=1)
 
 
 def test_command_goes_on_after_a_corrupt_file(source: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ def main() -> None:
     parser.add_argument(
         "--scales", type=float, nargs="+", default=[1, 0.9, 0.8, 0.7, 0.6], metavar="S", help="in (0,1]"
     )
+    parser.add_argument("--min_size", type=int, default=1, metavar="PX", help="leave out what is narrower or lower")
     args = parser.parse_args()
-    data_augmentation(args.input, args.output, args.scales, args.workers)
+    data_augmentation(args.input, args.output, args.scales, args.min_size, args.workers)
 
 
 if __name__ == "__main__":
