@@ -73,6 +73,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     for name in ("model.safetensors", "metrics.jsonl", "metrics.csv"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     one_state, two_state = (torch.load(folder / "state/00000008.pth", weights_only=True) for folder in (one, two))
+    assert one_state.pop("seconds") > 0 and two_state.pop("seconds") > 0
     leaves, others = tree_leaves(one_state), tree_leaves(two_state)
     assert len(leaves) == len(others) > 20
     for leaf, other in zip(leaves, others, strict=True):

@@ -13,8 +13,8 @@ from train_pcsr import Phase0, Phase1
 from utils.checkpoint import load_model
 from utils.config import load_config
 from utils.dist import Ranks
-from utils.engine import learning_rate
 from utils.muon import RMS, Muon
+from utils.schedule import learning_rate, progress_made
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
@@ -153,10 +153,34 @@ def test_phase1_moves_only_light_and_classifier() -> None:
 
 def test_schedule() -> None:
     spec = config_for(TINY_PCSR, iter_max=1000, learning_rate=1.0, learning_rate_min=1e-7, warmup=100).train
-    rates = [learning_rate(spec, i) for i in range(1, 1001)]
+    rates = [learning_rate(spec, i, progress_made(spec, i, 0.0)) for i in range(1, 1001)]
     assert rates[49] == pytest.approx(0.5) and rates[99] == 1 and rates[100] == 1
     assert rates[550] == pytest.approx(0.5, abs=1e-3) and rates[-1] < 1e-5
     assert rates[99:] == sorted(rates[99:], reverse=True)
+
+
+def test_a_stable_schedule_anneals_at_its_end() -> None:
+    settings = {"learning_rate": 1.0, "learning_rate_min": 1e-7, "schedule": "stable", "anneal": 0.5}
+    spec = config_for(TINY_PCSR, iter_max=1000, **settings).train
+    rates = [learning_rate(spec, i, progress_made(spec, i, 0.0)) for i in range(1, 1001)]
+    assert rates[:501] == [1.0] * 501 and rates[750] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.002)
+
+
+def test_a_time_limit_sets_the_pace() -> None:
+    spec = config_for(TINY_PCSR, iter_max=1000, learning_rate=1.0, learning_rate_min=1e-7, time_limit=2.0).train
+    assert progress_made(spec, 1, 60.0) == 0.5 and progress_made(spec, 901, 60.0) == 0.9
+    assert learning_rate(spec, 1, 0.5) == pytest.approx(0.5) and progress_made(spec, 3, 999.0) == 1.0
+
+
+def test_a_run_ends_with_its_time(cli: Cli, folders: Path) -> None:
+    limits = ["iter_max=100000", "time_limit=0.05", "schedule=stable", "val_every=100000"]
+    ran = cli("train.py", "--config", config("fsrcnn-x4"), "--name", "run", "--set", *SMALL, *limits)
+    assert ran.code == 0, ran.err
+    done = int(max((folders / "save/run/state").glob("*.pth")).stem)
+    assert 0 < done < 100_000
+    assert pd.read_csv(folders / "save/run/metrics.csv")["iteration"].tolist() == [done]
+    more = cli("train.py", "--config", config("fsrcnn-x4"), "--name", "run", "--resume", "--set", *SMALL, *limits)
+    assert more.code == 0 and int(max((folders / "save/run/state").glob("*.pth")).stem) == done  # nothing is left to do
 
 
 def test_phase0_trains_the_heavy_upsampler() -> None:

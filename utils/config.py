@@ -81,8 +81,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainSpec(Spec):
     iter_max: PositiveInt
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
-    learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # the cosine's end
+    learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # at the end
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
+    schedule: Literal["cosine", "stable"] = "cosine"  # stable: one rate, then a straight line down over `anneal`
+    anneal: float = Field(default=0.25, gt=0, le=1)  # share of the training in which the stable schedule ends
+    time_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # minutes of training, iter_max at most
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for weights, Adam for the rest
     loss: Literal["l1", "mse", "psnr"] = "l1"  # psnr: the logarithm of each patch's MSE

@@ -1,7 +1,6 @@
 """The training loop, shared by train.py and train_pcsr.py."""
 
 import argparse
-import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -29,6 +28,7 @@ from utils.muon import Muon
 from utils.progress import Progress
 from utils.resize import downscale
 from utils.runs import Log, State, begun_run, new_run, read_state, resumed_run, states, write_state
+from utils.schedule import Pace, learning_rate, set_rate
 from utils.stop import StopRequest
 
 Model = TypeVar("Model", Backbone, PCSR)
@@ -85,15 +85,6 @@ def run_folder(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, bool]:
     return from_main(ranks, choose)
 
 
-def learning_rate(spec: TrainSpec, iteration: int) -> float:
-    """Linear warm-up, then one cosine from learning_rate to learning_rate_min at iter_max; iterations count from 1."""
-    if iteration <= spec.warmup:
-        return spec.learning_rate * iteration / spec.warmup
-    progress = (iteration - 1 - spec.warmup) / max(1, spec.iter_max - spec.warmup)
-    cosine = (1 + math.cos(math.pi * progress)) / 2
-    return spec.learning_rate_min + (spec.learning_rate - spec.learning_rate_min) * cosine
-
-
 def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tensor]:
     """lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there, and p is patch_size at every scale."""
     hr = crops.batch(iteration).float().div_(255)
@@ -145,6 +136,15 @@ def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
     return [muon, Adam(left, lr=rate, betas=betas, fused=True)]
 
 
+def take_step(optimizers: Sequence[Optimizer], average: Average[Any] | None, iteration: int) -> None:
+    """Use up the gradients."""
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    if average:
+        average.update(iteration)
+
+
 def announce(config: Config, folder: Path, start: int, ranks: Ranks) -> None:
     last = config.train.iter_max
     if not ranks.main:
@@ -172,8 +172,10 @@ def open_crops(config: Config, ranks: Ranks) -> Crops:
     return crops
 
 
-def check_finite(recent: Tensor, iteration: int, crops: Crops) -> None:
-    """Raises InputError if one of the n losses up to this iteration, (n,), is not finite, naming its batch."""
+def check_finite(losses: list[Tensor], iteration: int, crops: Crops, ranks: Ranks) -> None:
+    """Use up the losses of the iterations up to this one. Raises InputError if one is not finite, naming its batch."""
+    recent = ranks.mean(torch.stack(losses))  # (n,)
+    losses.clear()
     bad = recent.isfinite().logical_not().nonzero()
     if bad.numel():
         first = iteration - len(recent) + 1 + int(bad[0])
@@ -184,7 +186,7 @@ def check_finite(recent: Tensor, iteration: int, crops: Crops) -> None:
 
 
 def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ranks: Ranks, resume: bool) -> None:
-    """Train `task` to iter_max, logging, validating and saving into `folder`.
+    """Train `task` to iter_max or the time limit, logging, validating and saving into `folder`.
 
     All that is drawn at random depends on the seed, the iteration and the rank alone, so that a run that was stopped
     and resumed takes the very same steps. Raises InputError for data, states or disks that cannot be used,
@@ -196,53 +198,50 @@ def train(config: Config, task: Task[Any], validate: Validate, folder: Path, ran
     average = Average(task.model, spec.ema_decay) if spec.ema_decay else None
     shipped = average.model if average else task.model
     state = State(task.model, average.model if average else None, optimizers)
-    start = state.load(from_main(ranks, lambda: read_state(folder, config))) if resume else 0
+    start, spent = state.load(from_main(ranks, lambda: read_state(folder, config))) if resume else (0, 0.0)
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
     announce(config, folder, start, ranks)
     log = Log(folder, ranks.main, start)
     recent: list[Tensor] = []  # losses not yet looked at
     begin_training(task, spec)
-    with StopRequest() as stop, Progress(folder.name, start, spec.iter_max, ranks.main) as progress:
-        for iteration in range(start + 1, spec.iter_max + 1):
-            rate = learning_rate(spec, iteration)  # schedule
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.zero_grad()
+    iteration, pace = start, Pace(spec, ranks, spent)
+    done = pace.progress(iteration + 1)
+    with StopRequest() as stop, Progress(folder.name, start, spec.iter_max, ranks.main) as shown:
+        while iteration < spec.iter_max and done < 1:
+            iteration += 1
+            rate = learning_rate(spec, iteration, done)  # schedule
+            set_rate(optimizers, rate)
 
             torch.manual_seed(random.Random(f"{spec.seed} {iteration} {ranks.rank}").getrandbits(63))
             losses = gradients(module, *patches(crops, iteration, config.data), spec)  # step
-            for optimizer in optimizers:
-                optimizer.step()
-            if average:
-                average.update(iteration)
-            progress.advance()
+            take_step(optimizers, average, iteration)
+            shown.advance()
 
-            ending = iteration == spec.iter_max or ranks.any(stop.signal is not None)
+            done = pace.progress(iteration + 1)
+            last = iteration == spec.iter_max or done >= 1
+            ending = last or ranks.any(stop.signal is not None)
             saving = ending or iteration % spec.save_every == 0
             recent.append(losses["loss"])
-            logging = iteration % spec.log_every == 0 or iteration == spec.iter_max
+            logging = iteration % spec.log_every == 0 or last
             if saving or logging or ranks.device.type == "cpu":  # log; reading a loss waits for the device
-                check_finite(ranks.mean(torch.stack(recent)), iteration, crops)
-                recent.clear()
+                check_finite(recent, iteration, crops, ranks)
             if logging:
                 scalars = {f"train/{name}": ranks.mean(value).item() for name, value in losses.items()}
                 log.write(iteration, {**scalars, "train/learning_rate": rate})
-                progress.losses(iteration, scalars)
+                shown.losses(iteration, scalars)
 
-            if iteration % spec.val_every == 0 or iteration == spec.iter_max:  # validate, each rank its share of images
+            if iteration % spec.val_every == 0 or last:  # validate, each rank its share of images
                 share_buffers(ranks, shipped)  # of the model that is saved
                 means = validation_means(gather_rows(ranks, validate(shipped)))
-                log.write(iteration, means)
-                log.write_table()
-                progress.validation(iteration, means)
+                log.write_validation(iteration, means)
+                shown.validation(iteration, means)
                 begin_training(task, spec)
 
             if saving and ranks.main:  # save; the state last, so that what it says is done is done
                 save_weights(folder, shipped, config)
-                write_state(folder, iteration, config, state.dump(), spec.keep_checkpoints)
-            if ending and iteration < spec.iter_max:
+                write_state(folder, iteration, config, state.dump(pace.seconds), spec.keep_checkpoints)
+            if ending and not last:
                 gather(ranks, iteration)  # torchrun ends all processes with the first: not before rank 0 has saved
                 raise stop.stopped(f"iteration {iteration} is saved in {folder}; go on with --resume")
     log.close()

@@ -33,7 +33,7 @@ JOB = "job"
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
 CHANGEABLE = {
     *("data.val", "data.cache_dir"),
-    *("train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
+    *("train.time_limit", "train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
 }
 
 
@@ -82,19 +82,20 @@ class State:
     average: nn.Module | None
     optimizers: Sequence[Optimizer]
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self, seconds: float) -> dict[str, Any]:
         average = self.average.state_dict() if self.average else None
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        return {"model": self.model.state_dict(), "average": average, "optimizers": optimizers}
+        model = self.model.state_dict()
+        return {"seconds": seconds, "model": model, "average": average, "optimizers": optimizers}
 
-    def load(self, state: dict[str, Any]) -> int:
-        """Take up what `read_state` returned; returns its iteration."""
+    def load(self, state: dict[str, Any]) -> tuple[int, float]:
+        """Take up what `read_state` returned; returns its iteration and the seconds of training until then."""
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
         for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(content)
-        return int(state["iteration"])
+        return int(state["iteration"]), float(state.get("seconds", 0.0))
 
 
 def write_state(folder: Path, iteration: int, config: Config, state: dict[str, Any], keep: int) -> None:
@@ -170,8 +171,9 @@ class Log:
         except OSError as error:
             raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
 
-    def write_table(self) -> None:
-        """metrics.csv: every validation so far."""
+    def write_validation(self, iteration: int, means: dict[str, float]) -> None:
+        """Append to the logs, and to metrics.csv, which has every validation so far."""
+        self.write(iteration, means)
         if not self.active:
             return
         records = pd.read_json(self.folder / "metrics.jsonl", lines=True)
