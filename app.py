@@ -17,11 +17,11 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
+from models.checkpoint import SAVE
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
-from utils.page import Limits
-from utils.runs import SAVE
-from utils.studio import Studio, models_in
+from web.source import Limits
+from web.studio import Studio, models_in
 
 NEEDS = "requirements-app.txt"
 
@@ -56,7 +56,7 @@ def main() -> None:
         root = Path(folder).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(root)  # read as the page is built
         try:
-            web = importlib.import_module("utils.web")
+            web = importlib.import_module("web.page")
         except ModuleNotFoundError as error:
             raise InputError(f"the page needs {error.name}: pip install -r {NEEDS}") from None
         signal.signal(signal.SIGTERM, stop)

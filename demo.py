@@ -11,14 +11,7 @@ from pathlib import Path
 
 import skimage.data
 
-from models.pcsr import PCSR
-from utils.batch import Outcome, Upscale, upscale_all
-from utils.device import pick_device
-from utils.encode import QUALITY
-from utils.errors import InputError, Parser, run
-from utils.image import read_image
-from utils.inputs import find_images
-from utils.options import (
+from evaluation.options import (
     add_decision_options,
     add_model_options,
     checked_scale,
@@ -27,12 +20,19 @@ from utils.options import (
     refinement,
     settings,
 )
-from utils.outputs import Naming, fingerprint, short
-from utils.report import format_table, image_table, summarise, summary_json
-from utils.restore import Setting
-from utils.restore_pcsr import pcsr_restorer
-from utils.simulate import simulate
-from utils.visual import OPACITY
+from evaluation.report import format_table, image_table, summarise, summary_json
+from evaluation.simulate import simulate
+from inference.batch import Outcome, Upscale, upscale_all
+from inference.inputs import find_images
+from inference.outputs import Naming, fingerprint, short
+from inference.restore import Setting
+from inference.restore_pcsr import pcsr_restorer
+from inference.visual import OPACITY
+from models.pcsr import PCSR
+from utils.device import pick_device
+from utils.encode import QUALITY
+from utils.errors import InputError, Parser, run
+from utils.image import read_image
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")

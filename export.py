@@ -18,15 +18,15 @@ from pathlib import Path
 import skimage.data
 from torch import Tensor
 
+from evaluation.options import checked_scale, refinement
+from inference.onnx import INSTALL, check_target, described, require_onnx, start, to_onnx
+from inference.onnx_check import largest_difference
 from models.blocks import Backbone
+from models.checkpoint import load_model
 from models.pcsr import PCSR
-from utils.checkpoint import load_model
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
-from utils.onnx import INSTALL, check_target, described, require_onnx, start, to_onnx
-from utils.onnx_check import largest_difference
-from utils.options import checked_scale, refinement
 from utils.resize import downscale
 
 NOT_STATED = "not stated"

@@ -12,13 +12,13 @@ import sys
 import typing
 
 if typing.TYPE_CHECKING:
-    from utils.upscaler import Upscaler
+    from inference.upscaler import Upscaler
 
 dependencies = [
     *("torch", "numpy", "cv2", "PIL", "yaml", "pydantic", "safetensors", "tqdm", "psutil", "fast_pytorch_kmeans")
 ]
 _ROOT = pathlib.Path(__file__).resolve().parent
-_PACKAGES = ("models", "utils")
+_PACKAGES = ("inference", "models", "utils")
 
 
 def carn_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
@@ -40,7 +40,7 @@ def _load(shipped: str, weights: str | None, device: str) -> "Upscaler":
     """Weights that ship, or others. Raises ValueError, one line, if there are none."""
     path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
     with _own_packages():
-        from utils.upscaler import Upscaler  # noqa: PLC0415 - after this repository's packages have become visible
+        from inference.upscaler import Upscaler  # noqa: PLC0415 - after this repository's packages have become visible
 
         if weights is None and not path.is_dir():
             raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")

@@ -1,10 +1,10 @@
 """Evaluate an original model: python test.py --config configs/carn-x4.yaml --hr_data DIR --per_image"""
 
+from evaluation.options import chosen_model, eval_parser, large, run_evaluation
+from inference.restore import bicubic_restorer, original_restorer
 from models.blocks import Backbone
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
-from utils.options import chosen_model, eval_parser, large, run_evaluation
-from utils.restore import bicubic_restorer, original_restorer
 
 
 def main() -> None:

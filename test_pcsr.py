@@ -1,10 +1,18 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
+from evaluation.options import (
+    add_decision_options,
+    chosen_model,
+    eval_parser,
+    large,
+    refinement,
+    run_evaluation,
+    settings,
+)
+from inference.restore_pcsr import pcsr_restorer
 from models.pcsr import PCSR
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
-from utils.options import add_decision_options, chosen_model, eval_parser, large, refinement, run_evaluation, settings
-from utils.restore_pcsr import pcsr_restorer
 
 
 def main() -> None:

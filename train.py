@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from datasets.folder import PairedFolder
+from evaluation.evaluate import Protocol, Row, evaluate
+from inference.restore import original_restorer
 from models.blocks import Backbone
 from models.build import build_original
-from models.pieces import deviation
-from utils.checkpoint import load_model
+from models.checkpoint import load_model
+from training.engine import Task, read_config, run_folder, train, train_parser
+from training.losses import deviation
 from utils.config import OriginalSpec
 from utils.dist import run_rank, start_ranks, stop_ranks
-from utils.engine import Task, read_config, run_folder, train, train_parser
 from utils.errors import InputError
-from utils.evaluate import Protocol, Row, evaluate
-from utils.restore import original_restorer
 
 
 class OriginalTask(Task[Backbone]):

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from datasets.folder import PairedFolder
+from evaluation.evaluate import Protocol, Row, evaluate
+from inference.restore import Setting
+from inference.restore_pcsr import REFINE, pcsr_restorer
 from models.build import build_pcsr
-from models.fold import folded
+from models.checkpoint import load_model
+from models.fast.fold import folded
 from models.pcsr import PCSR, rows_of
-from models.pieces import Piece, queries, summed
-from utils.checkpoint import load_model
+from training.engine import Task, read_config, run_folder, train, train_parser
+from training.losses import Piece, queries, summed
 from utils.config import PCSRSpec, TrainSpec
 from utils.dist import Ranks, run_rank, start_ranks, stop_ranks
-from utils.engine import Task, read_config, run_folder, train, train_parser
 from utils.errors import InputError
-from utils.evaluate import Protocol, Row, evaluate
-from utils.restore import Setting
-from utils.restore_pcsr import REFINE, pcsr_restorer
 
 
 class Phase0(Task[PCSR]):

@@ -4,7 +4,8 @@ python benchmarks/axes.py --models save/fsrcnn-pcsr-phase1 save/fsrcnn-pcsr-phas
 python benchmarks/axes.py --models save/fsrcnn-pcsr-phase1-multiscale --hr_data data/Set14 --scales 2 2.5 3 4
 
 Whole images, LR made from HR and rounded to 8 bits, refined; each model under its own rules. axes.csv has the means;
-MODEL/DATASET-xSCALE/ has what test_pcsr.py writes, of which `python -m utils.report --compare` takes two images.csv.
+MODEL/DATASET-xSCALE/ has what test_pcsr.py writes, of which `python -m evaluation.report --compare` takes two
+images.csv.
 """
 
 import argparse
@@ -19,16 +20,16 @@ import torch
 from tqdm import tqdm
 
 from datasets.folder import PairedFolder
+from evaluation.evaluate import Protocol, evaluate
+from evaluation.options import checked_scale
+from evaluation.report import write_report
+from inference.restore import Setting
+from inference.restore_pcsr import REFINE, pcsr_restorer
+from models.checkpoint import load_model
 from models.pcsr import PCSR
-from utils.checkpoint import load_model
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
-from utils.evaluate import Protocol, evaluate
 from utils.files import list_images, write_atomic
-from utils.options import checked_scale
-from utils.report import write_report
-from utils.restore import Setting
-from utils.restore_pcsr import REFINE, pcsr_restorer
 
 SETTINGS = [Setting("k", -1), Setting("k", 0), Setting("k", 1), Setting("adaptive")]
 PHASE_0 = [Setting("k")]  # a single upsampler leaves nothing to decide

@@ -35,14 +35,14 @@ from benchmarks.show import KEYS, format_table, plot
 from benchmarks.ways import AS_PUBLISHED, SCALE, Output, Source, Way, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
+from evaluation.metrics import psnr
+from evaluation.report import table_json
+from inference.onnx import INSTALL
 from models.build import BACKBONES
 from utils.device import add_device_option, pick_device, synchronize
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
 from utils.image import read_image, to_tensor
-from utils.metrics import psnr
-from utils.onnx import INSTALL
-from utils.report import table_json
 from utils.resize import downscale
 
 REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ways import Source, ways
+from inference.restore import Setting
 from utils.device import pick_device
-from utils.restore import Setting
 
 STATUS = Path("/proc/self/status")
 MB = 1e6

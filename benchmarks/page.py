@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint import SAVE
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 from benchmarks.tables import ROOT
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
-from utils.runs import SAVE
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MODULES = {name: importlib.util.find_spec(name) for name in ("gradio", "selenium")}

@@ -30,15 +30,15 @@ from tqdm import tqdm
 
 from benchmarks.ways import SCALE, load_pcsr
 from datasets.folder import Pair, paired_folders
+from evaluation.metrics import psnr
+from evaluation.report import table_json
+from inference.restore import Large, Restore, Restored, Setting
+from inference.restore_pcsr import REFINE, pcsr_restorer
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
-from utils.metrics import psnr
-from utils.report import table_json
-from utils.restore import Large, Restore, Restored, Setting
-from utils.restore_pcsr import REFINE, pcsr_restorer
-from utils.tiling import Tiling, starts
+from utils.patches import Tiling, starts
 
 OVERLAP = 4  # LR pixels that neighbouring patches share: the published 32/28
 WHOLE = "whole"

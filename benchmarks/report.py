@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.page import MISSING
 from benchmarks.tables import ROOT, fill, texts
-from utils.checkpoint import WEIGHTS
+from models.checkpoint import WEIGHTS
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
 

@@ -36,20 +36,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.routing_report import add_way, format_table, plot, summarise
+from benchmarks.scores import compose, gradient_score, heaviest, patch_score, random_score, squared_error
 from benchmarks.ways import SCALE, load_pcsr
 from datasets.folder import Pair, paired_folders
+from evaluation.metrics import decibels, levels, shaved
+from evaluation.report import table_json
+from inference.restore import Clock, place
 from models.decide import heaviness
-from models.fast import prepare
+from models.fast.engine import prepare
+from models.flops import PCSRFlops, pcsr_flops
 from models.pcsr import PCSR, Encoded, refine
-from models.routing import compose, gradient_score, heaviest, patch_score, random_score, squared_error
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
-from utils.flops import PCSRFlops, pcsr_flops
-from utils.metrics import decibels, levels, shaved
-from utils.report import table_json
 from utils.resize import scaled_size
-from utils.restore import Clock, place
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rule:
-    score: Callable[[Scene], Tensor]  # -> (1,H,W), see models/routing.py
+    score: Callable[[Scene], Tensor]  # -> (1,H,W), see benchmarks/scores.py
     timed: bool = True  # a decision that one could take
     alone: bool = False  # does without the classifier
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.onnx import start, to_onnx
+from inference.onnx_check import TOLERANCE, largest_difference
+from inference.restore_pcsr import REFINE
 from models.blocks import Backbone
 from models.pcsr import PCSR
-from utils.onnx import start, to_onnx
-from utils.onnx_check import TOLERANCE, largest_difference
-from utils.restore_pcsr import REFINE
 
 OURS = "ours onnxruntime"
 ORIGINALS = {"original onnxruntime": "onnxruntime", "original openvino": "openvino"}

@@ -25,10 +25,10 @@ from models.build import build_original, build_pcsr
 from models.pcsr import PCSR, bilinear
 from train import OriginalTask
 from train_pcsr import Phase0, Phase1
+from training.engine import Task
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option, pick_device, synchronize
 from utils.dist import Ranks
-from utils.engine import Task
 from utils.errors import Parser, run
 from utils.files import write_atomic
 

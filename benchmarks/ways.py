@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from benchmarks import published, runtimes
+from inference.restore import Setting
+from inference.restore_pcsr import REFINE, pcsr_restorer
 from models.blocks import Backbone
 from models.build import build
-from models.fast import prepare
-from models.fold import folded
+from models.checkpoint import load_model
+from models.fast.engine import prepare
+from models.fast.fold import folded
+from models.flops import Flops, network_flops
 from models.pcsr import PCSR
-from utils.checkpoint import load_model
 from utils.config import load_config
 from utils.errors import InputError
-from utils.flops import Flops, network_flops
 from utils.image import Array
-from utils.restore import Setting
-from utils.restore_pcsr import REFINE, pcsr_restorer
 
 SCALE = 4
 SETTINGS = {

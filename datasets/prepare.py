@@ -26,8 +26,8 @@ from datasets.folder import lr_size, mod_crop
 from utils.errors import InputError, Parser
 from utils.files import list_images
 from utils.image import Array, is_whole, read_image, stored_size, to_pixels, to_tensor, write_image
+from utils.patches import starts
 from utils.resize import downscale, imresize, imresize_matlab_uint8
-from utils.tiling import starts
 
 Files = Iterable[tuple[Path, Array]]  # what to write where: (H,W,3) uint8 or uint16
 

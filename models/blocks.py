@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.part import reach
-from utils.flops import Call, Countable
+from models.flops import Call, Countable
+from models.tile import reach
 
 
 def conv3x3(in_channels: int, out_channels: int, groups: int = 1) -> nn.Conv2d:

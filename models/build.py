@@ -8,13 +8,13 @@ from torch import nn
 
 from models.blocks import Backbone
 from models.carn import CARNEncoder, CARNTail
+from models.flops import mlp_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.srresnet import SRResNetEncoder, SRResNetTail
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
-from utils.flops import mlp_flops
 
 
 class Parts(NamedTuple):

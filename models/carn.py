@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import conv3x3, shuffle_factors, shuffle_tail_calls
-from utils.flops import Call
+from models.flops import Call
 
 GROUPS = 4
 

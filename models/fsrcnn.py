@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from models.blocks import conv3x3
-from utils.flops import Call
+from models.flops import Call
 
 SHRINK = 12  # s
 MAPPINGS = 4  # m

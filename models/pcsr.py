@@ -10,10 +10,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from models.flops import Countable, PCSRFlops, pcsr_flops
 from models.grid import Axis, axis, blend
 from models.mlp import FirstLayer, PixelMLP
-from models.part import Part, reach, whole, with_halo
-from utils.flops import Countable, PCSRFlops, pcsr_flops
+from models.tile import Part, reach, whole, with_halo
 
 BLOCK_PIXELS = (
     1 << 16

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import conv3x3, shuffle_factors, shuffle_tail_calls
-from utils.flops import Call
+from models.flops import Call
 
 BLOCKS = 16
 SLOPE = 0.1  # of the LeakyReLUs

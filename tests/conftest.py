@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from models.build import build
+from models.checkpoint import save_weights
 from models.pcsr import PCSR
-from utils.checkpoint import save_weights
 from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec
 from utils.image import write_image
 

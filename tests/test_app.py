@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
+from inference.restore import Setting
+from inference.restore_pcsr import pcsr_restorer
 from models.build import build_pcsr
+from models.checkpoint import load_model, save_weights
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny
-from utils.checkpoint import load_model, save_weights
 from utils.image import read_image, to_tensor, write_image
-from utils.restore import Setting
-from utils.restore_pcsr import pcsr_restorer
 
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
@@ -196,7 +196,7 @@ def test_bad_options(args: list[str], message: str, cli: Cli) -> None:
 def test_without_gradio(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path / "save" / "tiny", TINY_PCSR)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "utils.web", raising=False)
+    monkeypatch.delitem(sys.modules, "web.page", raising=False)
     outcome = cli("app.py", "--device", "cpu")
     assert outcome.code == 2 and outcome.err == "error: the page needs gradio: pip install -r requirements-app.txt\n"
     assert cli("app.py", "--help").code == 0

@@ -40,7 +40,7 @@ def test_every_model_and_scale_as_test_pcsr_measures_it(cli: Cli, work: Path) ->
         for key in ("images", "psnr", "heavy_share", "flops_paper", "flops_executed"):
             assert found[key] == pytest.approx(row[key], rel=1e-5), key
     files = ("out/m3/hr-x4/images.csv", "out/plain/hr-x4/images.csv", "--json")
-    compared = cli("utils/report.py", "--compare", *files)
+    compared = cli("evaluation/report.py", "--compare", *files)
     assert [row["setting_a"] for row in json.loads(compared.out.splitlines()[-1])] == settings
 
 

@@ -12,14 +12,14 @@ import torch
 
 from benchmarks import inference, published, runtimes
 from benchmarks.ways import Source, Way, ways
+from inference.onnx import INSTALL
+from inference.restore import Setting
 from models.build import build_original, build_pcsr
 from models.decide import assign_k
 from models.pcsr import refine
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
 from utils.config import OriginalSpec
 from utils.image import read_image
-from utils.onnx import INSTALL
-from utils.restore import Setting
 
 
 @pytest.mark.parametrize("size", [(36, 48), (23, 32)])

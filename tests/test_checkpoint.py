@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.build import build
+from models.checkpoint import load_model, save_weights
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
-from utils.checkpoint import load_model, save_weights
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.errors import InputError
 from utils.files import write_atomic

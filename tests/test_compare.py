@@ -1,4 +1,4 @@
-"""`python -m utils.report --compare A B`."""
+"""`python -m evaluation.report --compare A B`."""
 
 import json
 import math
@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.compare import interval
 from tests.conftest import TINY_PCSR, Cli, Outcome, make_folder, save_tiny
-from utils.compare import interval
 
 
 def table(path: Path, psnr: dict[str, list[float]], dataset: str = "Set", first: int = 0) -> Path:
@@ -26,7 +26,7 @@ def table(path: Path, psnr: dict[str, list[float]], dataset: str = "Set", first:
 @pytest.fixture
 def report(cli: Cli) -> Cli:
     def call(*args: object) -> Outcome:
-        return cli("utils/report.py", "--compare", *args)
+        return cli("evaluation/report.py", "--compare", *args)
 
     return call
 

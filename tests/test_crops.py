@@ -10,7 +10,7 @@ import torch
 
 from datasets import cache as cache_module
 from datasets.cache import Cache, cache_place, open_cache
-from datasets.sr import Crops, gather_mapped, gather_resident
+from datasets.crops import Crops, gather_mapped, gather_resident
 from tests.conftest import make_folder, photo
 from utils.config import DataSpec
 from utils.errors import InputError

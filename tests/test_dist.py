@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 from datasets.folder import PairedFolder
+from evaluation.evaluate import Protocol, evaluate
+from inference.restore import original_restorer
 from models.blocks import Backbone
 from models.build import build_original
+from models.checkpoint import load_model
+from models.flops import network_flops
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
-from utils.checkpoint import load_model
+from training.engine import train
 from utils.config import OriginalSpec
 from utils.dist import Ranks, check_restarts, gather, synchronize_batchnorm
-from utils.engine import train
 from utils.errors import InputError
-from utils.evaluate import Protocol, evaluate
-from utils.flops import network_flops
 from utils.launch import main as launch
-from utils.restore import original_restorer
 
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
 TWO = Ranks(1, 2, torch.device("cpu"))

@@ -19,10 +19,10 @@ from torch import nn
 
 from benchmarks.tables import fill, texts
 from models import build
-from models.part import reach
-from models.program import Program
+from models.fast.program import Program
+from models.flops import network_flops
+from models.tile import reach
 from tests.conftest import ROOT, make_folder, photo
-from utils.flops import network_flops
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

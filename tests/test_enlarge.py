@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from inference.picture import enlarge
+from inference.restore import Restore, Setting
+from inference.restore_pcsr import pcsr_restorer
 from models.build import build
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, photo
 from tests.test_image import samples
-from utils.enlarge import enlarge
 from utils.image import Image, to_tensor
 from utils.resize import imresize
-from utils.restore import Restore, Setting
-from utils.restore_pcsr import pcsr_restorer
 
 
 @pytest.fixture

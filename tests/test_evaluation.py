@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from datasets.folder import PairedFolder
-from models.fast import FastPCSR
-from models.part import Part
+from evaluation.metrics import psnr, ssim
+from models.checkpoint import load_model
+from models.fast.engine import FastPCSR
 from models.pcsr import PCSR
+from models.tile import Part
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
-from utils.checkpoint import load_model
 from utils.errors import InputError
 from utils.image import read_image, to_tensor, write_image
-from utils.metrics import psnr, ssim
 from utils.resize import downscale, imresize
 
 KEYS = [
@@ -92,8 +92,8 @@ def test_other_numbers_of_layers_and_upsamplers(
     rules = ("--k", "-99", "-1", "0", "1", "inf", "--budget", "0.9", "--adaptive", "--save_images", "--json")
     args = ("test_pcsr.py", "--model", "save/variant", "--hr_data", "hr", "--per_image", *rules)
     outcomes = [cli(*args)]
-    monkeypatch.setattr("models.fast.load_kernels", lambda: None)
-    monkeypatch.setattr("utils.finish.load_kernels", lambda: None)
+    monkeypatch.setattr("models.fast.engine.load_kernels", lambda: None)
+    monkeypatch.setattr("inference.finish.load_kernels", lambda: None)
     outcomes.append(cli(*args))
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     fast, plain = (pd.DataFrame(json.loads(outcome.out.splitlines()[-1])) for outcome in outcomes)

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from inference.graph import PCSRGraph
+from inference.onnx import INSTALL, start, to_onnx
+from inference.onnx_check import check_assignment, largest_difference
 from models.build import build
+from models.checkpoint import load_model
 from models.fsrcnn import FSRCNNEncoder
-from models.graph import PCSRGraph
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
 from tests.test_graph import balance, model_of
-from utils.checkpoint import load_model
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
-from utils.onnx import INSTALL, start, to_onnx
-from utils.onnx_check import check_assignment, largest_difference
 
 SPECS: dict[str, PCSRSpec | OriginalSpec] = {
     "fsrcnn": TINY_PCSR,
@@ -160,11 +160,11 @@ def test_bad_options(options: tuple[str, ...], message: str, cli: Cli, tmp_path:
 def test_without_the_packages(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path / "tiny", TINY_PCSR)
     find_spec, absent = importlib.util.find_spec, {"onnx", "onnxruntime"}
-    monkeypatch.setattr("utils.onnx.find_spec", lambda name: None if name in absent else find_spec(name))
+    monkeypatch.setattr("inference.onnx.find_spec", lambda name: None if name in absent else find_spec(name))
     outcome = cli("export.py", "--model", "tiny", "--onnx", "a.onnx")
     assert outcome.code == 2 and outcome.err == f"error: onnx is not installed: {INSTALL}\n"
     pytest.importorskip("onnx", reason=INSTALL)
-    monkeypatch.setattr("utils.onnx.find_spec", find_spec)
+    monkeypatch.setattr("inference.onnx.find_spec", find_spec)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     outcome = cli("export.py", "--model", "tiny", "--onnx", "a.onnx")
     assert outcome.code == 0 and "not compared" in outcome.out and (tmp_path / "a.onnx").exists()

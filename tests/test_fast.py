@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import convs, kernel
 from models.build import build_pcsr
-from models.convs import Runner
 from models.decide import assign_k
-from models.fast import FastPCSR, prepare
+from models.fast import convs, kernel
+from models.fast.convs import Runner
+from models.fast.engine import FastPCSR, prepare
 from models.pcsr import PCSR
 from tests.conftest import ROOT, TINY_PCSR
 from utils.config import PCSRSpec
@@ -123,7 +123,8 @@ def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])
 def test_without_a_compiler_torch_does_it(compiler: str, tmp_path: Path) -> None:
     code = (
-        "from models.fast import prepare; from models.build import build_pcsr; from tests.conftest import TINY_PCSR;"
+        "from models.fast.engine import prepare; from models.build import build_pcsr;"
+        "from tests.conftest import TINY_PCSR;"
         "model = build_pcsr(TINY_PCSR); print(type(prepare(model)).__name__, type(prepare(model)).__name__)"
     )
     environment = {"CXX": compiler, "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}

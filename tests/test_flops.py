@@ -4,9 +4,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.build import build_original, build_pcsr
 from models.carn import CARNEncoder
+from models.flops import network_flops
 from tests.conftest import ROOT
 from utils.config import OriginalSpec, PCSRSpec, load_config
-from utils.flops import network_flops
 
 LR_PIXELS, HR_PIXELS = 32 * 32, 128 * 128
 # Millions per 32x32 LR patch at x4, paper account: original, encoder, heavy, light, classifier (published counter)

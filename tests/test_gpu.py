@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.build import build_pcsr
-from models.fast import FastPCSR, prepare, with_triton
+from models.fast.engine import FastPCSR, prepare, with_triton
 from models.grid import axis
 from models.mlp import PixelMLP
 from models.pcsr import rows_of
@@ -28,7 +28,7 @@ def gpu() -> Iterator[ModuleType]:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is declared and at its first launch
         pytest.importorskip("triton", reason="Triton is not installed: it comes with the CUDA builds of torch")
-        yield importlib.import_module("models.gpu")
+        yield importlib.import_module("models.fast.gpu")
 
 
 def mlp_of(hidden: tuple[int, ...], outputs: int = 3) -> PixelMLP:
@@ -107,7 +107,7 @@ def test_refusals(gpu: ModuleType) -> None:
 
 
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "models.gpu", None)  # as if it could not be imported
+    monkeypatch.setitem(sys.modules, "models.fast.gpu", None)  # as if it could not be imported
     model = build_pcsr(TINY_PCSR)
     assert with_triton(model) is model
     err = capsys.readouterr().err

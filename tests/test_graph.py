@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from inference.graph import PCSRGraph
 from models.build import build_pcsr
 from models.decide import assign_k
-from models.graph import PCSRGraph
 from models.pcsr import PCSR, refine
 from tests.conftest import TINY_PCSR
 from utils.resize import scaled_size

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from inference.inputs import find_images
 from tests.conftest import photo
 from utils.errors import InputError
 from utils.image import write_image
-from utils.inputs import find_images
 
 
 def test_files_folders_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

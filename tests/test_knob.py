@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from inference.encoding import Knob, held_bytes
+from inference.restore import LARGE, Large, Setting
+from inference.restore_pcsr import Worker, least_budget, pcsr_restorer
 from models.build import build_pcsr
 from tests.conftest import TINY_PCSR
 from utils.config import PCSRSpec
 from utils.errors import InputError
-from utils.knob import Knob, held_bytes
-from utils.restore import LARGE, Large, Setting
-from utils.restore_pcsr import Worker, least_budget, pcsr_restorer
 
 CPU = torch.device("cpu")
 M3 = TINY_PCSR.model_copy(update={"upsamplers": ((4,), (6,), (8, 8))})

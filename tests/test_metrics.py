@@ -4,8 +4,8 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from utils import metrics
-from utils.metrics import psnr, ssim
+from evaluation import metrics
+from evaluation.metrics import psnr, ssim
 
 
 def test_psnr_of_a_known_error() -> None:

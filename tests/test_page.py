@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from inference.restore import Setting
+from inference.restore_pcsr import least_budget, pcsr_restorer
+from models.checkpoint import load_model
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
-from utils.checkpoint import load_model
 from utils.errors import InputError
 from utils.image import read_image, to_tensor, write_image
-from utils.page import Ask, Limits, setting_of
-from utils.restore import Setting
-from utils.restore_pcsr import least_budget, pcsr_restorer
-from utils.studio import Answer, Knobs, Studio, models_in
+from web.source import Ask, Limits, setting_of
+from web.studio import Answer, Knobs, Studio, models_in
 
 CPU = torch.device("cpu")
 KNOBS = Knobs("k", 0.1, 0.9, True, "bicubic")
@@ -131,7 +131,7 @@ def test_visitors_do_not_meet(studio: Studio, monkeypatch: pytest.MonkeyPatch) -
     studio.forget("one")
     studio.forget("nobody")
     assert two.after.exists() and not one.after.parents[1].exists()
-    monkeypatch.setattr("utils.studio.VISITORS", 1)
+    monkeypatch.setattr("web.studio.VISITORS", 1)
     last(studio, ask_for(studio), visitor="three")
     assert list(studio.visits) == ["three"] and len(list(studio.root.iterdir())) == 1
 
@@ -139,7 +139,7 @@ def test_visitors_do_not_meet(studio: Studio, monkeypatch: pytest.MonkeyPatch) -
 def test_old_files_go(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [last(studio, ask_for(studio), replace(KNOBS, k=k / 10)) for k in range(2)]
     assert all(answer.after.exists() for answer in answers)
-    monkeypatch.setattr("utils.studio.LOADING", -1)
+    monkeypatch.setattr("web.studio.LOADING", -1)
     answers.append(last(studio, ask_for(studio), replace(KNOBS, k=1.0)))
     assert [answer.after.exists() for answer in answers] == [False, False, True]
     answer = last(studio, ask_for(studio, scale=2.0))
@@ -152,7 +152,7 @@ def test_memory_is_taken_from_those_who_came_first(studio: Studio, monkeypatch: 
     visit = studio.visits["one"]
     assert visit.source is not None
     studio.limits = replace(studio.limits, held=visit.source.nbytes)
-    monkeypatch.setattr("utils.studio.ENCODINGS", 1)
+    monkeypatch.setattr("web.studio.ENCODINGS", 1)
     last(studio, ask_for(studio), visitor="two")
     assert visit.source is None and studio.visits["two"].source is not None
     assert first.after.exists()  # what the first one sees and may download stays

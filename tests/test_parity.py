@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.blocks import Backbone
+from models.checkpoint import load_model
 from models.decide import assign_adaptive, assign_k
+from models.flops import network_flops
 from models.pcsr import PCSR, refine
-from utils.checkpoint import load_model
-from utils.flops import network_flops
 
 IMAGES = ["woman", "butterfly"]
 SCALES = [4, 2, 3, 2.5]

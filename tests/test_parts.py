@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import fast
+from inference import finish
+from inference.memory import cut
+from inference.restore import Large, Setting, original_restorer
+from inference.restore_pcsr import pcsr_restorer
 from models.build import build
-from models.fast import FastPCSR, prepare
-from models.kernel import load_kernels
-from models.part import Part, reach, whole
+from models.fast import engine as fast
+from models.fast.engine import FastPCSR, prepare
+from models.fast.kernel import load_kernels
 from models.pcsr import bilinear, refine
+from models.tile import Part, reach, whole
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR
-from utils import finish
 from utils.config import OriginalSpec, PCSRSpec
-from utils.memory import cut
-from utils.restore import Large, Setting, original_restorer
-from utils.restore_pcsr import pcsr_restorer
 
 BACKBONES = {"carn": 19, "srresnet": 33, "fsrcnn": 6}  # halos
 CPU = torch.device("cpu")

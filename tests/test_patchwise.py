@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.patchwise import seams
 from tests.conftest import TINY_PCSR, Cli, make_folder, save_tiny
-from utils.tiling import Tiling
+from utils.patches import Tiling
 
 
 def test_seams_of_a_small_case() -> None:

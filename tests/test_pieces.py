@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import models.pieces
+import training.losses
 from models.build import build_pcsr
-from models.fold import folded
+from models.fast.fold import folded
 from models.pcsr import PCSR
-from models.pieces import FLOOR, queries
 from tests.conftest import TINY_PCSR
 from train_pcsr import Phase0, Phase1
+from training.engine import Task
+from training.losses import FLOOR, queries
 from utils.config import PCSRSpec
 from utils.dist import Ranks
-from utils.engine import Task
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SIZES = [(32, 32), (21, 27)]  # HR of 8x8 LR: an integer scale and one that is none, different along the axes
@@ -75,7 +75,7 @@ def assert_same(
 def test_phase0_gradients_are_exact(
     backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)  # several pieces per image, the last one shorter
+    monkeypatch.setattr(training.losses, "PIECE_PIXELS", 300)  # several pieces per image, the last one shorter
     task = Phase0(build_pcsr(spec(backbone, 1)), loss=loss).train()
     for lr in (torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8).contiguous(memory_format=torch.channels_last)):
         assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
@@ -95,7 +95,7 @@ def test_phase1_gradients_are_exact(
     loss: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models.pieces, "PIECE_PIXELS", 300)
+    monkeypatch.setattr(training.losses, "PIECE_PIXELS", 300)
     model = build_pcsr(spec(backbone, upsamplers, hidden_classifier))
     for towards_heavy in (-1.0, 1.0):  # on both sides of the average loss's kink
         assert model.classifier is not None
@@ -111,7 +111,7 @@ def test_one_piece_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) ->
     task = Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE, loss=loss).train()
     lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
     _, several = gradients(task, lambda: task(lr, hr)["loss"])
-    monkeypatch.setattr(models.pieces, "CACHED", ())
+    monkeypatch.setattr(training.losses, "CACHED", ())
     _, one = gradients(task, lambda: task(lr, hr)["loss"])
     for name, gradient in several.items():
         torch.testing.assert_close(gradient, one[name], rtol=1e-4, atol=1e-5)

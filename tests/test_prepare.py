@@ -13,8 +13,8 @@ from datasets.prepare import data_augmentation, extract_subimages, generate_mod_
 from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.image import Array, read_image, to_tensor, write_image
+from utils.patches import starts
 from utils.resize import imresize, imresize_matlab_uint8
-from utils.tiling import starts
 
 
 def picture(height: int, width: int, seed: int = 0, bits: int = 8) -> Array:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from models.checkpoint import load_model
 from tests.conftest import ROOT, Cli, make_folder
-from utils.checkpoint import load_model
-from utils.progress import Progress
+from training.progress import Progress
 
 JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),
@@ -99,7 +99,7 @@ def test_signals(job: str, number: signal.Signals, cli: Cli, folders: Path, monk
 @pytest.mark.parametrize(
     "module,name,call,torn",
     [
-        ("utils.progress", "Progress.advance", 5, None),  # between checkpoints
+        ("training.progress", "Progress.advance", 5, None),  # between checkpoints
         # a checkpoint syncs config, weights and state, a validation its table
         ("os", "fsync", 6, ".model.safetensors.*"),  # within the second write of weights
         ("os", "fsync", 7, "state/.*"),  # and of a state

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.routing import Router
+from benchmarks.scores import compose, gradient_score, heaviest, patch_score, random_score, squared_error
 from datasets.folder import Pair
+from evaluation.metrics import psnr
 from models.build import build_pcsr
 from models.decide import assign_budget, heaviness
-from models.fast import prepare
+from models.fast.engine import prepare
 from models.pcsr import bilinear, refine
-from models.routing import compose, gradient_score, heaviest, patch_score, random_score, squared_error
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.errors import InputError
 from utils.image import read_image
-from utils.metrics import psnr
 
 SHARES = [0.0, 0.05, 0.123, 0.5, 1.0]
 

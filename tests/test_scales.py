@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from datasets.cache import open_cache
-from datasets.sr import Crops
+from datasets.crops import Crops
 from tests.conftest import Cli, make_folder
+from training.engine import patches
 from utils.config import DataSpec
-from utils.engine import patches
 from utils.resize import imresize, round_8bit
 
 CPU = torch.device("cpu")

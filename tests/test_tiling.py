@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from utils.errors import InputError
-from utils.tiling import Tiling, crop_length, starts
+from utils.patches import Tiling, crop_length, starts
 
 
 @pytest.mark.parametrize("length,expected", [(20, [0]), (32, [0]), (60, [0, 28]), (61, [0, 28, 29]), (88, [0, 28, 56])])

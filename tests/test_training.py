@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from models.build import build_pcsr
+from models.checkpoint import load_model
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from train_pcsr import Phase0, Phase1
-from utils.checkpoint import load_model
+from training.muon import RMS, Muon
+from training.schedule import learning_rate, progress_made
 from utils.config import load_config
 from utils.dist import Ranks
-from utils.muon import RMS, Muon
-from utils.schedule import learning_rate, progress_made
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
@@ -238,7 +238,7 @@ def test_frozen_batchnorm_keeps_its_statistics(cli: Cli, folders: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.pieces.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
+    monkeypatch.setattr("training.losses.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
     assert "img_0.png" in outcome.err and "img_2.png" in outcome.err  # the batch of 4 shows all 3 images

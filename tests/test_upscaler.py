@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from inference.restore import Setting
+from inference.restore_pcsr import pcsr_restorer
+from inference.upscaler import Upscaler
 from models.build import build
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
 from utils.errors import InputError
 from utils.image import to_tensor
-from utils.restore import Setting
-from utils.restore_pcsr import pcsr_restorer
-from utils.upscaler import Upscaler
 
 CPU = torch.device("cpu")
 PHASE0 = TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})

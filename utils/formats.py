@@ -8,7 +8,7 @@ from utils.encode import HOLD_16_BITS, HOLD_ALPHA
 from utils.image import Array, Image
 
 ROWS = 256  # reduced together: floating-point copies of a whole large image would not fit into memory
-JPEG_EXIF = 65000  # bytes: one segment holds 65533, and the mark of utils/outputs.py takes some
+JPEG_EXIF = 65000  # bytes: one segment holds 65533, and the mark of inference/outputs.py takes some
 
 
 def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from inference.finish import canvas, finish
+from inference.memory import allowance
+from inference.restore import LARGE, MAPS, Clock, Large, Restore, Restored, Setting, load, place
 from models.decide import assign_adaptive, assign_budget, assign_k
-from models.fast import prepare
-from models.part import Part, whole
+from models.fast.engine import prepare
+from models.flops import PCSRFlops
 from models.pcsr import PCSR, Encoded, refine
+from models.tile import Part, whole
 from utils.allocator import give_back
 from utils.errors import InputError
-from utils.finish import canvas, finish
-from utils.flops import PCSRFlops
-from utils.memory import allowance
+from utils.patches import Tiling
 from utils.resize import scaled_size
-from utils.restore import LARGE, MAPS, Clock, Large, Restore, Restored, Setting, load, place
-from utils.tiling import Tiling
 
 GLOBAL = ("adaptive", "budget")  # rules that see the whole image
 REFINE = True  # the paper's default, for every script; --no_refinement turns it off
@@ -116,7 +116,7 @@ class Worker:
         return results
 
     def load(self, lr: Tensor, scale: float, tiling: Tiling | None = None) -> list[Tensor]:
-        """utils.restore.load; raises InputError for a scale below 1 too."""
+        """inference.restore.load; raises InputError for a scale below 1 too."""
         if not scale >= 1:
             raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
         return load(lr, scale, tiling, self.device)

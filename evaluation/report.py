@@ -1,6 +1,6 @@
 """From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON.
 
-python -m utils.report --compare A B    two evaluations of the same images: by how much their PSNR differs
+python -m evaluation.report --compare A B    two evaluations of the same images: by how much their PSNR differs
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from evaluation.evaluate import Row
 from utils.errors import Parser, run
-from utils.evaluate import Row
 from utils.files import write_atomic
 
 COLUMNS = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "flops_paper_share", "seconds"]
@@ -118,7 +118,7 @@ def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) 
 
 def main() -> None:
     # scipy.stats takes a second to import, which evaluations need not wait for
-    from utils.compare import compare, format_comparison, summarise_differences  # noqa: PLC0415
+    from evaluation.compare import compare, format_comparison, summarise_differences  # noqa: PLC0415
 
     parser = Parser(description="Compare the PSNR of two evaluations of the same images, image by image.")
     parser.add_argument(

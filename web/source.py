@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.folder import fit, mod_crop
-from utils.enlarge import like, visible
+from evaluation.evaluate import Protocol, measure
+from evaluation.metrics import psnr
+from inference.encoding import Knob, held_bytes
+from inference.picture import like, visible
+from inference.restore import Restored, Setting
+from inference.restore_pcsr import Worker, least_budget
+from models.flops import PCSRFlops
 from utils.errors import InputError
-from utils.evaluate import Protocol, measure
-from utils.flops import PCSRFlops
 from utils.image import Array, Image, read_image, stored_size, to_pixels, to_tensor
-from utils.knob import Knob, held_bytes
-from utils.metrics import psnr
 from utils.resize import downscale, imresize, scaled_size
-from utils.restore import Restored, Setting
-from utils.restore_pcsr import Worker, least_budget
 
 Enlarged = Literal["bicubic", "nearest"]
 HELD = 1 << 30  # bytes that one encoding may take

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from inference.outputs import OURS
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES, is_image, list_images
 from utils.metadata import read_mark
-from utils.outputs import OURS
 
 
 def find_images(given: Sequence[str], out_dir: Path) -> list[Path]:

@@ -8,21 +8,20 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from datasets.folder import PairedFolder
+from evaluation.evaluate import Protocol, evaluate, gather_rows
+from evaluation.report import format_table, summary_json, write_report
+from inference.restore import Large, Restore, Restored, Setting
+from inference.restore_pcsr import REFINE
+from inference.visual import colour_assignment
 from models.blocks import Backbone
+from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.pcsr import PCSR
-from utils.checkpoint import WEIGHTS, load_model
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, gather
 from utils.errors import InputError, Parser
-from utils.evaluate import Protocol, evaluate, gather_rows
 from utils.image import write_image
-from utils.report import format_table, summary_json, write_report
-from utils.restore import Large, Restore, Restored, Setting
-from utils.restore_pcsr import REFINE
-from utils.runs import SAVE
-from utils.tiling import Tiling
-from utils.visual import colour_assignment
+from utils.patches import Tiling
 
 
 def eval_parser(description: str) -> Parser:

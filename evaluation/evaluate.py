@@ -8,12 +8,12 @@ from itertools import groupby, zip_longest
 from torch import Tensor
 
 from datasets.folder import Pair
+from evaluation.metrics import PsnrType, psnr, ssim
+from inference.restore import Restore, Restored
 from utils.dist import Ranks, gather
 from utils.image import to_tensor
-from utils.metrics import PsnrType, psnr, ssim
+from utils.patches import Tiling, crop_length
 from utils.resize import scaled_size
-from utils.restore import Restore, Restored
-from utils.tiling import Tiling, crop_length
 
 
 @dataclass(frozen=True)

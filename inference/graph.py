@@ -14,8 +14,8 @@ from torch.onnx.operators import shape_as_tensor
 
 from models.blocks import Backbone
 from models.decide import LARGE, priced, rates
-from models.fast import differences
-from models.fold import folded
+from models.fast.engine import differences
+from models.fast.fold import folded
 from models.grid import between, nearest
 from models.mlp import PixelMLP
 from models.pcsr import PCSR, rows_of

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from inference.restore import Restore, Restored
 from utils.image import Array, Image, fill_transparent, to_pixels, to_tensor
 from utils.resize import imresize
-from utils.restore import Restore, Restored
 
 
 class Enlarged(NamedTuple):

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.picture import grayed
+from inference.restore import LARGE, Large, Restored, Setting
+from inference.restore_pcsr import Worker, possible
+from models.checkpoint import load_model
+from models.flops import Flops
 from models.pcsr import PCSR
-from utils.checkpoint import load_model
 from utils.device import pick_device
-from utils.enlarge import grayed
 from utils.errors import InputError
-from utils.flops import Flops
 from utils.image import to_tensor
-from utils.restore import LARGE, Large, Restored, Setting
-from utils.restore_pcsr import Worker, possible
 
 Picture = TypeVar("Picture", NDArray[Any], Tensor)
 FINE = 65535  # levels of a result in floats, above 0

@@ -1,7 +1,7 @@
 """A PCSR model prepared for inference: the same numbers, sooner.
 
-BatchNorm is folded into the convolutions; the per-pixel MLPs run as compiled code, C++ on CPUs (models/kernel.py)
-and Triton on CUDA (models/gpu.py), on CPUs the encoder too (models/convs.py).
+BatchNorm is folded into the convolutions; the per-pixel MLPs run as compiled code, C++ on CPUs (models/fast/kernel.py)
+and Triton on CUDA (models/fast/gpu.py), on CPUs the encoder too (models/fast/convs.py).
 """
 
 import copy
@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.convs import Runner
-from models.fold import folded
+from models.fast.convs import Runner
+from models.fast.fold import folded
+from models.fast.kernel import PixelKernel, enlarge, load_kernels
+from models.fast.program import Program, Unsupported
 from models.grid import Axis
-from models.kernel import PixelKernel, enlarge, load_kernels
 from models.mlp import PixelMLP
-from models.part import Part, whole, with_halo
 from models.pcsr import PCSR, Encoded, Pixels, bilinear
-from models.program import Program, Unsupported
+from models.tile import Part, whole, with_halo
 
 
 def prepare(model: PCSR) -> PCSR:
@@ -40,7 +40,7 @@ def prepare(model: PCSR) -> PCSR:
 def with_triton(model: PCSR) -> PCSR:
     """A folded model with Triton kernels, compiled here; itself, and a line on stderr, if that fails."""
     try:
-        from models.gpu import TritonKernel  # noqa: PLC0415 - Triton comes with the CUDA builds of torch only
+        from models.fast.gpu import TritonKernel  # noqa: PLC0415 - Triton comes with the CUDA builds of torch only
 
         fast = FastPCSR(model, TritonKernel)
         encoded = fast.encode(model.mean.new_zeros(1, 3, 8, 8))

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.kernel import load_kernels, refine_and_round
-from models.part import Part
+from models.fast.kernel import load_kernels, refine_and_round
 from models.pcsr import refine
+from models.tile import Part
 from utils.image import Array
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from inference.restore import Clock, Restored, Setting
+from inference.restore_pcsr import Result, Worker, decide
 from utils.resize import scaled_size
-from utils.restore import Clock, Restored, Setting
-from utils.restore_pcsr import Result, Worker, decide
 
 
 def held_bytes(worker: Worker, lr: Tensor, scale: float) -> int:
@@ -17,7 +17,7 @@ def held_bytes(worker: Worker, lr: Tensor, scale: float) -> int:
 class Knob:
     """One image, its first layers at every LR pixel and its log odds at every HR pixel.
 
-    Whatever the setting, the pixels are those that utils.restore_pcsr.pcsr_restorer gives.
+    Whatever the setting, the pixels are those that inference.restore_pcsr.pcsr_restorer gives.
     """
 
     @torch.inference_mode()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.grid import Axis, blend
 from models.mlp import PixelMLP
-from models.part import Part
+from models.tile import Part
 from utils.image import Array
 
 # read with this module: a long run may first need them after the files have changed, and the structs with them

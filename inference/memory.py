@@ -7,7 +7,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from models.part import Part, whole
+from models.tile import Part, whole
 
 SHARE = 4  # of the free memory, what a part may take
 MOST = 1 << 30  # bytes on a CPU: larger parts are hardly faster

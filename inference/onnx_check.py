@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.onnx import decides
 from models.blocks import Backbone
 from models.decide import assign_k, rates
 from models.pcsr import PCSR, refine
 from utils.errors import InputError
-from utils.onnx import decides
 from utils.resize import scaled_size
 
 TOLERANCE = 1e-4  # of [0,1]: what a picture may differ by

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from inference.finish import canvas, finish
+from inference.memory import allowance, cut, width
 from models.blocks import Backbone
-from models.part import Part, whole, with_halo
+from models.flops import Flops, network_flops
+from models.tile import Part, whole, with_halo
 from utils.device import synchronize
 from utils.errors import InputError
-from utils.finish import canvas, finish
-from utils.flops import Flops, network_flops
 from utils.image import MAX_PIXELS, Array
-from utils.memory import allowance, cut, width
+from utils.patches import Tiling
 from utils.resize import imresize, scaled_size
-from utils.tiling import Tiling
 
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades 7, and torch wants some room
 

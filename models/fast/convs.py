@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.part import Part, whole
+from models.tile import Part, whole
 
 INPUTS = 8  # of a step, as in convs.cpp
 CACHE_BYTES = 1_000_000  # of a tile's rows: about what a core has to itself

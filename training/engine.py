@@ -14,21 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
 
 from datasets.cache import open_cache
-from datasets.sr import Crops
+from datasets.crops import Crops
+from evaluation.evaluate import Row, gather_rows
 from models.blocks import Backbone
+from models.checkpoint import save_weights
 from models.pcsr import PCSR
-from utils.checkpoint import save_weights
+from training.ema import Average
+from training.muon import Muon
+from training.progress import Progress
+from training.runs import Log, State, begun_run, new_run, read_state, resumed_run, states, write_state
+from training.schedule import Pace, learning_rate, set_rate
 from utils.config import Config, DataSpec, TrainSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, first_on_node, from_main, gather, share_buffers, synchronize_batchnorm
-from utils.ema import Average
 from utils.errors import InputError, Parser
-from utils.evaluate import Row, gather_rows
-from utils.muon import Muon
-from utils.progress import Progress
 from utils.resize import downscale
-from utils.runs import Log, State, begun_run, new_run, read_state, resumed_run, states, write_state
-from utils.schedule import Pace, learning_rate, set_rate
 from utils.stop import StopRequest
 
 Model = TypeVar("Model", Backbone, PCSR)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from models.convs import INPUTS, Conv
+from models.fast.convs import INPUTS, Conv
 
 
 class Unsupported(Exception):  # noqa: N818  # an answer rather than an error

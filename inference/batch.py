@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils.enlarge import Enlarged, enlarge
+from evaluation.evaluate import Protocol, Row, measure
+from inference.outputs import Job, Naming, identity, left_to_do, mark, short
+from inference.picture import Enlarged, enlarge
+from inference.restore import Restore
+from inference.visual import colour_assignment
 from utils.errors import InputError, print_error
-from utils.evaluate import Protocol, Row, measure
 from utils.files import check_folder
 from utils.formats import reduce_to
 from utils.image import Image, read_image, save_image
 from utils.metadata import mark_exif
-from utils.outputs import Job, Naming, identity, left_to_do, mark, short
-from utils.restore import Restore
-from utils.visual import colour_assignment
 
 
 @dataclass(frozen=True)

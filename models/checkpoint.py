@@ -19,6 +19,7 @@ from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec, dump_yaml
 from utils.errors import InputError
 from utils.files import write_atomic
 
+SAVE = Path("save")  # every run and every shipped model has a folder in it
 WEIGHTS = "model.safetensors"
 
 # Names in the published checkpoints -> names here; a PCSR checkpoint has the same encoder under `encoder.`

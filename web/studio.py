@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
+from inference.restore import LARGE
+from inference.restore_pcsr import Worker, least_budget
+from inference.visual import colour_assignment
+from models.checkpoint import WEIGHTS, load_model
 from models.pcsr import PCSR
-from utils.checkpoint import WEIGHTS, load_model
 from utils.config import PCSRSpec, load_config
 from utils.errors import InputError
 from utils.image import save_image, to_pixels, write_image
-from utils.page import Ask, Enlarged, Limits, Number, Source, setting_of
-from utils.restore import LARGE
-from utils.restore_pcsr import Worker, least_budget
-from utils.visual import colour_assignment
+from web.source import Ask, Enlarged, Limits, Number, Source, setting_of
 
 LOADING = 30  # seconds for which a browser may still be loading an answer that another has followed
 VISITORS = 100  # whose files stay

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but missing in __all__
 
+from inference.graph import OriginalGraph, PCSRGraph
 from models.blocks import Backbone
-from models.graph import OriginalGraph, PCSRGraph
 from models.pcsr import PCSR
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError

@@ -22,12 +22,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from models.checkpoint import SAVE
 from utils.config import Config
 from utils.dist import job_id
 from utils.errors import InputError
 from utils.files import write_atomic
 
-SAVE = Path("save")
 STATE = "state"
 JOB = "job"
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
@@ -76,7 +76,7 @@ def resumed_run(name: str) -> Path:
 
 @dataclass(frozen=True)
 class State:
-    """The parts of a run that a resumed one takes up again. Generators are none: see utils.engine.train."""
+    """The parts of a run that a resumed one takes up again. Generators are none: see training.engine.train."""
 
     model: nn.Module
     average: nn.Module | None

@@ -1,4 +1,4 @@
-"""The web page itself: what stands where, and which control asks for what. utils/studio.py answers."""
+"""The web page itself: what stands where, and which control asks for what. web/studio.py answers."""
 
 import threading
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 import skimage.data
 
+from inference.restore_pcsr import REFINE
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
 from utils.image import write_image
-from utils.page import Ask
-from utils.restore_pcsr import REFINE
-from utils.studio import Answer, Knobs, Studio
+from web.source import Ask
+from web.studio import Answer, Knobs, Studio
 
 TITLE = "Super-resolution, pixel by pixel"
 INTRO = f"""# {TITLE}

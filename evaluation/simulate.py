@@ -7,17 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from datasets.folder import mod_crop
+from evaluation.evaluate import Protocol, measure
+from evaluation.report import image_table, summarise
+from inference.restore import Large, Restore, Restored, original_restorer
+from inference.visual import busiest, colour_assignment, panel
 from models.blocks import Backbone
-from utils.checkpoint import WEIGHTS, load_model
+from models.checkpoint import SAVE, WEIGHTS, load_model
 from utils.errors import InputError
-from utils.evaluate import Protocol, measure
 from utils.files import write_atomic
 from utils.image import Image, to_pixels, to_tensor, write_image
-from utils.report import image_table, summarise
 from utils.resize import downscale
-from utils.restore import Large, Restore, Restored, original_restorer
-from utils.runs import SAVE
-from utils.visual import busiest, colour_assignment, panel
 
 
 def suffix(restored: Restored, results: list[Restored]) -> str:
