@@ -18,7 +18,7 @@ from models.checkpoint import load_model
 from models.fsrcnn import FSRCNNEncoder
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
-from tests.test_graph import balance, model_of
+from tests.inference.test_graph import balance, model_of
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 

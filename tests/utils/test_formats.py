@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import photo
-from tests.test_image import samples
+from tests.utils.test_image import samples
 from utils.formats import JPEG_EXIF, reduce_to
 from utils.image import Image
 

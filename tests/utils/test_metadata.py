@@ -10,7 +10,7 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from tests.conftest import photo
-from tests.test_image import COLOUR_TYPE, png, samples
+from tests.utils.test_image import COLOUR_TYPE, png, samples
 from utils.image import Image, read_image, save_image
 from utils.metadata import RGB, read_exif, space
 

@@ -12,7 +12,7 @@ from inference.restore_pcsr import pcsr_restorer
 from models.build import build
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, photo
-from tests.test_image import samples
+from tests.utils.test_image import samples
 from utils.image import Image, to_tensor
 from utils.resize import imresize
 
