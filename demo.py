@@ -14,21 +14,19 @@ import skimage.data
 from evaluation.options import (
     add_decision_options,
     add_model_options,
-    checked_scale,
     chosen_model,
-    large,
-    refinement,
     settings,
+    tile_plan,
 )
 from evaluation.report import format_table, image_table, summarise, summary_json
 from evaluation.simulate import simulate
 from inference.batch import Outcome, Upscale, upscale_all
+from inference.encoding import pcsr_restorer
 from inference.inputs import find_images
 from inference.outputs import Naming, fingerprint, short
-from inference.restore import Setting
-from inference.restore_pcsr import pcsr_restorer
 from inference.visual import OPACITY
 from models.pcsr import PCSR
+from models.setting import Setting
 from utils.device import pick_device
 from utils.encode import QUALITY
 from utils.errors import InputError, Parser, run
@@ -120,7 +118,7 @@ def report(args: argparse.Namespace, outcome: Outcome) -> None:
 
 def main() -> None:
     args = parse_options()
-    scale, out_dir = checked_scale(args.scale), Path(args.out_dir)
+    scale, out_dir = args.scale, Path(args.out_dir)
     chosen = settings(args)
     if args.upscale:
         sources = find_images(args.img_path, out_dir)
@@ -131,8 +129,8 @@ def main() -> None:
     model, spec, name = chosen_model(args)
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; the demo needs a PCSR model")
-    made_by = short(fingerprint(model), refinement(args))
-    restore = pcsr_restorer(model, chosen, refinement(args), device, large(args))
+    made_by = short(fingerprint(model), not args.no_refinement)
+    restore = pcsr_restorer(model, chosen, device, tile_plan(args))
     if args.upscale:
         quality = None if args.format == "png" else args.quality
         how = Upscale(restore, scale, naming, name, made_by, quality, args.opacity, args.overwrite)
@@ -141,7 +139,7 @@ def main() -> None:
     path = Path(args.img_path[0])
     folder = out_dir / path.stem
     image = read_image(path)
-    summary = simulate(image, path, restore, spec.backbone, scale, device, large(args), folder, args.opacity)
+    summary = simulate(image, path, restore, spec.backbone, scale, device, tile_plan(args), folder, args.opacity)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

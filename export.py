@@ -18,12 +18,12 @@ from pathlib import Path
 import skimage.data
 from torch import Tensor
 
-from evaluation.options import checked_scale, refinement
 from inference.onnx import INSTALL, check_target, described, require_onnx, start, to_onnx
 from inference.onnx_check import largest_difference
 from models.blocks import Backbone
 from models.checkpoint import load_model
 from models.pcsr import PCSR
+from models.setting import check_scale
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
@@ -48,7 +48,7 @@ def parse_options() -> argparse.Namespace:
 def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
     """Raises InputError for a scale that the model cannot do."""
     if isinstance(model, PCSR):
-        return checked_scale(4.0 if asked is None else asked)
+        return check_scale(4.0 if asked is None else asked)
     if asked not in (None, model.scale):
         raise InputError(f"--scale {asked:g}: this original model does x{model.scale} only")
     return float(model.scale)
@@ -65,13 +65,13 @@ def main() -> None:
     require_onnx()
     check_target(args.onnx)
     model, spec = load_model(args.model)
-    scale = chosen_scale(args.scale, model)
+    scale, refinement = chosen_scale(args.scale, model), not args.no_refinement
     licence = args.licence or (NOT_STATED if args.model.endswith(".pth") else "MIT")
-    exported = described(to_onnx(model, scale, refinement(args)), model, spec, scale, refinement(args), licence)
+    exported = described(to_onnx(model, scale, refinement), model, spec, scale, refinement, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
     if find_spec("onnxruntime"):
         images = pictures()
-        difference = largest_difference(start(exported), model, scale, refinement(args), images)
+        difference = largest_difference(start(exported), model, scale, refinement, images)
         sizes = ", ".join(f"{lr.shape[3]}x{lr.shape[2]}" for lr in images)
         verdict = f"ONNX Runtime differs from torch by {difference:.1e} at most (LR of {sizes})"
     write_atomic(args.onnx, exported)

@@ -1,6 +1,6 @@
 """Evaluate an original model: python test.py --config configs/carn-x4.yaml --hr_data DIR --per_image"""
 
-from evaluation.options import chosen_model, eval_parser, large, run_evaluation
+from evaluation.options import chosen_model, eval_parser, run_evaluation, tile_plan
 from inference.restore import bicubic_restorer, original_restorer
 from models.blocks import Backbone
 from utils.dist import run_rank, start_ranks, stop_ranks
@@ -13,13 +13,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.bicubic:
         ranks = start_ranks(args.device)
-        run_evaluation(args, bicubic_restorer(), "bicubic", ranks)
+        run_evaluation(args, bicubic_restorer(args.scale), "bicubic", ranks)
     else:
         model, _, name = chosen_model(args)
         if not isinstance(model, Backbone):
             raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
+        if args.scale != model.scale:
+            raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
         ranks = start_ranks(args.device)
-        run_evaluation(args, original_restorer(model, ranks.device, large(args)), name, ranks)
+        run_evaluation(args, original_restorer(model, ranks.device, tile_plan(args)), name, ranks)
     stop_ranks(ranks)
 
 

@@ -1,15 +1,7 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
-from evaluation.options import (
-    add_decision_options,
-    chosen_model,
-    eval_parser,
-    large,
-    refinement,
-    run_evaluation,
-    settings,
-)
-from inference.restore_pcsr import pcsr_restorer
+from evaluation.options import add_decision_options, chosen_model, eval_parser, run_evaluation, settings, tile_plan
+from inference.encoding import pcsr_restorer
 from models.pcsr import PCSR
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
@@ -23,7 +15,7 @@ def main() -> None:
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
     ranks = start_ranks(args.device)
-    run_evaluation(args, pcsr_restorer(model, settings(args), refinement(args), ranks.device, large(args)), name, ranks)
+    run_evaluation(args, pcsr_restorer(model, settings(args), ranks.device, tile_plan(args)), name, ranks)
     stop_ranks(ranks)
 
 

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, Row, evaluate
-from inference.restore import Setting
-from inference.restore_pcsr import REFINE, pcsr_restorer
+from inference.encoding import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model
 from models.fast.fold import folded
-from models.pcsr import PCSR, rows_of
+from models.mlp import rows_of
+from models.pcsr import PCSR
+from models.setting import Setting
 from training.engine import Task, read_config, run_folder, train, train_parser
 from training.losses import Piece, queries, summed
 from utils.config import PCSRSpec, TrainSpec
@@ -35,7 +36,7 @@ class Phase0(Task[PCSR]):
         def share(tables: Sequence[Tensor], piece: Piece) -> Tensor:
             return piece.loss(heavy.at(tables[0], piece.nearest, piece.coords), self.loss)
 
-        tables = self.model.encode(lr).tables
+        tables = [heavy.project(rows_of(self.model.encode(lr)))]
         return {"loss": summed(share, tables, list(heavy.parameters()), list(chosen.pieces(self.loss)))}
 
 
@@ -159,7 +160,7 @@ def main() -> None:
     protocol = Protocol(scale, with_ssim=False)
 
     def validate(model: PCSR) -> list[Row]:
-        return evaluate(pairs, pcsr_restorer(model, [Setting("k")], REFINE, ranks.device), protocol)
+        return evaluate(pairs, pcsr_restorer(model, [Setting(scale=scale)], ranks.device), protocol)
 
     train(config, task, validate, folder, ranks, resume)
     stop_ranks(ranks)

@@ -21,18 +21,17 @@ from tqdm import tqdm
 
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate
-from evaluation.options import checked_scale
 from evaluation.report import write_report
-from inference.restore import Setting
-from inference.restore_pcsr import REFINE, pcsr_restorer
+from inference.encoding import pcsr_restorer
 from models.checkpoint import load_model
 from models.pcsr import PCSR
+from models.setting import Rule, Setting, check_scale
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
 
-SETTINGS = [Setting("k", -1), Setting("k", 0), Setting("k", 1), Setting("adaptive")]
-PHASE_0 = [Setting("k")]  # a single upsampler leaves nothing to decide
+RULES: list[tuple[Rule, float]] = [("k", -1), ("k", 0), ("k", 1), ("adaptive", 0)]
+PHASE_0: list[tuple[Rule, float]] = [("k", 0)]  # a single upsampler leaves nothing to decide
 
 
 def load_models(paths: list[Path]) -> dict[str, tuple[PCSR, int | None]]:
@@ -70,8 +69,8 @@ def measured(model: PCSR, hr: Path, scale: float, device: torch.device, out: Pat
     dataset = hr.resolve().name
     title = f"{out.name} {dataset} x{scale:g}"
     pairs = tqdm(PairedFolder(str(hr), None, scale), desc=title, unit="image", leave=False, disable=None)
-    settings = PHASE_0 if model.classifier is None else SETTINGS
-    rows = evaluate(pairs, pcsr_restorer(model, settings, REFINE, device), Protocol(scale))
+    settings = [Setting(*rule, scale=scale) for rule in (PHASE_0 if model.classifier is None else RULES)]
+    rows = evaluate(pairs, pcsr_restorer(model, settings, device), Protocol(scale))
     return write_report(rows, dataset, scale, out / f"{dataset}-x{scale:g}")
 
 
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--out_dir", type=Path, default=Path("results/benchmarks/axes"))
     add_device_option(parser)
     args = parser.parse_args()
-    device, scales = pick_device(args.device), [checked_scale(scale) for scale in args.scales]
+    device, scales = pick_device(args.device), [check_scale(scale) for scale in args.scales]
     models, folders = load_models(args.models), named_folders(args.hr_data)
     tables = []
     for (name, (model, iterations)), hr, scale in product(models.items(), folders.values(), scales):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.ways import Source, ways
-from inference.restore import Setting
+from models.setting import Setting
 from utils.device import pick_device
 
 STATUS = Path("/proc/self/status")

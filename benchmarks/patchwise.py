@@ -32,8 +32,10 @@ from benchmarks.ways import SCALE, load_pcsr
 from datasets.folder import Pair, paired_folders
 from evaluation.metrics import psnr
 from evaluation.report import table_json
-from inference.restore import Large, Restore, Restored, Setting
-from inference.restore_pcsr import REFINE, pcsr_restorer
+from inference.encoding import pcsr_restorer
+from inference.restore import Restore, Restored
+from inference.tiles import TilePlan
+from models.setting import Setting
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
@@ -42,7 +44,7 @@ from utils.patches import Tiling, starts
 
 OVERLAP = 4  # LR pixels that neighbouring patches share: the published 32/28
 WHOLE = "whole"
-ONE_PART = 1 << 20  # LR pixels across: no image is larger
+ONE_TILE = 1 << 20  # LR pixels across: no image is larger
 MEANS = ["psnr", "psnr_seams", "whole_seams", "seam_share", "heavy_share", "flops_paper", "flops_executed", "seconds"]
 
 
@@ -80,7 +82,7 @@ def measure(
 
 def repeated(restore: Restore, lr: Tensor, tiling: Tiling | None, rounds: int) -> list[Restored]:
     """The results per k, with the median seconds of all rounds."""
-    runs = [restore(lr, SCALE, tiling) for _ in range(rounds)]
+    runs = [restore(lr, tiling) for _ in range(rounds)]
     return [replace(turns[0], seconds=median(turn.seconds for turn in turns)) for turns in zip(*runs, strict=True)]
 
 
@@ -176,10 +178,10 @@ def main() -> None:
     tilings = [Tiling(size, size - overlap) for overlap in dict.fromkeys(args.overlap) for size in args.patch_size]
     folders = paired_folders(args.hr_data, SCALE)
     ks = list(dict.fromkeys(args.k))
-    device, chosen = pick_device(args.device), [Setting("k", k) for k in ks]
-    refined = REFINE and not args.no_refinement
-    restore = pcsr_restorer(load_pcsr(args.model), chosen, refined, device, Large(part_size=ONE_PART))
-    restore(torch.zeros(1, 3, 8, 8), SCALE)  # warm-up: the first call pays for set-up
+    refined = not args.no_refinement
+    device, chosen = pick_device(args.device), [Setting("k", k, refined, SCALE) for k in ks]
+    restore = pcsr_restorer(load_pcsr(args.model), chosen, device, TilePlan(ONE_TILE))
+    restore(torch.zeros(1, 3, 8, 8))  # warm-up: the first call pays for set-up
     tables, summaries = [], []
     for dataset, pairs in folders.items():
         bar = tqdm(pairs, desc=dataset, unit="image", disable=None)

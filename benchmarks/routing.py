@@ -41,11 +41,11 @@ from benchmarks.ways import SCALE, load_pcsr
 from datasets.folder import Pair, paired_folders
 from evaluation.metrics import decibels, levels, shaved
 from evaluation.report import table_json
-from inference.restore import Clock, place
+from inference.restore import Clock
 from models.decide import heaviness
-from models.fast.engine import prepare
+from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops, pcsr_flops
-from models.pcsr import PCSR, Encoded, refine
+from models.pcsr import PCSR, refine
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
@@ -56,14 +56,14 @@ from utils.resize import scaled_size
 class Scene:
     """One encoded image, and what rules may look at."""
 
-    model: PCSR
+    engine: Engine
     encoded: Encoded
     size: tuple[int, int]
     gain: Tensor  # (1,H,W), for oracles only
     seed: int
 
     def log_odds(self) -> Tensor:
-        return self.model.log_odds(self.encoded, self.size)
+        return self.engine.log_odds(self.encoded, self.size)
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -97,20 +97,19 @@ class Router:
     def __init__(self, model: PCSR, device: torch.device, rounds: int, refinement: bool, seed: int) -> None:
         if len(model.upsamplers) != 2:
             raise InputError(f"--model: has {len(model.upsamplers)} upsamplers; routing is compared between two")
-        place(model, device)
         self.device, self.rounds, self.refinement, self.seed = device, rounds, refinement, seed
-        self.account = model.account()
         self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)  # type: ignore[arg-type]
-        self.model = prepare(model)
+        self.engine = Engine(model, device)
+        self.account = self.engine.account
 
     @torch.inference_mode()
     def image(self, pair: Pair, shares: list[float]) -> list[dict[str, Any]]:
         """A row per rule and share of heavy pixels, and two for all light and all heavy."""
         size = scaled_size(pair.lr, SCALE)
-        encoded = self.model.encode(pair.lr.to(self.device))
-        light, heavy = (self.model.upsample_with(encoded, size, j) for j in range(2))
+        encoded = self.engine.encode(pair.lr.to(self.device))
+        light, heavy = (self.engine.upsample_all(encoded, size, j) for j in range(2))
         errors = [self.error(sr, pair.hr) for sr in (light, heavy)]
-        scene = Scene(self.model, encoded, size, (errors[0] - errors[1]).float(), self.seed)
+        scene = Scene(self.engine, encoded, size, (errors[0] - errors[1]).float(), self.seed)
 
         def row(rule: str, share: float, assignment: Tensor, account: PCSRFlops, seconds: float) -> dict[str, Any]:
             if self.refinement:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from inference.onnx import start, to_onnx
 from inference.onnx_check import TOLERANCE, largest_difference
-from inference.restore_pcsr import REFINE
 from models.blocks import Backbone
 from models.pcsr import PCSR
 
@@ -68,8 +67,8 @@ def deciding(model: PCSR, scale: float) -> Deciding:
 
     Raises InputError if it does not.
     """
-    session = start(to_onnx(model, scale, REFINE), torch.get_num_threads())
-    largest_difference(session, model, scale, REFINE, [torch.rand(1, 3, 23, 14)])
+    session = start(to_onnx(model, scale, True), torch.get_num_threads())
+    largest_difference(session, model, scale, True, [torch.rand(1, 3, 23, 14)])
 
     def run(lr: Tensor, k: float) -> tuple[Tensor, Tensor]:
         sr, assignment = session.run(None, {"lr": lr.numpy(), "k": np.array(k, np.float32)})

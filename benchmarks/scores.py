@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.pcsr import bilinear
+from models.grid import bilinear, grid_over
 from utils.errors import InputError
 
 DITHER = 0.5  # of a rank: orders the pixels of a patch, and never two patches
@@ -58,7 +58,7 @@ def gradient_score(lr: Tensor, size: tuple[int, int]) -> Tensor:
     down = near[..., 2:, 1:-1] - near[..., :-2, 1:-1]
     across = near[..., 1:-1, 2:] - near[..., 1:-1, :-2]
     magnitude = (down.square() + across.square()).sum(1, keepdim=True).sqrt() / 2  # (b,1,h,w)
-    return bilinear(magnitude, size)[:, 0]
+    return bilinear(magnitude, grid_over(lr, size))[:, 0]
 
 
 def squared_error(sr: Tensor, hr: Tensor) -> Tensor:

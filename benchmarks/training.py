@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from benchmarks.published import run_mlp
 from models.build import build_original, build_pcsr
-from models.pcsr import PCSR, bilinear
+from models.grid import bilinear, grid_over
+from models.pcsr import PCSR
 from train import OriginalTask
 from train_pcsr import Phase0, Phase1
 from training.engine import Task
@@ -42,7 +43,7 @@ class PublishedTask(Task[PCSR]):
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         model, size = self.model, (hr.shape[2], hr.shape[3])
-        target = (hr - bilinear(lr, size)).flatten(2).permute(0, 2, 1)  # (b,N,3)
+        target = (hr - bilinear(lr, grid_over(lr, size))).flatten(2).permute(0, 2, 1)  # (b,N,3)
         if model.classifier is None:
             feat = model.encoder(lr - model.mean)
             return {"loss": (run_mlp(model.mlps()[0], feat, size) - target).abs().mean()}

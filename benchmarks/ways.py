@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from benchmarks import published, runtimes
-from inference.restore import Setting
-from inference.restore_pcsr import REFINE, pcsr_restorer
+from inference.encoding import pcsr_restorer
 from models.blocks import Backbone
 from models.build import build
 from models.checkpoint import load_model
-from models.fast.engine import prepare
+from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import Flops, network_flops
 from models.pcsr import PCSR
+from models.setting import Setting
 from utils.config import load_config
 from utils.errors import InputError
 from utils.image import Array
@@ -73,16 +73,16 @@ class Source:
         """What ours is measured at. Untrained, a classifier's choice means nothing: k is set for a share of heavy."""
         if not self.backbone:
             return SETTINGS
-        model = prepare(self.load()[0])
-        shares = {name: Setting("k", k_for(model, lr, share)) for name, share in HEAVY.items()}
+        engine = Engine(self.load()[0])
+        shares = {name: Setting("k", k_for(engine, lr, share)) for name, share in HEAVY.items()}
         return {"all light": SETTINGS["all light"], **shares, "all heavy": SETTINGS["all heavy"]}
 
 
 @torch.inference_mode()
-def k_for(model: PCSR, lr: Tensor, heavy: float) -> float:
+def k_for(engine: Engine, lr: Tensor, heavy: float) -> float:
     """The k at which this share of an image's pixels is heavy."""
-    log_odds = model.log_odds(model.encode(lr), (lr.shape[2] * SCALE, lr.shape[3] * SCALE))[:, -1].flatten()
-    cost = model.account().cost(SCALE)
+    log_odds = engine.log_odds(engine.encode(lr), (lr.shape[2] * SCALE, lr.shape[3] * SCALE))[:, -1].flatten()
+    cost = engine.account.cost(SCALE)
     threshold = log_odds.kthvalue(round((1 - heavy) * log_odds.numel())).values
     return float(threshold) / math.log(cost[-1] / cost[0])
 
@@ -92,10 +92,10 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
     pcsr, original = source.load()
 
     def ours(setting: Setting) -> Way:
-        restore = pcsr_restorer(copy.deepcopy(pcsr), [setting], REFINE, device)
+        restore = pcsr_restorer(pcsr, [setting], device)
 
         def way(lr: Tensor) -> Output:
-            (restored,) = restore(lr, SCALE)
+            (restored,) = restore(lr)
             return Output(restored.pixels, restored.flops)
 
         return way

@@ -59,8 +59,8 @@ def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: 
     for loaded in pairs:
         pair = crop_pair(loaded, protocol.crop, protocol.scale) if protocol.crop else loaded
         if not rows:
-            restore(pair.lr[..., :8, :8], protocol.scale, None)  # warm-up: the first call pays for set-up
-        for restored in restore(pair.lr, protocol.scale, protocol.tiling):
+            restore(pair.lr[..., :8, :8])  # warm-up: the first call pays for set-up
+        for restored in restore(pair.lr, protocol.tiling):
             rows.append(measure(pair.name, restored, pair.hr, protocol))
             if keep is not None:
                 keep(pair.name, restored)

@@ -1,7 +1,6 @@
 """The command line that test.py, test_pcsr.py and demo.py share, and what follows from it."""
 
 import argparse
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +9,13 @@ from tqdm import tqdm
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.report import format_table, summary_json, write_report
-from inference.restore import Large, Restore, Restored, Setting
-from inference.restore_pcsr import REFINE
+from inference.restore import Restore, Restored
+from inference.tiles import TilePlan
 from inference.visual import colour_assignment
 from models.blocks import Backbone
 from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.pcsr import PCSR
+from models.setting import Setting, check_scale
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, gather
@@ -50,7 +50,9 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument("--config", help="experiment; its weights are save/NAME of configs/NAME.yaml")
     parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
     parser.add_argument(
-        "--part_size", type=int, help="LR pixels across a part of a large image (default: what the memory allows)"
+        *("--tile_size", "--part_size"),
+        type=int,
+        help="LR pixels across a tile of a large image (default: what the memory allows)",
     )
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
@@ -66,32 +68,17 @@ def add_decision_options(parser: Parser) -> None:
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    """All decisions asked for, k = 0 if none. Raises InputError for a value that is not a number."""
-    chosen = [Setting("k", k) for k in args.k] + [Setting("budget", share) for share in args.budget]
-    for setting in chosen:
-        if math.isnan(setting.value):
-            raise InputError(f"--{setting.rule} nan: must be a number")
+    """All settings asked for, k = 0 if none is. Raises InputError for values out of range."""
+    common = not args.no_refinement, args.scale
+    chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
     if args.adaptive:
-        chosen.append(Setting("adaptive"))
-    return list(dict.fromkeys(chosen)) or [Setting("k")]
+        chosen.append(Setting("adaptive", 0.0, *common))
+    return list(dict.fromkeys(chosen)) or [Setting("k", 0.0, *common)]
 
 
-def refinement(args: argparse.Namespace) -> bool:
-    return REFINE and not args.no_refinement
-
-
-def large(args: argparse.Namespace) -> Large:
-    """How large images are treated. Raises InputError for parts of no size."""
-    if args.part_size is not None and args.part_size < 1:
-        raise InputError(f"--part_size {args.part_size}: must be 1 or more")
-    return Large(args.part_size, progress=True)
-
-
-def checked_scale(scale: float) -> float:
-    """Raises InputError unless the scale is a finite number of 1 or more."""
-    if not (math.isfinite(scale) and scale >= 1):
-        raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
-    return scale
+def tile_plan(args: argparse.Namespace) -> TilePlan:
+    """How large images are cut into tiles. Raises InputError for tiles of no size."""
+    return TilePlan(args.tile_size, progress=True)
 
 
 class Chosen(NamedTuple):
@@ -124,7 +111,7 @@ def describe(spec: object) -> str:
 
 def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks: Ranks) -> None:
     """Evaluate a folder, each rank its share, and report on rank 0: progress bar, CSV files, plot, table, JSON."""
-    scale = checked_scale(args.scale)
+    scale = check_scale(args.scale)
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
     grid = Tiling(args.patch_size, args.step)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from datasets.folder import mod_crop
 from evaluation.evaluate import Protocol, measure
 from evaluation.report import image_table, summarise
-from inference.restore import Large, Restore, Restored, original_restorer
+from inference.restore import Restore, Restored, original_restorer
+from inference.tiles import TilePlan
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import Backbone
 from models.checkpoint import SAVE, WEIGHTS, load_model
@@ -24,7 +25,9 @@ def suffix(restored: Restored, results: list[Restored]) -> str:
     return f"_{restored.setting}" if len(results) > 1 else ""
 
 
-def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torch.device, how: Large) -> list[Restored]:
+def original_results(
+    backbone: str, lr: torch.Tensor, scale: float, device: torch.device, how: TilePlan
+) -> list[Restored]:
     """What the backbone's original model makes of the image, if its weights are there and do this scale."""
     folder = SAVE / f"{backbone}-x4"
     if not (folder / WEIGHTS).exists():
@@ -37,7 +40,7 @@ def original_results(backbone: str, lr: torch.Tensor, scale: float, device: torc
         print(f"left out the original model: {folder} does x{model.scale} only")
         return []
     print(f"original model: {folder}")
-    return original_restorer(model, device, how)(lr, scale)
+    return original_restorer(model, device, how)(lr)
 
 
 def simulate(
@@ -47,14 +50,14 @@ def simulate(
     backbone: str,
     scale: float,
     device: torch.device,
-    how: Large,
+    how: TilePlan,
     folder: Path,
     opacity: float,
 ) -> pd.DataFrame:
     """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
     hr = mod_crop(to_tensor(image.pixels), scale, path)
     lr = downscale(hr, scale, dtype=torch.float64).float()
-    originals, results = original_results(backbone, lr, scale, device, how), restore(lr, scale)
+    originals, results = original_results(backbone, lr, scale, device, how), restore(lr)
     write_image(folder / "hr.png", to_pixels(hr))
     write_image(folder / "lr.png", to_pixels(lr))
     enlarged = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # only to be seen beside the others

@@ -62,7 +62,7 @@ class Upscale:
         """Enlarge one image. Raises InputError if it cannot be read, enlarged or written."""
         image = read_image(job.source)
         try:
-            results = enlarge(image, self.restore, self.scale)
+            results = enlarge(image, self.restore)
             overlays: Sequence[Path | None] = job.overlays or [None] * len(results)
             places = zip(results, job.pictures, overlays, strict=True)
             notes = [note for each, picture, overlay in places for note in self.write(each, picture, overlay, marks)]

@@ -1,57 +1,222 @@
-"""An image encoded once, so that moving the knob takes neither the encoder nor the classifier again."""
+"""An image encoded by a PCSR model, from which it is restored under any number of settings.
 
+`Encoding` serves whole images and images in tiles, files, the web page and the `Upscaler` alike. Patches, the field's
+other protocol, are batches that go through the same engine.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from inference.restore import Clock, Restored, Setting
-from inference.restore_pcsr import Result, Worker, decide
-from utils.resize import scaled_size
+from inference.finish import canvas, finish
+from inference.restore import Clock, Restore, Restored, hr_size
+from inference.tiles import MAPS, TilePlan, allowance
+from models.decide import decide
+from models.fast.engine import Encoded, Engine
+from models.flops import PCSRFlops
+from models.pcsr import PCSR, refine
+from models.setting import Setting
+from models.tile import Tile, whole
+from utils.allocator import give_back
+from utils.errors import InputError
+from utils.patches import Tiling
+
+LARGE_PIXELS = 1 << 20  # of LR: behind such an image, memory is returned to the system
+HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
 
 
-def held_bytes(worker: Worker, lr: Tensor, scale: float) -> int:
-    """What a Knob of lr (1,3,h,w) holds on the worker's device, a little more than it is."""
-    height, width = scaled_size(lr, scale)
-    return 4 * (lr.shape[2] * lr.shape[3] * (3 + worker.tables) + height * width * (worker.upsamplers - 1))
+class Result:
+    """What one setting makes of one image, as it grows tile by tile."""
+
+    def __init__(self, setting: Setting, size: tuple[int, int], bits: int) -> None:
+        self.setting, self.size = setting, size
+        self.pixels = canvas(*size, bits)
+        self.assignment = np.empty(size, np.uint8)
+        self.counts: Counter[int] = Counter()  # HR pixels per upsampler
+        self.seconds = 0.0
+
+    def paint(self, engine: Engine, encoded: Encoded, assignment: Tensor, tile: Tile) -> None:
+        """Fill in a tile, from the encoding of that tile or more, for whose window assignment (1,R,C) decides."""
+        rows, cols = tile.window(encoded.lr, self.size)
+        inside = Tile(rows, cols).within(encoded.tile.window(encoded.lr, self.size))
+        sr = engine.upsample(encoded, self.size, assignment)
+        finish(sr, assignment if self.setting.refinement else None, inside, self.pixels[rows, cols])
+        self.count(assignment[:, inside.rows, inside.cols], engine.upsamplers)
+        self.assignment[rows, cols] = assignment[0, inside.rows, inside.cols].cpu().numpy()
+
+    def count(self, assignment: Tensor, upsamplers: int) -> None:
+        self.counts.update({j: int(torch.count_nonzero(assignment == j)) for j in range(upsamplers)})
+
+    def restored(self, account: PCSRFlops, lr_pixels: int, encoding_seconds: float) -> Restored:
+        upsamplers = len(account.upsamplers)
+        counts = [self.counts[j] for j in range(upsamplers)]
+        flops = account.total(lr_pixels, counts)
+        heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [sum(counts)])
+        share, seconds = counts[-1] / sum(counts), encoding_seconds + self.seconds
+        return Restored(str(self.setting), self.pixels, self.assignment, upsamplers, share, flops, heavy, seconds)
 
 
-class Knob:
-    """One image, its first layers at every LR pixel and its log odds at every HR pixel.
+class Encoding:
+    """One image at one scale. `keep` encodes it at once and keeps the features, so that the knob can be moved."""
 
-    Whatever the setting, the pixels are those that inference.restore_pcsr.pcsr_restorer gives.
-    """
+    def __init__(
+        self,
+        engine: Engine,
+        lr: Tensor,
+        scale: float,
+        bits: int = 8,
+        plan: TilePlan | None = None,
+        keep: bool = True,
+    ) -> None:
+        """lr (1,3,h,w) in [0,1]; results have 8 or 16 bits. Raises InputError for an output too large for a file."""
+        self.size = hr_size(lr, scale)
+        self.engine, self.lr, self.scale, self.bits = engine, lr.to(engine.device), scale, bits
+        self.plan = plan or TilePlan()
+        self.tiles = self.plan.cut(self.lr, engine.halo, pixel_bytes(engine, scale))
+        self.feats: list[Tensor | None] = [None] * len(self.tiles)
+        self.log_odds: Tensor | None = None  # (1,M-1,H,W), once all tiles have been looked at
+        clock = Clock(engine.device)
+        if keep:
+            self.look(keep)
+        self.seconds = clock.lap()  # what encoding took
+
+    def look(self, keep: bool) -> None:
+        """Find the log odds of the whole image, tile by tile, and keep the features if asked."""
+        self.log_odds = torch.empty(1, self.engine.upsamplers - 1, *self.size, device=self.lr.device)
+        with self.plan.bar(len(self.tiles)) as bar:
+            for i, tile in enumerate(self.tiles):
+                around = self.around(tile)
+                feat = self.engine.features(self.lr, around)
+                rows, cols = around.window(self.lr, self.size)
+                encoded = self.engine.project(self.lr, around, feat)
+                self.log_odds[..., rows, cols] = self.engine.log_odds(encoded, self.size)
+                self.feats[i] = feat if keep else None
+                bar.update()
+
+    def around(self, tile: Tile) -> Tile:
+        """A tile with the pixels around it that refinement reads."""
+        return tile.grown(self.lr, 1)
+
+    def encode(self, index: int) -> Encoded:
+        """Tile `index` with the pixels around it, from its features if they were kept."""
+        around, feat = self.around(self.tiles[index]), self.feats[index]
+        return self.engine.project(self.lr, around, self.engine.features(self.lr, around) if feat is None else feat)
 
     @torch.inference_mode()
-    def __init__(self, worker: Worker, lr: Tensor, scale: float, bits: int = 8) -> None:
-        """Encode lr (1,3,h,w) in [0,1]. Raises InputError for a scale below 1 and an output too large for a file."""
-        clock = Clock(worker.device)
-        (lr,) = worker.load(lr, scale)
-        self.worker, self.scale, self.bits, self.lr_pixels = worker, scale, bits, lr.shape[2] * lr.shape[3]
-        self.size = scaled_size(lr, scale)
-        self.parts, outer = worker.parts(lr, scale)
-        self.encoded = [worker.model.encode(lr, around) for around in outer]
-        self.log_odds = torch.empty(1, worker.upsamplers - 1, *self.size, device=lr.device)
-        for encoded in self.encoded:
-            rows, cols = encoded.part.window(lr, self.size)
-            self.log_odds[..., rows, cols] = worker.model.log_odds(encoded, self.size)
-        self.seconds = clock.lap()  # what encoding took
+    def restore(self, settings: Sequence[Setting]) -> list[Restored]:
+        """The image under several settings; `seconds` hold what this call took, and not the encoding that was kept.
+
+        Raises InputError for a budget that cannot be met.
+        """
+        engine, clock = self.engine, Clock(self.engine.device)
+        results = [Result(setting, self.size, self.bits) for setting in settings]
+        see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
+        if self.log_odds is None and see_all and len(self.tiles) > 1:
+            self.look(keep=4 * engine.channels * self.lr.shape[2] * self.lr.shape[3] <= allowance(engine.device))
+        shared = clock.lap()
+        decided: dict[Setting, Tensor] = {}
+        if self.log_odds is not None:
+            for result in results:
+                decided[result.setting] = decide(self.log_odds, result.setting, engine.account)
+                result.seconds += clock.lap()
+        with self.plan.bar(len(self.tiles)) as bar:
+            for i, tile in enumerate(self.tiles):
+                encoded = self.encode(i)
+                log_odds = engine.log_odds(encoded, self.size) if self.log_odds is None else None
+                shared += clock.lap()
+                rows, cols = encoded.tile.window(self.lr, self.size)
+                for result in results:
+                    if log_odds is None:
+                        assignment = decided[result.setting][:, rows, cols].contiguous()
+                    else:
+                        assignment = decide(log_odds, result.setting, engine.account)
+                    result.paint(engine, encoded, assignment, tile)
+                    result.seconds += clock.lap()
+                bar.update()
+        return [result.restored(engine.account, self.lr.shape[2] * self.lr.shape[3], shared) for result in results]
 
     @property
     def nbytes(self) -> int:
         """What it holds, in bytes."""
-        tables = [table for encoded in self.encoded for table in encoded.tables]
-        return sum(tensor.nbytes for tensor in (*tables, self.encoded[0].lr, self.log_odds))
+        held = [tensor for tensor in (*self.feats, self.lr, self.log_odds) if tensor is not None]
+        return sum(tensor.nbytes for tensor in held)
 
-    @torch.inference_mode()
-    def restore(self, setting: Setting, refinement: bool) -> Restored:
-        """The image under one setting; `seconds` are of this alone, without the encoding.
 
-        Raises InputError for a budget out of reach, and for k that is not a number.
-        """
-        clock = Clock(self.worker.device)
-        result = Result(setting, self.size, self.bits)
-        decided = decide(self.log_odds, setting, self.worker.account, self.scale)
-        for part, encoded in zip(self.parts, self.encoded, strict=True):
-            rows, cols = encoded.part.window(encoded.lr, self.size)
-            self.worker.paint(result, part, encoded, decided[:, rows, cols].contiguous(), refinement)
+def pixel_bytes(engine: Engine, scale: float) -> float:
+    """Bytes that one LR pixel takes while the engine works on it."""
+    return 4 * (MAPS * engine.channels + engine.table_channels + HR_FLOATS * scale**2)
+
+
+def held_bytes(engine: Engine, lr: Tensor, scale: float) -> int:
+    """What an Encoding of lr (1,3,h,w) keeps on the engine's device, or a little more than it is."""
+    height, width = hr_size(lr, scale)
+    return 4 * (lr.shape[2] * lr.shape[3] * (3 + engine.channels) + height * width * (engine.upsamplers - 1))
+
+
+@torch.inference_mode()
+def restore_patches(
+    engine: Engine, lr: Tensor, patches: Tiling, settings: Sequence[Setting], bits: int = 8
+) -> list[Restored]:
+    """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
+
+    Raises InputError for patches that do not fall on whole pixels.
+    """
+    scale = settings[0].scale
+    patches.windows(lr, scale)
+    batches = [batch.to(engine.device) for batch in patches.split(lr)]
+    size = hr_size(batches[0], scale)
+    clock = Clock(engine.device)
+    encoded = [engine.encode(batch) for batch in batches]
+    log_odds = torch.cat([engine.log_odds(each, size) for each in encoded])
+    lengths = [len(batch) for batch in batches]
+    shared = clock.lap()
+    results = []
+    for setting in settings:
+        result = Result(setting, hr_size(lr, scale), bits)
+        assignments = decide(log_odds, setting, engine.account).split(lengths)
+        pairs = list(zip(encoded, assignments, strict=True))
+        srs = [engine.upsample(each, size, chosen) for each, chosen in pairs]
+        if setting.refinement:
+            srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
+        sr = patches.merge(srs, lr, scale)
+        finish(sr, None, whole(sr), result.pixels)
+        result.assignment[:] = patches.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()
+        for assignment in assignments:
+            result.count(assignment, engine.upsamplers)
         result.seconds = clock.lap()
-        return result.restored(self.worker.account, self.lr_pixels)
+        results.append(result)
+    lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
+    return [result.restored(engine.account, lr_pixels, shared) for result in results]
+
+
+def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings themselves, or all heavy for a model that has nothing to decide. Raises InputError if it should."""
+    if model.classifier is not None:
+        return list(settings)
+    if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):
+        raise InputError("a model of phase 0 has one upsampler and nothing to decide: leave out k, budget and adaptive")
+    return [Setting("heavy", 0.0, settings[0].refinement, settings[0].scale)]
+
+
+def pcsr_restorer(
+    model: PCSR, settings: Sequence[Setting], device: torch.device, plan: TilePlan | None = None
+) -> Restore:
+    """Restore with a PCSR model, one result per setting from one encoding of the image; settings share one scale.
+
+    Raises InputError for settings of a model that has nothing to decide.
+    """
+    settings = possible(model, settings)
+    engine = Engine(model, device)
+
+    def restore(lr: Tensor, patches: Tiling | None = None, bits: int = 8) -> list[Restored]:
+        if patches:
+            return restore_patches(engine, lr, patches, settings, bits)
+        results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore(settings)
+        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
+            give_back()
+        return results
+
+    return restore

@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.fast.kernel import load_kernels, refine_and_round
+from models.fast.build import load_kernels
+from models.fast.pixels import refine_and_round
 from models.pcsr import refine
-from models.tile import Part
+from models.tile import Tile
 from utils.image import Array
 
 
@@ -15,7 +16,7 @@ def canvas(height: int, width: int, bits: int) -> Array:
     return np.empty((height, width, 3), np.uint8 if bits == 8 else np.uint16)
 
 
-def finish(sr: Tensor, assignment: Tensor | None, inside: Part, out: Array) -> None:
+def finish(sr: Tensor, assignment: Tensor | None, inside: Tile, out: Array) -> None:
     """sr (1,3,H,W), refined by assignment (1,H,W) if there is one; its pixels `inside` go to out (R,C,3)."""
     levels = np.iinfo(out.dtype).max
     compiled = load_kernels() if (sr.device.type, sr.dtype) == ("cpu", torch.float32) else None

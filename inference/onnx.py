@@ -1,4 +1,7 @@
-"""Trained models as ONNX files, for other programs. The package onnx is optional."""
+"""Trained models as ONNX files, for other programs. The package onnx is optional.
+
+What is traced are the model's own methods, with sizes as tensors so that the graph holds for images of all sizes.
+"""
 
 import warnings
 from importlib.util import find_spec
@@ -7,12 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but missing in __all__
+from torch.onnx.operators import shape_as_tensor
 
-from inference.graph import OriginalGraph, PCSRGraph
 from models.blocks import Backbone
-from models.pcsr import PCSR
+from models.decide import LARGE, priced, rates
+from models.fast.fold import folded
+from models.grid import Grid, axis, bilinear
+from models.pcsr import PCSR, refine
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
@@ -24,6 +30,46 @@ LR = "(1,3,h,w) float32, RGB in [0,1], any h and w of 1 or more"
 K = "() float32: larger is cheaper, about -1 to 2; -inf is all heavy, inf all light; must not be nan"
 SR = "(1,3,H,W) float32, RGB, clamped to [0,1]; H = round(h * scale), W = round(w * scale), halves to even"
 ASSIGNMENT = "(1,H,W) uint8, the upsampler of each pixel, 0 light .. M-1 heavy"
+
+
+class OriginalGraph(nn.Module):
+    """lr (1,3,h,w) in [0,1] -> sr (1,3,H,W), clamped to [0,1]."""
+
+    def __init__(self, model: Backbone) -> None:
+        super().__init__()
+        self.model = folded(model)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return self.model(lr).clamp(0, 1)
+
+
+class PCSRGraph(nn.Module):
+    """PCSR.forward under the k rule, with k as an input: lr (1,3,h,w) in [0,1] and a scalar k -> sr (1,3,H,W), clamped
+    to [0,1], and assignment (1,H,W) uint8.
+
+    Each upsampler runs on the pixels assigned to it. A k beyond +-1e30, infinity too, counts as that. A model of phase
+    0 takes no k and returns sr alone.
+    """
+
+    def __init__(self, model: PCSR, scale: float, refinement: bool) -> None:
+        super().__init__()
+        self.model = folded(model)
+        self.scale, self.refinement = scale, refinement
+        self.rates = rates(model.account().cost(scale))
+
+    def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        rows, cols = (
+            axis(n, (n.double() * self.scale).round().long())  # type: ignore[arg-type]  # tensors, as a trace wants them
+            for n in shape_as_tensor(lr)[2:].unbind()
+        )
+        grid = Grid(rows, cols)
+        feat = self.model.encode(lr)
+        if k is None:
+            return (self.model.upsample_all(feat, grid, 0) + bilinear(lr, grid)).clamp(0, 1)
+        log_odds = self.model.classify(feat, grid)
+        assignment = priced(log_odds, [k.clamp(-LARGE, LARGE) * rate for rate in self.rates])
+        sr = self.model.upsample(feat, grid, assignment) + bilinear(lr, grid)
+        return (refine(sr, assignment) if self.refinement else sr).clamp(0, 1), assignment
 
 
 def require_onnx() -> None:

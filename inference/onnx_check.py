@@ -11,6 +11,7 @@ from torch import Tensor
 from inference.onnx import decides
 from models.blocks import Backbone
 from models.decide import assign_k, rates
+from models.grid import bilinear, grid_over
 from models.pcsr import PCSR, refine
 from utils.errors import InputError
 from utils.resize import scaled_size
@@ -48,11 +49,12 @@ def compared(
     if not isinstance(model, PCSR):
         expected = model(lr)
     else:
-        size, encoded = scaled_size(lr, scale), model.encode(lr)
+        size, feat = scaled_size(lr, scale), model.encode(lr)
+        grid = grid_over(lr, size)
         assignment = assigned[0] if assigned else torch.zeros(1, *size, dtype=torch.uint8)
         if k is not None:
-            check_assignment(model.log_odds(encoded, size), model.account().cost(scale), k, assignment, lr)
-        expected = model.upsample(encoded, size, assignment)
+            check_assignment(model.classify(feat, grid), model.account().cost(scale), k, assignment, lr)
+        expected = model.upsample(feat, grid, assignment) + bilinear(lr, grid)
         expected = refine(expected, assignment) if refinement else expected
     if sr.shape != expected.shape:
         raise failed(lr, k, f"sr is {tuple(sr.shape)}, torch's {tuple(expected.shape)}")

@@ -18,13 +18,13 @@ class Enlarged(NamedTuple):
     restored: Restored  # what the model made, its pixels in RGB, with assignment and costs
 
 
-def enlarge(image: Image, restore: Restore, scale: float) -> list[Enlarged]:
+def enlarge(image: Image, restore: Restore) -> list[Enlarged]:
     """Enlarge an image of any size, from one pixel on; one result per setting of `restore`.
 
     Alpha is enlarged on its own, by bicubic; what lies hidden under it does not bleed into the edges.
     Raises InputError for what `restore` cannot do: a scale below 1, an output that no image file holds.
     """
-    results = restore(visible(image), scale, bits=image.bits)
+    results = restore(visible(image), bits=image.bits)
     return [Enlarged(like(image, restored.pixels), restored) for restored in results]
 
 

@@ -1,6 +1,5 @@
 """PCSR from Python: a model made ready once; an array or a tensor in, the same kind out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,12 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.encoding import Encoding, possible
 from inference.picture import grayed
-from inference.restore import LARGE, Large, Restored, Setting
-from inference.restore_pcsr import Worker, possible
+from inference.restore import Restored
+from inference.tiles import TilePlan
 from models.checkpoint import load_model
+from models.fast.engine import Engine
 from models.flops import Flops
 from models.pcsr import PCSR
+from models.setting import choose
 from utils.device import pick_device
 from utils.errors import InputError
 from utils.image import to_tensor
@@ -39,11 +41,11 @@ class Info(Generic[Picture]):
 
 
 class Upscaler:
-    """A PCSR model on a device. Nothing is trained through it: results carry no gradients."""
+    """A PCSR model on a device. Nothing is trained through it: results carry no gradients. It can be pickled."""
 
-    def __init__(self, model: PCSR, device: torch.device, large: Large = LARGE) -> None:
-        self.settings_of = model
-        self.worker = Worker(model, device, large)
+    def __init__(self, model: PCSR, device: torch.device, plan: TilePlan | None = None) -> None:
+        self.model, self.plan = model, plan
+        self.engine = Engine(model, device)
 
     @classmethod
     def load(cls, weights: str | PathLike[str], device: str = "auto") -> "Upscaler":
@@ -55,6 +57,19 @@ class Upscaler:
         if not isinstance(model, PCSR):
             raise InputError(f"{weights}: an original model; give the weights of a PCSR model")
         return cls(model, pick_device(device))
+
+    def to(self, device: str | torch.device) -> "Upscaler":
+        """The same model on another device."""
+        return Upscaler(self.model, torch.device(device), self.plan)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Upscaler, (self.model, self.engine.device, self.plan)
+
+    def __repr__(self) -> str:
+        encoder, parameters = type(self.model.encoder).__name__, sum(p.numel() for p in self.model.parameters())
+        return (
+            f"Upscaler({encoder}, {self.engine.upsamplers} upsamplers, {parameters} parameters, {self.engine.device})"
+        )
 
     def upscale(
         self,
@@ -70,30 +85,17 @@ class Upscaler:
 
         image: numpy (H,W,3) or (H,W), uint8, uint16, or float32 in [0,1]; torch (3,H,W) or (b,3,H,W), uint8, or
         float32 in [0,1]. Floats come back rounded to the levels of 16 bits. Sides are rounded to whole pixels.
-        scale: 1 or more. At most one of: k, larger is cheaper, useful from -1 to 2, 0 if nothing is said; budget, the
-        share of the all-heavy model's FLOPs (paper account); adaptive, the image's own probabilities decide (ADM).
-        refinement: a light pixel beside a heavier one takes its neighbourhood's mean (paper).
+        scale, k, budget, adaptive and refinement are those of models.setting.Setting; give at most one of k, budget and
+        adaptive, k = 0 if nothing is said.
 
         Raises InputError, a ValueError, for anything else.
         """
-        if not math.isfinite(scale):
-            raise InputError(f"scale {scale:g}: must be a number of 1 or more")
+        settings = possible(self.model, [choose(k, budget, adaptive, refinement, scale)])
         lr, bits = to_lr(image)
-        settings = possible(self.settings_of, [chosen(k, budget, adaptive)])
-        results = [self.worker.restore(each[None], scale, settings, refinement, bits=bits)[0] for each in lr]
+        results = [
+            Encoding(self.engine, each[None], scale, bits, self.plan, keep=False).restore(settings)[0] for each in lr
+        ]
         return as_given(stacked([each.pixels for each in results]), image), described(results, image)
-
-
-def chosen(k: float | None, budget: float | None, adaptive: bool) -> Setting:
-    """The setting asked for. Raises InputError for several at once, or one that is no number."""
-    if (k is not None) + (budget is not None) + adaptive > 1:
-        raise InputError("give one of k, budget and adaptive")
-    if adaptive:
-        return Setting("adaptive")
-    setting = Setting("k", k or 0.0) if budget is None else Setting("budget", budget)
-    if np.isnan(setting.value):
-        raise InputError(f"{setting.rule} must be a number, not nan")
-    return setting
 
 
 def to_lr(image: NDArray[Any] | Tensor) -> tuple[Tensor, int]:

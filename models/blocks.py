@@ -4,10 +4,10 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.flops import Call, Countable
+from models.grid import bilinear, grid_over
 from models.tile import reach
 
 
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         sr = self.tail(self.encoder(lr - self.mean)) + self.mean
         if self.residual:
-            sr = sr + F.interpolate(lr, scale_factor=self.scale, mode="bilinear", align_corners=False)
+            sr = sr + bilinear(lr, grid_over(lr, (lr.shape[2] * self.scale, lr.shape[3] * self.scale)))
         return sr
 
     @functools.cached_property

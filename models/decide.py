@@ -1,8 +1,8 @@
-"""Which upsampler each pixel gets: pure functions of the classifier's output (paper).
+"""Which upsampler each pixel gets: pure functions of the classifier's output (paper, section 3.3).
 
 Upsamplers are ordered light .. heavy, and an assignment is (b,H,W) uint8, 0 = light .. M-1 = heavy. All rules depend on
 the probabilities through `log_odds` (b,M-1,H,W) alone, log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, which are
-differences of the classifier's logits. Beyond the assignment, memory is bounded: images are looked at in pieces.
+differences of the classifier's logits. Large images are looked at in bands of rows, which bounds the memory.
 """
 
 import math
@@ -12,10 +12,12 @@ import torch
 from fast_pytorch_kmeans import KMeans
 from torch import Tensor
 
+from models.flops import PCSRFlops
+from models.setting import Setting
 from utils.errors import InputError
 
 SAMPLE = 1 << 16  # pixels that stand for a large image where a threshold is sought
-PIECE = 1 << 21  # pixels looked at together
+BAND_PIXELS = 1 << 21  # pixels looked at together
 NEAR = 0.05  # how far from the sample's k the whole image's is looked for first
 KMEANS_ITERATIONS = 20
 FLAT = 1e-6  # a map whose values differ by less has nothing to cluster
@@ -23,13 +25,29 @@ RESOLUTION = 1e-8  # of k: pixels that lie closer together count as equal
 LARGE = 1e30  # of k: beyond it float32 would overflow
 
 
-def assign_k(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
-    """argmax_j prob_j / cost_j^k; larger k is cheaper. k = -inf is all heavy, k = inf all light; ties go to light.
+def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
+    """log_odds (b,M-1,H,W) -> assignment (b,H,W) by the setting's rule; b patches of one image are decided together.
 
-    Raises InputError if k is not a number.
+    Raises InputError for a budget that cannot be met.
     """
-    if math.isnan(k):
-        raise InputError("--k must be a number, not nan")
+    if log_odds.shape[1] == 0:  # one upsampler: nothing to decide
+        return torch.zeros(len(log_odds), *log_odds.shape[2:], dtype=torch.uint8, device=log_odds.device)
+    if setting.rule == "adaptive":
+        return assign_adaptive(log_odds)
+    cost = account.cost(setting.scale)
+    if setting.rule == "budget":
+        return assign_budget(log_odds, cost, *budget_per_pixel(account, setting.scale, setting.value))
+    return assign_k(log_odds, cost, -math.inf if setting.rule == "heavy" else setting.value)
+
+
+def probabilities(log_odds: Tensor) -> Tensor:
+    """log_odds (b,M-1,...) -> prob (b,M,...), the softmax of the classifier's logits."""
+    first = log_odds.new_zeros(len(log_odds), 1, *log_odds.shape[2:])
+    return torch.cat([first, log_odds], 1).softmax(1)
+
+
+def assign_k(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
+    """argmax_j prob_j / cost_j^k; larger k is cheaper. k = -inf is all heavy, k = inf all light; ties go to light."""
     if math.isinf(k):
         return torch.full_like(log_odds[:, 0], 0 if k > 0 else log_odds.shape[1], dtype=torch.uint8)
     return best(log_odds, cost, k)
@@ -55,6 +73,25 @@ def priced(log_odds: Tensor, prices: Sequence[float] | Sequence[Tensor]) -> Tens
     return index
 
 
+def budget_per_pixel(account: PCSRFlops, scale: float, share: float) -> tuple[list[float], float]:
+    """A share of the all-heavy model's FLOPs (paper account) as spend per upsampler and budget, per HR pixel.
+
+    Raises InputError for a share below that of all pixels light.
+    """
+    fixed = account.per_lr.paper / scale**2 + account.classifier.paper
+    spend = [fixed + flops.paper for flops in account.upsamplers]
+    if not spend[0] / spend[-1] <= share <= 1:
+        least = f"{spend[0] / spend[-1]:.3f}"
+        raise InputError(f"budget {share:g}: must lie between {least} (all pixels light) and 1 (all pixels heavy)")
+    return spend, share * spend[-1]
+
+
+def least_budget(account: PCSRFlops, scale: float) -> float:
+    """The smallest budget that can be met: the share of the all-heavy model's FLOPs that all pixels light take."""
+    spend, budget = budget_per_pixel(account, scale, 1.0)
+    return spend[0] / budget
+
+
 def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float], budget: float) -> Tensor:
     """The k rule at the one threshold of this image that spends `budget`.
 
@@ -68,10 +105,10 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     price = torch.tensor(spend, dtype=torch.float64)
     limit = 2 * 90 / math.log(cost[-1] / cost[0])  # |log_odds| < 180 in float32: beyond, all pixels are light or heavy
 
-    def spent(pieces: Sequence[Tensor], k: float) -> float:
-        return sum(total(best(piece, cost, k), price) for piece in pieces)
+    def spent(parts: Sequence[Tensor], k: float) -> float:
+        return sum(total(best(part, cost, k), price) for part in parts)
 
-    whole = [log_odds[..., rows, :] for rows in pieces(log_odds)]
+    whole = [log_odds[..., rows, :] for rows in bands(log_odds)]
     sample = [sampled(log_odds)]
     share = sample[0].shape[2] * budget
     guess = bisect(lambda k: spent(sample, k), share, -limit, limit)[1]
@@ -80,8 +117,8 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     low, high = bisect(lambda k: spent(whole, k), left, low, high)
     left -= spent(whole, high) - 1e-9 * max(spend)
     assignment = torch.empty_like(log_odds[:, 0], dtype=torch.uint8)
-    for piece, rows in zip(whole, pieces(log_odds), strict=True):
-        dear, cheap = best(piece, cost, low), best(piece, cost, high)
+    for band, rows in zip(whole, bands(log_odds), strict=True):
+        dear, cheap = best(band, cost, low), best(band, cost, high)
         on_edge = (dear != cheap).nonzero(as_tuple=True)
         steps = price[dear[on_edge].long().cpu()] - price[cheap[on_edge].long().cpu()]  # MPS has no float64
         upgraded = (steps.cumsum(0) <= left).to(dear.device)
@@ -110,10 +147,10 @@ def bisect(spent: Callable[[float], float], target: float, low: float, high: flo
     return low, high
 
 
-def pieces(log_odds: Tensor) -> Iterator[slice]:
-    """Rows (b,M-1,H,W) of about PIECE pixels."""
+def bands(log_odds: Tensor) -> Iterator[slice]:
+    """Bands of rows of log_odds (b,M-1,H,W), of about BAND_PIXELS pixels each."""
     batch, _, height, width = log_odds.shape
-    step = max(1, PIECE // (batch * width))
+    step = max(1, BAND_PIXELS // (batch * width))
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
@@ -133,7 +170,7 @@ def heaviness(log_odds: Tensor) -> Tensor:
     """The expected upsampler index, the heavy probability when M = 2; (b,M-1,...) -> (b,...)."""
     if log_odds.shape[1] == 1:
         return log_odds[:, 0].sigmoid()
-    prob = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1).softmax(1)
+    prob = probabilities(log_odds)
     weight = torch.arange(prob.shape[1], dtype=prob.dtype, device=prob.device)
     return (prob * weight.view(1, -1, *[1] * (prob.ndim - 2))).sum(1)
 
@@ -145,7 +182,7 @@ def assign_adaptive(log_odds: Tensor) -> Tensor:
     that the outcome is the same on every run.
     """
     count = log_odds.shape[1] + 1
-    ends = [heaviness(log_odds[..., rows, :]).aminmax() for rows in pieces(log_odds)]
+    ends = [heaviness(log_odds[..., rows, :]).aminmax() for rows in bands(log_odds)]
     low, high = torch.stack([end.min for end in ends]).min(), torch.stack([end.max for end in ends]).max()
     assignment = torch.zeros_like(log_odds[:, 0], dtype=torch.uint8)
     if float(high - low) < FLAT:
@@ -157,7 +194,7 @@ def assign_adaptive(log_odds: Tensor) -> Tensor:
     kmeans.fit_predict(sample, centroids=start)
     centroids = kmeans.centroids.flatten().sort().values
     edges = ((centroids[1:] + centroids[:-1]) / 2).to(log_odds.device)
-    for rows in pieces(log_odds):
+    for rows in bands(log_odds):
         normalised = (heaviness(log_odds[..., rows, :]) - low) / (high - low)
         assignment[:, rows] = torch.bucketize(normalised, edges).to(torch.uint8)
     return assignment

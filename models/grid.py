@@ -1,80 +1,74 @@
-"""Which LR pixels every HR row and column reads, and where the HR centre lies among them (paper).
+"""Which LR pixels every HR row and column reads, and where the HR pixel lies among them (paper, section 3).
 
-The coordinates of a regular grid are separable, so indices and an offset per row and per column are all there is; no
-(H*W, 2) tensor of coordinates exists. Everything is computed in integers and float64: float32 coordinates are off by
-up to 1.7e-4 of an LR pixel at 4K. A part of an image gets the very numbers that the whole has there.
+The coordinates of a regular grid are separable: an index and an offset per row and per column say everything, and no
+(H*W,2) tensor of coordinates is needed. Indices are computed in integers and offsets in float64, which is exact for
+every scale; float32 coordinates would be off by up to 1.7e-4 of an LR pixel in a 4K image. A tile of an image gets the
+very numbers that the whole image has there. Sizes may be integer tensors, so that a trace holds for all images.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from models.tile import Tile, span
+
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of the HR grid over the LR grid."""
+    """The HR positions of one axis over `n` LR pixels, or those of one tile."""
 
-    index: Tensor  # (N,) int64, the nearest LR pixel, counted from the part's first; of two equally near ones the lower
-    offset: Tensor  # (N,) float32 in [-1, 1]: (coord - coord of that LR pixel) * n, the paper's rel_coord
-    cell: float  # 2 / N * n, the paper's rel_cell: an HR pixel's extent in half LR pixels
-
-
-@dataclass(frozen=True)
-class Blend:
-    """What bilinear interpolation takes along one axis, half-pixel centres, border replicated."""
-
-    low: Tensor  # (N,) int64, an LR pixel, counted from the image's first
-    high: Tensor  # (N,) int64, the next one
-    weight: Tensor  # (N,) float32 in [0, 1), of the next one
+    index: Tensor  # (N,) int64, the nearest LR pixel, counted from the tile's first; of two equally near ones the lower
+    offset: Tensor  # (N,) float32 in [-1,1]: (coord - coord of that LR pixel) * n, the paper's rel_coord
+    cell: float | Tensor  # 2 / N * n, the paper's rel_cell: the extent of an HR pixel in half LR pixels
+    low: Tensor  # (N,) int64, the LR pixel before the HR position, counted from the image's first
+    high: Tensor  # (N,) int64, the LR pixel behind it
+    weight: Tensor  # (N,) float32 in [0,1), of `high` in bilinear interpolation
 
 
-def first_hr(n: int, size: int, pixel: int) -> int:
-    """The first of `size` HR positions over `n` LR pixels that is nearest to LR pixel `pixel` or one behind it."""
-    return max(0, -(-(2 * size * pixel + 1 - n) // (2 * n)))
+class Grid(NamedTuple):
+    """The HR grid over an LR image or over one tile of it."""
+
+    rows: Axis
+    cols: Axis
 
 
-def span(n: int, size: int, part: slice) -> slice:
-    """The HR positions nearest to the LR pixels of a part; parts that cover LR cover HR, without overlap."""
-    return slice(first_hr(n, size, part.start), first_hr(n, size, part.stop))
+def grid_over(lr: Tensor, size: tuple[int, int], tile: Tile | None = None) -> Grid:
+    """The grid of an HR image of `size` = (H,W) over lr (b,3,h,w), or its window over a tile of lr."""
+    rows, cols = tile or (None, None)
+    return Grid(axis(lr.shape[2], size[0], lr.device, rows), axis(lr.shape[3], size[1], lr.device, cols))
 
 
-def axis(n: int, size: int, device: torch.device | str = "cpu", part: slice | None = None) -> Axis:
-    """The `size` HR positions over `n` LR pixels, or those of a part of the LR pixels.
+def axis(n: int, size: int, device: torch.device | str = "cpu", stretch: slice | None = None) -> Axis:
+    """The `size` HR positions over `n` LR pixels, or those that are nearest to a stretch of the LR pixels.
 
-    HR centre i sits at -1 + (2i + 1) / size, LR centre m at -1 + (2m + 1) / n. In units of half an LR pixel their
-    distance is (2i + 1) * n / size - (2m + 1), hence the integer arithmetic below, exact for every scale.
+    The centre of HR pixel i sits at -1 + (2i + 1) / size and that of LR pixel m at -1 + (2m + 1) / n. In units of half
+    an LR pixel their distance is (2i + 1) * n / size - (2m + 1), hence the integer arithmetic below.
     """
-    part = part or slice(0, n)
-    index, offset = nearest(centres(n, span(n, size, part)), size)
-    return Axis(moved(index - part.start, device), moved(offset, device), 2.0 / size * n)
-
-
-def nearest(centre: Tensor, size: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Index (int64) and offset (float32), as in Axis, of HR positions with these `centres`."""
+    positions = torch.arange(size) if stretch is None else torch.arange(*span(n, size, stretch))
+    centre = (2 * positions + 1) * n  # on the CPU: MPS has no float64, and a short list is soon moved
     index = torch.div(centre - 1, 2 * size, rounding_mode="trunc")  # of what is never negative
-    distance = centre - (2 * index + 1) * size  # an integer below 2^53 for any image, so the quotient is exact enough
-    return index, (distance.double() / size).float()
-
-
-def blend(n: int, size: int, device: torch.device | str = "cpu", part: slice | None = None) -> Blend:
-    """Bilinear interpolation of `n` LR pixels at `size` HR positions, or at those of a part of the LR pixels."""
-    low, weight = between(centres(n, span(n, size, part or slice(0, n))), size)
-    return Blend(moved(low, device), moved((low + 1).clamp_max(n - 1), device), moved(weight, device))
-
-
-def between(centre: Tensor, size: int | Tensor) -> tuple[Tensor, Tensor]:
-    """The LR pixel before (int64) HR positions with these `centres`, and the weight (float32) of the one behind it."""
+    distance = centre - (2 * index + 1) * size  # an integer below 2**53 for any image: the quotient is exact enough
+    offset = (distance.double() / size).float()
     source = (centre - size).clamp_min(0)  # times 2 * size
     low = torch.div(source, 2 * size, rounding_mode="trunc")
-    return low, ((source - low * (2 * size)).double() / (2 * size)).float()
+    weight = ((source - low * (2 * size)).double() / (2 * size)).float()
+    high = (low + 1).clamp_max(n - 1)
+    first = 0 if stretch is None else stretch.start
+    lists = (index - first, offset, low, high, weight)
+    index, offset, low, high, weight = (moved(values, torch.device(device)) for values in lists)
+    return Axis(index, offset, 2.0 / size * n, low, high, weight)
 
 
-def centres(n: int, positions: slice) -> Tensor:
-    """(2i + 1) * n of HR positions i; on the CPU, as MPS has no float64 and a short list is soon moved."""
-    return (2 * torch.arange(positions.start, positions.stop) + 1) * n
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """CUDA takes short lists along without being waited for."""
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
-def moved(values: Tensor, device: torch.device | str) -> Tensor:
-    there = torch.device(device)
-    return values.to(there, non_blocking=there.type == "cuda")  # which takes short lists along without being waited for
+def bilinear(lr: Tensor, grid: Grid) -> Tensor:
+    """lr (b,3,h,w) at the grid's pixels, (b,3,H,W): half-pixel centres, border replicated."""
+    rows, cols = grid
+    down, across = rows.weight[:, None].to(lr.dtype), cols.weight.to(lr.dtype)
+    tall = lr.index_select(2, rows.low).lerp(lr.index_select(2, rows.high), down)  # (b,3,H,w)
+    return tall.index_select(3, cols.low).lerp(tall.index_select(3, cols.high), across)

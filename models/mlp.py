@@ -1,32 +1,23 @@
 """The per-pixel MLP that upsamplers and classifier are made of, with its first Linear factorised.
 
-The input of the paper's MLP at an HR pixel is [feat, rel_coord, rel_cell]. All three parts are separable, so
-W1 [f; r; c] + b = (W1f f + b)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c): the feature part is computed once per LR
-pixel, the rest once per row and once per column. Exact for every scale.
+The paper runs an MLP on [feat, rel_coord, rel_cell] of every HR pixel. All three parts of its first Linear are
+separable: W1 [f; r; c] + b = (W1f f + b)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c). The feature part is computed
+once per LR pixel, the rest once per row and once per column. This is exact for every scale.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.grid import Axis
+from models.grid import Grid
 
 COORD_CHANNELS = 4  # rel_coord (y, x) and rel_cell (y, x), behind the features
 
 
-class FirstLayer(NamedTuple):
-    """The first Linear of one MLP, before its ReLU, kept as three tables that are added at each HR pixel."""
-
-    table: Tensor  # (b*h*w, C), the feature part and the bias, a row per LR pixel
-    row: Tensor  # (H, C), the y coordinate's part
-    col: Tensor  # (W, C), the x coordinate's part and the cell's
-
-
 class PixelMLP(nn.Module):
-    """Linear + ReLU per hidden width, then a Linear to `out_channels`; no hidden width means a single Linear."""
+    """Linear and ReLU per hidden width, then a Linear to `out_channels`; no hidden width means a single Linear."""
 
     def __init__(self, in_channels: int, hidden: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
@@ -42,58 +33,65 @@ class PixelMLP(nn.Module):
     def linears(self) -> list[nn.Linear]:
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
+    def forward(self, feat: Tensor, grid: Grid) -> Tensor:
+        """At every HR pixel: feat (b,c,h,w) -> (b,H,W,out_channels)."""
+        batch, _, h, w = feat.shape
+        table = self.project(rows_of(feat)).view(batch, h, w, -1)
+        nearest = table.index_select(1, grid.rows.index).index_select(2, grid.cols.index)  # (b,H,W,C)
+        down, across = self.coordinate_terms(grid)
+        return self.finish(nearest + down[:, None] + across)
+
+    def at_pixels(self, feat: Tensor, grid: Grid, where: Tensor) -> Tensor:
+        """At n HR pixels alone, `where` (n,) being their indices into the flat (b,H,W) -> (n,out_channels)."""
+        (rows, cols), (_, _, h, w) = grid, feat.shape
+        line, x = divided(where, cols.index.shape[0])
+        image, y = divided(line, rows.index.shape[0])
+        nearest = (image * h + rows.index[y]) * w + cols.index[x]
+        down, across = self.coordinate_terms(grid)
+        return self.finish(self.project(rows_of(feat)).index_select(0, nearest) + down[y] + across[x])
+
     def project(self, feat: Tensor) -> Tensor:
-        """The feature part of the first Linear, and its bias: feat rows (n,c) -> (n,C)."""
+        """The feature part of the first Linear, with its bias: a row per LR pixel, (n,c) -> (n,C)."""
         first = self.linears()[0]
         return F.linear(feat, first.weight[:, : self.in_channels], first.bias)
 
-    def first_layer(self, table: Tensor, rows: Axis, cols: Axis) -> FirstLayer:
-        """The tables for one HR grid; `table` is what `project` returned for every LR pixel."""
+    def coordinate_terms(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The other parts of the first Linear: of every HR row (H,C), and of every HR column with the cell (W,C)."""
         first = self.linears()[0]
-        y, x, cell_y, cell_x = first.weight[:, self.in_channels :].unbind(1)  # 4 times (C,)
-        constant = cell_y * rows.cell + cell_x * cols.cell
-        row = rows.offset[:, None] * y  # (H,C)
-        col = cols.offset[:, None] * x + constant  # (W,C)
-        return FirstLayer(table, row.to(table.dtype), col.to(table.dtype))
+        y, x, cell_y, cell_x = first.weight[:, self.in_channels :].unbind(1)  # (C,) each
+        constant = cell_y * grid.rows.cell + cell_x * grid.cols.cell
+        down = grid.rows.offset[:, None] * y
+        across = grid.cols.offset[:, None] * x + constant
+        return down.to(first.weight.dtype), across.to(first.weight.dtype)
 
     def at(self, table: Tensor, nearest: Tensor, coords: Tensor) -> Tensor:
-        """The MLP at n scattered HR pixels: rows `nearest` (n,) of a projected table, coords (n,4) -> (n,out)."""
-        return self.finish(self.first_at(table, nearest, coords))
-
-    def first_at(self, table: Tensor, nearest: Tensor, coords: Tensor) -> Tensor:
-        """The first Linear there, before its ReLU: (n,C)."""
+        """At n HR pixels that read the rows `nearest` (n,) of a projected table, coords (n,4) -> (n,out_channels)."""
         gathered = table.index_select(0, nearest)  # its backward is several times as fast as that of table[nearest]
-        return torch.addmm(gathered, coords, self.linears()[0].weight[:, self.in_channels :].t())
+        return self.finish(torch.addmm(gathered, coords, self.linears()[0].weight[:, self.in_channels :].t()))
 
     def finish(self, pre: Tensor) -> Tensor:
-        """What follows the first Linear: (..., C) -> (..., out_channels). Overwrites `pre`."""
+        """What follows the first Linear: (...,C) -> (...,out_channels). Overwrites `pre`.
+
+        On CPUs a 1x1 convolution of an image of one row is the Linear of its pixels, up to 2.6 times as fast (oneDNN
+        against the BLAS); a trace for other runtimes has the matrix products themselves.
+        """
         rest = self.linears()[1:]
-        if pre.device.type != "cpu":
-            return self.finish_linear(pre)
-        if not rest:
+        if pre.device.type != "cpu" or torch.onnx.is_in_onnx_export() or pre.numel() == 0:
+            for layer in rest:
+                pre = layer(pre.relu_())
             return pre
-        if pre.numel() == 0:
-            return pre.new_empty(*pre.shape[:-1], self.out_channels)
-        image = as_image(pre.relu_())
-        for number, layer in enumerate(rest):
-            image = F.conv2d(image.relu_() if number else image, layer.weight[:, :, None, None], layer.bias)
-        return as_rows(image).view(*pre.shape[:-1], -1)
-
-    def finish_linear(self, pre: Tensor) -> Tensor:
-        """The same as the matrix products that it is."""
-        for layer in self.linears()[1:]:
-            pre = layer(pre.relu_())
-        return pre
+        image = pre.reshape(1, 1, -1, pre.shape[-1]).permute(0, 3, 1, 2)  # (1,C,1,n), channels-last
+        for layer in rest:
+            image = F.conv2d(image.relu_(), layer.weight[:, :, None, None], layer.bias)
+        return image.permute(0, 2, 3, 1).reshape(*pre.shape[:-1], -1)
 
 
-def as_image(rows: Tensor) -> Tensor:
-    """Rows (...,C) as a channels-last image (1,C,1,n), without a copy if they are contiguous.
-
-    On CPUs a 1x1 convolution of it is the Linear of the rows, up to 2.6 times as fast: oneDNN against the BLAS.
-    """
-    return rows.reshape(1, 1, -1, rows.shape[-1]).permute(0, 3, 1, 2)
+def rows_of(feat: Tensor) -> Tensor:
+    """feat (b,c,h,w) with a row per LR pixel, (b*h*w,c); no copy if feat is channels-last."""
+    return feat.permute(0, 2, 3, 1).reshape(-1, feat.shape[1])
 
 
-def as_rows(image: Tensor) -> Tensor:
-    """The inverse: (1,C,1,n) -> (n,C)."""
-    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
+def divided(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder of indices (n,) that are not negative."""
+    quotient = torch.div(index, length, rounding_mode="trunc")
+    return quotient, index - quotient * length

@@ -1,68 +1,30 @@
 """PCSR: pixel-level classifier for single image super-resolution (ECCV 2024, arXiv 2407.21448).
 
-Differs from the paper's formulation in the order of the arithmetic only: see models/mlp.py and models/grid.py.
+`PCSR.forward` is the method, in the order of the paper's section 3: encode, classify, decide, upsample, refine. It
+works on whole images on any device, is differentiable, and is what everything faster in this project is tested against.
+It differs from the paper's formulation in the order of the arithmetic only: see models/mlp.py and models/grid.py.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.decide import decide, probabilities
 from models.flops import Countable, PCSRFlops, pcsr_flops
-from models.grid import Axis, axis, blend
-from models.mlp import FirstLayer, PixelMLP
-from models.tile import Part, reach, whole, with_halo
-
-BLOCK_PIXELS = (
-    1 << 16
-)  # HR pixels per block at inference: bounds memory, and keeps a block's activations near the cache
+from models.grid import Grid, bilinear, grid_over
+from models.mlp import PixelMLP
+from models.setting import Setting
 
 
-class Encoded(NamedTuple):
-    """An image or a part of one, encoded once; any output size and any decision can be made from it.
+class Output(NamedTuple):
+    """What the model makes of a batch of LR images."""
 
-    Methods take the size of the whole image, and answer for the part's window of it.
-    """
-
-    lr: Tensor  # (b,3,H,W), the whole image
-    part: Part
-    tables: tuple[Tensor, ...]  # per MLP (upsamplers light .. heavy, then classifier) its `project`, (b*h*w,C)
-
-
-class Pixels:
-    """The HR grid over one encoded batch: evaluates first layers at all pixels of a row block or at chosen ones."""
-
-    def __init__(self, encoded: Encoded, size: tuple[int, int]) -> None:
-        lr, part = encoded.lr, encoded.part
-        self.batch = len(lr)
-        self.h, self.w = part.rows.stop - part.rows.start, part.cols.stop - part.cols.start
-        self.rows: Axis = axis(lr.shape[2], size[0], lr.device, part.rows)
-        self.cols: Axis = axis(lr.shape[3], size[1], lr.device, part.cols)
-        self.size = len(self.rows.index), len(self.cols.index)
-
-    def blocks(self) -> Iterator[slice]:
-        """Slices of HR rows of about BLOCK_PIXELS pixels each."""
-        height, width = self.size
-        step = max(1, BLOCK_PIXELS // (self.batch * width))
-        return (slice(top, min(top + step, height)) for top in range(0, height, step))
-
-    def lr_index(self, block: slice) -> Tensor:
-        """Row of the feature tables each HR pixel of the block reads: (b,R,W) int64."""
-        image = torch.arange(self.batch, device=self.rows.index.device)[:, None, None] * (self.h * self.w)
-        return image + self.rows.index[block][None, :, None] * self.w + self.cols.index
-
-    def dense(self, first: FirstLayer, block: slice) -> Tensor:
-        """First layer at every pixel of a block: (b,R,W,C)."""
-        return first.table[self.lr_index(block)] + first.row[block, None] + first.col
-
-    def sparse(self, first: FirstLayer, block: slice, chosen: Tensor) -> Tensor:
-        """First layer at the n chosen pixels of a block, indices into its flat (b,R,W): (n,C)."""
-        width = self.size[1]
-        row = torch.div(chosen, width, rounding_mode="floor") % (block.stop - block.start) + block.start
-        nearest = self.lr_index(block).view(-1)[chosen]
-        return first.table[nearest] + first.row[row] + first.col[chosen % width]
+    sr: Tensor  # (b,3,H,W), not clamped
+    assignment: Tensor  # (b,H,W) uint8, the upsampler of each pixel: 0 = light .. M-1 = heavy
+    prob: Tensor  # (b,M,H,W), how probable the classifier takes each upsampler to be
 
 
 class PCSR(nn.Module):
@@ -90,6 +52,48 @@ class PCSR(nn.Module):
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
 
+    def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
+        """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.
+
+        Raises InputError for a budget that cannot be met.
+        """
+        grid = grid_over(lr, size)
+        feat = self.encode(lr)  # (b,c,h,w)
+        log_odds = self.classify(feat, grid)  # (b,M-1,H,W)
+        assignment = self.decide(log_odds, setting)  # (b,H,W)
+        sr = self.upsample(feat, grid, assignment) + bilinear(lr, grid)  # (b,3,H,W)
+        if setting.refinement:
+            sr = refine(sr, assignment)
+        return Output(sr, assignment, probabilities(log_odds))
+
+    def encode(self, lr: Tensor) -> Tensor:
+        """lr (b,3,h,w) in [0,1] -> feat (b,c,h,w)."""
+        return self.encoder(lr - self.mean)
+
+    def classify(self, feat: Tensor, grid: Grid) -> Tensor:
+        """feat (b,c,h,w) -> log(prob_j / prob_0) of the upsamplers j = 1 .. M-1 at every HR pixel, (b,M-1,H,W)."""
+        if self.classifier is None:
+            return feat.new_zeros(feat.shape[0], 0, grid.rows.index.shape[0], grid.cols.index.shape[0])
+        logits = self.classifier(feat, grid).permute(0, 3, 1, 2)  # (b,M,H,W)
+        return logits[:, 1:] - logits[:, :1]
+
+    def decide(self, log_odds: Tensor, setting: Setting) -> Tensor:
+        """log_odds (b,M-1,H,W) -> assignment (b,H,W) uint8 by the setting's rule."""
+        return decide(log_odds.detach(), setting, self.account())
+
+    def upsample(self, feat: Tensor, grid: Grid, assignment: Tensor) -> Tensor:
+        """feat (b,c,h,w) -> what the upsampler that assignment (b,H,W) names adds to bilinear(lr), (b,3,H,W)."""
+        chosen = assignment.flatten()  # (b*H*W,)
+        values = feat.new_zeros(chosen.shape[0], 3)
+        for j, upsampler in enumerate(self.mlps()[: len(self.upsamplers)]):
+            where = (chosen == j).nonzero()[:, 0]  # waits for the device: the count decides the shape
+            values = values.index_put((where,), upsampler.at_pixels(feat, grid, where))
+        return values.view(*assignment.shape, 3).permute(0, 3, 1, 2)
+
+    def upsample_all(self, feat: Tensor, grid: Grid, index: int) -> Tensor:
+        """The same with upsampler `index`, which may count from the end, at every pixel."""
+        return self.mlps()[range(len(self.upsamplers))[index]](feat, grid).permute(0, 3, 1, 2)
+
     def mlps(self) -> list[PixelMLP]:
         """All per-pixel MLPs: upsamplers light .. heavy, then the classifier if there is one."""
         upsamplers = cast("list[PixelMLP]", list(self.upsamplers))
@@ -100,100 +104,13 @@ class PCSR(nn.Module):
         upsamplers = self.mlps()[: len(self.upsamplers)]
         return pcsr_flops(cast("Countable", self.encoder), upsamplers, self.classifier)
 
-    @functools.cached_property
-    def halo(self) -> int | None:
-        """How many LR pixels away the image still matters to a feature; None if there is no end to it."""
-        return reach(self.encoder)
-
-    def encode(self, lr: Tensor, part: Part | None = None) -> Encoded:
-        """lr (b,3,h,w) in [0,1] -> features and every MLP's first layer, once per LR pixel of the image or a part."""
-        part = part or whole(lr)
-        return self.project(lr, part, self.features(lr, part))
-
-    def features(self, lr: Tensor, part: Part) -> Tensor:
-        """feat (b,c,h,w) of a part, the same numbers as in the whole: the encoder sees `halo` pixels around it."""
-        if part == whole(lr):
-            return self.encoder(lr - self.mean)
-        seen, inside = with_halo(lr, part, self.halo)
-        return self.encoder(seen - self.mean)[..., inside.rows, inside.cols]
-
-    def project(self, lr: Tensor, part: Part, feat: Tensor) -> Encoded:
-        """The feature part of every MLP's first layer."""
-        return Encoded(lr, part, tuple(mlp.project(rows_of(feat)) for mlp in self.mlps()))
-
-    def log_odds(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """log(prob_j / prob_0) of the upsamplers j = 1 .. M-1 at every HR pixel, (b,M-1,H,W); differentiable."""
-        if self.classifier is None:
-            pixels = Pixels(encoded, size)
-            return encoded.lr.new_empty(pixels.batch, 0, *pixels.size)
-        logits = self._dense(encoded, size, len(self.upsamplers)).permute(0, 3, 1, 2)
-        return logits[:, 1:] - logits[:, :1]
-
-    def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """prob (b,M,H,W), the softmax over the upsamplers."""
-        log_odds = self.log_odds(encoded, size)
-        return torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1).softmax(1)
-
-    def upsample_with(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        """sr (b,3,H,W) with upsampler `index` at every pixel, unclamped; differentiable."""
-        values = self._dense(encoded, size, range(len(self.upsamplers))[index])
-        return values.permute(0, 3, 1, 2) + bilinear(encoded.lr, size, encoded.part)
-
-    def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
-        """sr (b,3,H,W), unclamped, each pixel by the upsampler that assignment (b,H,W) names; for inference."""
-        pixels = Pixels(encoded, size)
-        mlps = self.mlps()
-        first = [
-            mlp.first_layer(table, pixels.rows, pixels.cols) for mlp, table in zip(mlps, encoded.tables, strict=True)
-        ]
-        sr = bilinear(encoded.lr, size, encoded.part)
-        for block in pixels.blocks():
-            chosen = assignment[:, block].reshape(-1)  # (b*R*W,)
-            values = torch.empty(chosen.numel(), 3, dtype=sr.dtype, device=sr.device)
-            for j in range(len(self.upsamplers)):
-                where = (chosen == j).nonzero().squeeze(1)  # waits for the device: the count decides the shape
-                if where.numel():
-                    values[where] = mlps[j].finish(pixels.sparse(first[j], block, where))
-            sr[:, :, block] += values.view(pixels.batch, -1, pixels.size[1], 3).permute(0, 3, 1, 2)
-        return sr
-
-    def _dense(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        """One MLP at every HR pixel, (b,H,W,out), block by block."""
-        pixels = Pixels(encoded, size)
-        mlp = self.mlps()[index]
-        first = mlp.first_layer(encoded.tables[index], pixels.rows, pixels.cols)
-        return torch.cat([mlp.finish(pixels.dense(first, block)) for block in pixels.blocks()], dim=1)
-
-
-def rows_of(feat: Tensor) -> Tensor:
-    """feat (b,c,h,w) as a row per LR pixel, (b*h*w,c); no copy if feat is channels-last."""
-    return feat.permute(0, 2, 3, 1).reshape(-1, feat.shape[1])
-
-
-def bilinear(lr: Tensor, size: tuple[int, int], part: Part | None = None) -> Tensor:
-    """lr (b,3,h,w) at `size`, half-pixel centres, border replicated: the residual under every upsampler."""
-    part = part or whole(lr)
-    rows = blend(lr.shape[2], size[0], lr.device, part.rows)
-    cols = blend(lr.shape[3], size[1], lr.device, part.cols)
-    near, inside = with_halo(lr, part, 1)
-    above, left = part.rows.start - inside.rows.start, part.cols.start - inside.cols.start  # where `near` begins
-    down, across = rows.weight[:, None].to(lr.dtype), cols.weight.to(lr.dtype)
-    tall = near.index_select(2, rows.low - above).lerp(near.index_select(2, rows.high - above), down)
-    return tall.index_select(3, cols.low - left).lerp(tall.index_select(3, cols.high - left), across)
-
 
 def refine(sr: Tensor, assignment: Tensor) -> Tensor:
-    """Pixel-wise refinement (paper): a pixel with a heavier 3x3 neighbour takes its neighbourhood's mean.
+    """Refinement (paper): a pixel with a heavier 3x3 neighbour takes the mean of its neighbourhood.
 
     sr (b,3,H,W) and assignment (b,H,W) -> (b,3,H,W). The image's border rows and columns are left alone.
     """
-    if min(sr.shape[-2:]) < 3:
-        return sr
-    chosen = assignment.to(torch.uint8)
-    rows = chosen[:, :-2].maximum(chosen[:, 1:-1]).maximum(chosen[:, 2:])  # the largest of each column of three
-    heaviest = rows[..., :-2].maximum(rows[..., 1:-1]).maximum(rows[..., 2:])  # (b,H-2,W-2)
-    columns = sr[..., :-2, :] + sr[..., 1:-1, :] + sr[..., 2:, :]  # (b,3,H-2,W)
-    mean = (columns[..., :-2] + columns[..., 1:-1]).add_(columns[..., 2:]).div_(9)
-    refined = sr.clone()
-    refined[..., 1:-1, 1:-1] = torch.where((heaviest > chosen[:, 1:-1, 1:-1])[:, None], mean, sr[..., 1:-1, 1:-1])
-    return refined
+    own = assignment[:, None].to(sr.dtype)  # (b,1,H,W)
+    inside = F.avg_pool2d(torch.ones_like(own), 3, 1, 1) == 1  # a border pixel has zeros around it
+    lighter = F.max_pool2d(own, 3, 1, 1) > own
+    return torch.where(lighter & inside, F.avg_pool2d(sr, 3, 1, 1), sr)

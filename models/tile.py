@@ -1,4 +1,4 @@
-"""Parts of an image: a network that sees enough around a part gives the numbers that it gives for the whole."""
+"""Tiles of an image: a network that sees enough pixels around a tile computes the numbers it has in the whole image."""
 
 import copy
 import math
@@ -7,52 +7,58 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.grid import span
 
-
-class Part(NamedTuple):
-    """A rectangle of pixels; of LR pixels, it stands for the HR pixels that are nearest to them too."""
+class Tile(NamedTuple):
+    """A rectangle of pixels. A tile of LR pixels stands for the HR pixels that are nearest to them too."""
 
     rows: slice
     cols: slice
 
-    def window(self, lr: Tensor, size: tuple[int, int]) -> "Part":
-        """Its HR rows and columns in an image of `size`."""
-        return Part(span(lr.shape[2], size[0], self.rows), span(lr.shape[3], size[1], self.cols))
+    def window(self, lr: Tensor, size: tuple[int, int]) -> "Tile":
+        """Its HR pixels in an image of `size` = (H,W) over lr (b,3,h,w). Tiles that cover LR cover HR, not twice."""
+        rows, cols = (slice(*span(n, length, line)) for n, length, line in zip(lr.shape[2:], size, self, strict=True))
+        return Tile(rows, cols)
 
-    def grown(self, lr: Tensor, by: int) -> "Part":
-        """With `by` pixels more on all sides, as far as lr (b,3,h,w) has them."""
+    def grown(self, lr: Tensor, by: int) -> "Tile":
+        """With `by` more pixels on all sides, as far as lr (b,3,h,w) has them."""
         rows, cols = (
             slice(max(line.start - by, 0), min(line.stop + by, n)) for line, n in zip(self, lr.shape[2:], strict=True)
         )
-        return Part(rows, cols)
+        return Tile(rows, cols)
 
-    def within(self, outer: "Part") -> "Part":
-        """Counted from the start of a part that holds it."""
+    def within(self, outer: "Tile") -> "Tile":
+        """Counted from the first pixel of a tile that holds it."""
         rows, cols = (
             slice(line.start - start.start, line.stop - start.start) for line, start in zip(self, outer, strict=True)
         )
-        return Part(rows, cols)
+        return Tile(rows, cols)
 
-    def times(self, scale: int) -> "Part":
+    def times(self, scale: int) -> "Tile":
         """In an image `scale` times as large."""
         rows, cols = (slice(line.start * scale, line.stop * scale) for line in self)
-        return Part(rows, cols)
+        return Tile(rows, cols)
 
 
-def whole(lr: Tensor) -> Part:
-    return Part(slice(0, lr.shape[2]), slice(0, lr.shape[3]))
+def whole(image: Tensor) -> Tile:
+    """All pixels of an image (b,c,h,w)."""
+    return Tile(slice(0, image.shape[2]), slice(0, image.shape[3]))
 
 
-def with_halo(lr: Tensor, part: Part, halo: int | None) -> tuple[Tensor, Part]:
-    """A part of lr (b,3,h,w) with `halo` pixels around it, None for all there are; and where in that the part lies."""
-    seen = whole(lr) if halo is None else part.grown(lr, halo)
-    return lr[..., seen.rows, seen.cols], part.within(seen)
+def with_halo(lr: Tensor, tile: Tile, halo: int | None) -> tuple[Tensor, Tile]:
+    """A tile of lr (b,3,h,w) with `halo` pixels around it (None: all there are), and where in that the tile lies."""
+    seen = whole(lr) if halo is None else tile.grown(lr, halo)
+    return lr[..., seen.rows, seen.cols], tile.within(seen)
+
+
+def span(n: int, size: int, stretch: slice) -> tuple[int, int]:
+    """The first of `size` HR positions that is nearest to a stretch of `n` LR pixels, and the first behind them."""
+    first, stop = (max(0, -(-(2 * size * pixel + 1 - n) // (2 * n))) for pixel in (stretch.start, stretch.stop))
+    return first, stop
 
 
 @torch.no_grad()
 def reach(network: nn.Module, limit: int = 256) -> int | None:
-    """How many LR pixels away the image still matters to what a network makes of it; None if beyond `limit`.
+    """How many LR pixels away the image still matters to what a network computes; None if beyond `limit`.
 
     Not-a-number spreads through every operation that reads it, so one bad pixel shows how far its influence goes.
     """

@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 import skimage.data
-
 from inference.restore_pcsr import REFINE
+
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
 from utils.image import write_image

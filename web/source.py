@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from inference.restore_pcsr import Worker, least_budget
 from torch import Tensor
 
 from datasets.folder import fit, mod_crop
@@ -15,7 +16,6 @@ from evaluation.metrics import psnr
 from inference.encoding import Knob, held_bytes
 from inference.picture import like, visible
 from inference.restore import Restored, Setting
-from inference.restore_pcsr import Worker, least_budget
 from models.flops import PCSRFlops
 from utils.errors import InputError
 from utils.image import Array, Image, read_image, stored_size, to_pixels, to_tensor

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from inference.restore_pcsr import Worker, least_budget
 
 from inference.restore import LARGE
-from inference.restore_pcsr import Worker, least_budget
 from inference.visual import colour_assignment
 from models.checkpoint import WEIGHTS, load_model
 from models.pcsr import PCSR

@@ -1,4 +1,4 @@
-// The convolutions of an encoder, one image, stride 1, zero padding. Built by kernel.py, called by program.py.
+// The convolutions of an encoder, one image, stride 1, zero padding. Built by build.py, called by convs.py.
 //
 //   A value is what a layer gives, row after row, in a row channel after channel, in a channel its pixels:
 //

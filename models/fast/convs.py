@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.tile import Part, whole
+from models.tile import Tile, whole
 
 INPUTS = 8  # of a step, as in convs.cpp
 CACHE_BYTES = 1_000_000  # of a tile's rows: about what a core has to itself
@@ -35,7 +35,7 @@ class Step(ctypes.Structure):
     )
 
 
-class Tiles(ctypes.Structure):
+class StageTiles(ctypes.Structure):
     """The steps of a stage and its tiles."""
 
     _fields_ = tuple(
@@ -106,7 +106,7 @@ class Stage:
         self.beyond = 0  # the region that later stages read around the one that is asked for
 
 
-def cut(convs: Sequence[Conv], channels: dict[int, int]) -> Iterator[Stage]:
+def into_stages(convs: Sequence[Conv], channels: dict[int, int]) -> Iterator[Stage]:
     """The convolutions in stages, each as long as the cache allows."""
     start = 0
     while start < len(convs):
@@ -126,7 +126,7 @@ class Runner:
 
     def __init__(self, convs: Sequence[Conv], channels: dict[int, int], compiled: ctypes.CDLL) -> None:
         self.channels, self.compiled = channels, compiled
-        self.stages = list(cut(convs, channels))
+        self.stages = list(into_stages(convs, channels))
         self.result = convs[-1].out
         self.lanes = compiled.lanes()
         needed: dict[int, int] = {}
@@ -151,7 +151,7 @@ class Runner:
             free += [(place[value], self.channels[value]) for value in place if last[value] == i]
         return place
 
-    def tiles(self, stage: Stage, first: int, seen: torch.Size, inside: Part) -> Tiles:
+    def tiles(self, stage: Stage, first: int, seen: torch.Size, inside: Tile) -> StageTiles:
         """The tiles of a stage whose steps begin with `first`; `inside` are the pixels asked for of those seen."""
 
         def region(wanted: slice, n: int) -> tuple[int, int]:
@@ -168,12 +168,12 @@ class Runner:
             return -(-across * -(-(bottom - top) // height) // threads) * (height + stage.far)
 
         height = min(range(8, max(bottom - top, 8) + 8, 8), key=rows_of_busiest)
-        return Tiles(first, first + len(stage.convs), height, width, stage.far, top, left, bottom, right)
+        return StageTiles(first, first + len(stage.convs), height, width, stage.far, top, left, bottom, right)
 
     def padded(self, width: int) -> int:
         return -(-width // self.lanes) * self.lanes
 
-    def __call__(self, images: Tensor, inside: Part | None = None) -> Tensor:
+    def __call__(self, images: Tensor, inside: Tile | None = None) -> Tensor:
         """images (b,3,h,w) float32 on the CPU -> feat (b,c,..), channels-last, of all pixels or those `inside`.
 
         They depend on `halo` pixels around them: what else there is of the image.
@@ -190,7 +190,7 @@ class Runner:
         for value, spot in place.items():
             values[value] = Value(planes[spot].data_ptr(), 0, channels[spot], h, pitch)
         steps: list[Step] = []
-        tiles: list[Tiles] = []
+        tiles: list[StageTiles] = []
         largest = 0
         for stage in self.stages:
             tiles.append(self.tiles(stage, len(steps), images.shape, inside))
@@ -210,7 +210,7 @@ class Runner:
             self.compiled.convolve(
                 values,
                 (Step * len(steps))(*steps),
-                (Tiles * len(tiles))(*tiles),
+                (StageTiles * len(tiles))(*tiles),
                 len(tiles),
                 *map(ctypes.c_void_p, (zeros.data_ptr(), out.data_ptr())),
                 *(h, w, largest, torch.get_num_threads()),

@@ -1,131 +1,172 @@
-"""A PCSR model prepared for inference: the same numbers, sooner.
+"""A PCSR model made ready for inference: the arithmetic of models/pcsr.py, sooner and tile by tile.
 
-BatchNorm is folded into the convolutions; the per-pixel MLPs run as compiled code, C++ on CPUs (models/fast/kernel.py)
-and Triton on CUDA (models/fast/gpu.py), on CPUs the encoder too (models/fast/convs.py).
+BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs (models/fast/pixels.py)
+and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On CPUs the encoder is
+compiled code too (models/fast/convs.py).
 """
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from ctypes import CDLL
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from models.decide import probabilities
+from models.fast.build import load_kernels
 from models.fast.convs import Runner
 from models.fast.fold import folded
-from models.fast.kernel import PixelKernel, enlarge, load_kernels
+from models.fast.pixels import PixelKernel, bilinear_window
+from models.fast.plain import TorchKernel
 from models.fast.program import Program, Unsupported
-from models.grid import Axis
+from models.grid import Grid, bilinear, grid_over
 from models.mlp import PixelMLP
-from models.pcsr import PCSR, Encoded, Pixels, bilinear
-from models.tile import Part, whole, with_halo
-
-
-def prepare(model: PCSR) -> PCSR:
-    """A copy of a trained model for inference, with the same methods; later changes of the model do not reach it."""
-    device, dtype = model.mean.device, model.mean.dtype
-    parts = folded(model)
-    assert isinstance(parts, PCSR)
-    parts.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cuda" and dtype != torch.float64:
-        return with_triton(parts)
-    compiled = load_kernels() if (device.type, dtype) == ("cpu", torch.float32) else None
-    if compiled is None:
-        return parts
-    return FastPCSR(parts, lambda mlp: PixelKernel(mlp, compiled), compiled)
-
-
-def with_triton(model: PCSR) -> PCSR:
-    """A folded model with Triton kernels, compiled here; itself, and a line on stderr, if that fails."""
-    try:
-        from models.fast.gpu import TritonKernel  # noqa: PLC0415 - Triton comes with the CUDA builds of torch only
-
-        fast = FastPCSR(model, TritonKernel)
-        encoded = fast.encode(model.mean.new_zeros(1, 3, 8, 8))
-        for j in range(len(model.upsamplers)):
-            fast.upsample(encoded, (8, 8), torch.full((1, 8, 8), j, dtype=torch.uint8, device=model.mean.device))
-        fast.log_odds(encoded, (8, 8))
-        return fast
-    except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
-        reason = str(error).strip().partition("\n")[0]
-        print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
-        return model
+from models.pcsr import PCSR
+from models.tile import Tile, reach, whole, with_halo
 
 
 class Kernel(Protocol):
-    """One PixelMLP on one device, see PixelKernel."""
+    """One PixelMLP on one device."""
 
-    def table(self, feat: Tensor) -> Tensor: ...
+    def table(self, feat: Tensor) -> Tensor:
+        """feat (b,c,h,w) -> the feature part of the first layer, (b,h*w,C); C may be padded."""
 
-    def add_to(
-        self, planes: Tensor, table: Tensor, rows: Axis, cols: Axis, w: int, assignment: Tensor | None, own: int
-    ) -> None: ...
+    def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
+        """Add the MLP's outputs to planes (n,H,W) where assignment (H,W) uint8 is `own`; everywhere if it is None.
+
+        table (h*w,C) is that of one image, w LR pixels wide.
+        """
 
 
-class FastPCSR(PCSR):
-    """PCSR whose MLPs are kernels, on CPUs the encoder too; for inference, without gradients."""
+class Encoded(NamedTuple):
+    """A tile of an image, encoded once: any output size and any assignment can be restored from it."""
 
-    def __init__(self, model: PCSR, kernel: Callable[[PixelMLP], Kernel], compiled: CDLL | None = None) -> None:
-        nn.Module.__init__(self)
-        self.encoder, self.upsamplers, self.classifier = model.encoder, model.upsamplers, model.classifier
-        self.register_buffer("mean", model.mean)
-        self.compiled = compiled
-        self.run_encoder = None if compiled is None else runner(model.encoder, compiled)
-        mlps = model.mlps()
+    lr: Tensor  # (b,3,h,w), the whole image
+    tile: Tile
+    tables: tuple[Tensor, ...]  # per MLP (upsamplers light .. heavy, then classifier), see Kernel.table
+
+
+class Engine:
+    """A model for inference, without gradients; later changes of the model do not reach it.
+
+    Methods that take the `size` (H,W) of the whole HR image answer for the window over an encoded tile.
+    """
+
+    def __init__(self, model: PCSR, device: torch.device | None = None) -> None:
+        """On the model's device if none is given."""
+        self.device = device or model.mean.device
+        self.account = model.account()
+        self.model = folded(model).to(self.device)
+        self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.upsamplers = len(model.upsamplers)
+        mlps = self.model.mlps()
+        self.channels = mlps[0].in_channels  # of features
+        self.table_channels = sum(mlp.linears()[0].out_features + 15 for mlp in mlps)  # of all tables, padded
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
-        self.kernels = [kernel(mlp) for mlp in mlps]
-        self.eval()
+        cpu = (self.device.type, model.mean.dtype) == ("cpu", torch.float32)
+        self.compiled: CDLL | None = load_kernels() if cpu else None
+        self.run_encoder = None if self.compiled is None else runner(self.model.encoder, self.compiled)
+        self.kernels = self.choose_kernels(mlps)
 
-    def features(self, lr: Tensor, part: Part) -> Tensor:
-        if self.run_encoder is None:
-            return super().features(lr, part)
-        seen, inside = with_halo(lr, part, 0 if part == whole(lr) else self.halo)
-        return self.run_encoder(seen - self.mean, inside)
+    def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
+        if self.compiled is not None:
+            return [PixelKernel(mlp, self.compiled) for mlp in mlps]
+        if self.device.type == "cuda" and self.model.mean.dtype != torch.float64:
+            return triton_kernels(mlps, self.model.mean)
+        return [TorchKernel(mlp) for mlp in mlps]
 
-    def project(self, lr: Tensor, part: Part, feat: Tensor) -> Encoded:
-        return Encoded(lr, part, tuple(kernel.table(feat) for kernel in self.kernels))
+    @cached_property
+    def halo(self) -> int | None:
+        """How many LR pixels away the image still matters to a feature; None if there is no end to it."""
+        return reach(self.model.encoder)
 
+    @torch.inference_mode()
+    def encode(self, lr: Tensor, tile: Tile | None = None) -> Encoded:
+        """lr (b,3,h,w) in [0,1] -> the encoding of one tile, of the whole image if none is given."""
+        tile = tile or whole(lr)
+        return self.project(lr, tile, self.features(lr, tile))
+
+    @torch.inference_mode()
+    def features(self, lr: Tensor, tile: Tile) -> Tensor:
+        """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees `halo` pixels around it."""
+        seen, inside = with_halo(lr, tile, 0 if tile == whole(lr) else self.halo)
+        if self.run_encoder is not None:
+            return self.run_encoder(seen - self.model.mean, inside)
+        return self.model.encode(seen)[..., inside.rows, inside.cols]
+
+    @torch.inference_mode()
+    def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:
+        """The feature part of every MLP's first layer."""
+        return Encoded(lr, tile, tuple(kernel.table(feat) for kernel in self.kernels))
+
+    @torch.inference_mode()
     def log_odds(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        pixels = Pixels(encoded, size)
-        log_odds = encoded.lr.new_zeros(pixels.batch, len(self.upsamplers) - 1, *pixels.size)
-        if self.classifier is not None:
-            self._add(log_odds, encoded, pixels, len(self.upsamplers))
+        """As PCSR.classify: (b,M-1,H,W) of the window."""
+        rows, cols = encoded.tile.window(encoded.lr, size)
+        shape = (len(encoded.lr), self.upsamplers - 1, rows.stop - rows.start, cols.stop - cols.start)
+        log_odds = encoded.lr.new_zeros(shape)
+        if self.upsamplers > 1:
+            self.add(log_odds, encoded, size, self.upsamplers)
         return log_odds
 
-    def upsample_with(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        pixels = Pixels(encoded, size)
-        sr = self._residual(encoded, size)
-        self._add(sr, encoded, pixels, range(len(self.upsamplers))[index])
-        return sr
+    def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
+        """prob (b,M,H,W) of the window."""
+        return probabilities(self.log_odds(encoded, size))
 
+    @torch.inference_mode()
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
-        pixels = Pixels(encoded, size)
-        sr = self._residual(encoded, size)
-        chosen = assignment.to(torch.uint8)
-        for j in range(len(self.upsamplers)):
-            self._add(sr, encoded, pixels, j, chosen)
+        """sr (b,3,H,W) of the window, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
+        sr = self.bilinear(encoded, size)
+        for j in range(self.upsamplers):
+            self.add(sr, encoded, size, j, assignment.to(torch.uint8))
         return sr
 
-    def _residual(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        if self.compiled is None:
-            return bilinear(encoded.lr, size, encoded.part).contiguous()
-        return enlarge(encoded.lr, size, encoded.part, self.compiled)
+    @torch.inference_mode()
+    def upsample_all(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
+        """The same with upsampler `index`, which may count from the end, at every pixel."""
+        sr = self.bilinear(encoded, size)
+        self.add(sr, encoded, size, range(self.upsamplers)[index])
+        return sr
 
-    def _add(
-        self, planes: Tensor, encoded: Encoded, pixels: Pixels, index: int, assignment: Tensor | None = None
+    def bilinear(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
+        grid = grid_over(encoded.lr, size, encoded.tile)
+        if self.compiled is None:
+            return bilinear(encoded.lr, grid).contiguous()
+        return bilinear_window(encoded.lr, grid, self.compiled)
+
+    def add(
+        self, planes: Tensor, encoded: Encoded, size: tuple[int, int], index: int, assignment: Tensor | None = None
     ) -> None:
         """Add what MLP `index` gives to planes (b,n,H,W), at the pixels of assignment (b,H,W) that chose it."""
+        grid, width = grid_over(encoded.lr, size, encoded.tile), encoded.tile.cols.stop - encoded.tile.cols.start
         for image, plane in enumerate(planes):
             chosen = None if assignment is None else assignment[image].contiguous()
-            table = encoded.tables[index][image]
-            self.kernels[index].add_to(plane, table, pixels.rows, pixels.cols, pixels.w, chosen, index)
+            self.kernels[index].add_to(plane, encoded.tables[index][image], grid, width, chosen, index)
+
+
+def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
+    """Triton kernels, compiled here; those of plain torch, and a line on stderr, if that fails."""
+    try:
+        from models.fast.gpu import TritonKernel  # noqa: PLC0415 - Triton comes with the CUDA builds of torch only
+
+        kernels = [TritonKernel(mlp) for mlp in mlps]
+        lr = mean.new_zeros(1, 3, 8, 8)
+        for kernel, mlp in zip(kernels, mlps, strict=True):
+            table = kernel.table(lr.new_zeros(1, mlp.in_channels, 8, 8))[0]
+            kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, None, 0)
+        return cast("list[Kernel]", kernels)
+    except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
+        reason = str(error).strip().partition("\n")[0]
+        print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
+        return [TorchKernel(mlp) for mlp in mlps]
 
 
 def runner(encoder: nn.Module, compiled: CDLL) -> Runner | None:
-    """The encoder as compiled code, None if it cannot be that."""
+    """The encoder as compiled code; None if it has layers that the compiled code does not know."""
     try:
         program = Program(encoder)
     except Unsupported:

@@ -1,13 +1,16 @@
 """BatchNorm in eval mode is a linear map per channel: here it becomes part of the convolution before it."""
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+M = TypeVar("M", bound=nn.Module)
 
-def folded(module: nn.Module) -> nn.Module:
+
+def folded(module: M) -> M:
     """A copy in eval mode, without gradients, in which every Sequential's Conv2d + BatchNorm is one Conv2d."""
     module = copy.deepcopy(module).eval().requires_grad_(False)
     for sequence in [part for part in module.modules() if isinstance(part, nn.Sequential)]:

@@ -18,9 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.grid import Axis
-from models.mlp import PixelMLP
-from models.pcsr import rows_of
+from models.grid import Grid
+from models.mlp import PixelMLP, rows_of
 
 OUT = 16  # outputs, padded: the narrowest that tl.dot takes
 BLOCK = 64  # pixels: 170 channels in float32 take 76 KB of shared memory, and consumer GPUs have 99
@@ -129,10 +128,9 @@ class TritonKernel:
         """feat (b,c,h,w) -> the first layer's feature part, (b,h*w,P)."""
         return F.linear(rows_of(feat), self.project, self.bias).view(len(feat), -1, self.hi + self.lo)
 
-    def add_to(
-        self, planes: Tensor, table: Tensor, rows: Axis, cols: Axis, w: int, assignment: Tensor | None, own: int
-    ) -> None:
-        """Add the MLP's outputs to planes (n,H,W) where assignment (H,W) uint8 is `own`; everywhere if it is None."""
+    def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
+        """As Kernel says."""
+        rows, cols = grid
         height, width = planes.shape[1:]
         if not (planes.is_contiguous() and table.is_contiguous() and height * width < 1 << 31):
             raise ValueError("the kernel reads contiguous tensors, of pixels that it can count in 32 bits")

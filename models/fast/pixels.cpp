@@ -1,5 +1,5 @@
 // What is done at every HR pixel: one MLP at those that chose it, the bilinear residual before, refinement and rounding
-// after. Built and called by kernel.py.
+// after. Built by build.py, called by pixels.py.
 //
 //   table  (h*w, C0)   first layer's feature part and bias, a row per LR pixel   rows are padded with zeros to a
 //   row    (H, C0)     its y part, a row per HR row                              multiple of LANES floats, so that
@@ -128,7 +128,7 @@ extern "C" void mlp_at(
 }
 
 // lr planes of (h, w) at (height, width); per axis, two LR positions and the weight of the second.
-extern "C" void enlarge(
+extern "C" void bilinear(
     const float* lr, int planes, int h, int w, const int64_t* row_low, const int64_t* row_high, const float* row_weight,
     const int64_t* col_low, const int64_t* col_high, const float* col_weight, int height, int width, float* out, int threads
 ) {

@@ -50,7 +50,7 @@ def test_every_model_and_scale_as_test_pcsr_measures_it(cli: Cli, work: Path) ->
         (["--models", "save/original"], "save/original: an original model"),
         (["--models", "save/plain", "save/../save/plain"], "two are called plain"),
         (["--models", "save/none"], "no such model"),
-        (["--models", "save/plain", "--scales", "0.5"], "--scale 0.5"),
+        (["--models", "save/plain", "--scales", "0.5"], "scale 0.5: must be a finite number of 1 or more"),
         (["--models", "save/plain", "--hr_data", "nowhere"], "nowhere: no such folder"),
         (["--models", "save/plain", "--hr_data", "hr", "save/../hr"], "two are called hr"),
         ([], "--models"),

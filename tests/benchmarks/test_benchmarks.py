@@ -13,10 +13,8 @@ import torch
 from benchmarks import inference, published, runtimes
 from benchmarks.ways import Source, Way, ways
 from inference.onnx import INSTALL
-from inference.restore import Setting
 from models.build import build_original, build_pcsr
-from models.decide import assign_k
-from models.pcsr import refine
+from models.setting import Setting
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
 from utils.config import OriginalSpec
 from utils.image import read_image
@@ -26,9 +24,7 @@ from utils.image import read_image
 @torch.inference_mode()
 def test_the_published_formulation_gives_the_same_picture(size: tuple[int, int]) -> None:
     model, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 9, 12)
-    encoded = model.encode(lr)
-    assignment = assign_k(model.log_odds(encoded, size), model.account().cost(size[0] / 9), 0.0)
-    expected = refine(model.upsample(encoded, size, assignment), assignment)
+    expected, assignment, _ = model(lr, size, Setting(scale=size[0] / 9))
     sr, chosen = published.restore(model, lr, size, 0.0)
     torch.testing.assert_close(sr, expected, rtol=0, atol=2e-5)
     assert torch.equal(chosen, assignment)

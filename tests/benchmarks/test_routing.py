@@ -14,8 +14,9 @@ from datasets.folder import Pair
 from evaluation.metrics import psnr
 from models.build import build_pcsr
 from models.decide import assign_budget, heaviness
-from models.fast.engine import prepare
-from models.pcsr import bilinear, refine
+from models.fast.engine import Engine
+from models.grid import bilinear, grid_over
+from models.pcsr import refine
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.errors import InputError
 from utils.image import read_image
@@ -92,7 +93,7 @@ def test_gradient_of_an_edge() -> None:
     expected[..., 3:5] = 0.5
     torch.testing.assert_close(gradient_score(lr, (6, 8)), expected[:, 0])
     torch.testing.assert_close(gradient_score(lr.transpose(2, 3), (8, 6)), expected[:, 0].transpose(1, 2))
-    torch.testing.assert_close(gradient_score(lr, (15, 20)), bilinear(expected, (15, 20))[:, 0])
+    torch.testing.assert_close(gradient_score(lr, (15, 20)), bilinear(expected, grid_over(expected, (15, 20)))[:, 0])
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
@@ -111,17 +112,16 @@ def test_no_rule_beats_the_oracle(share: float) -> None:
     assert best < min(errors) and errors[3] == max(errors)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @torch.inference_mode()
-def test_composed_is_what_the_model_upsamples(compiled: bool) -> None:
+def test_composed_is_what_the_model_upsamples() -> None:
     model, lr, size = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 12, 15), (48, 60)
-    model = prepare(model) if compiled else model
-    encoded = model.encode(lr)
-    light, heavy = (model.upsample_with(encoded, size, j) for j in range(2))
-    log_odds = model.log_odds(encoded, size)
+    engine = Engine(model)
+    encoded = engine.encode(lr)
+    light, heavy = (engine.upsample_all(encoded, size, j) for j in range(2))
+    log_odds = engine.log_odds(encoded, size)
     for score in (log_odds[:, 0], patch_score(heaviness(log_odds), 16, generator())):
         assignment = heaviest(score, 0.3)
-        expected = model.upsample(encoded, size, assignment)
+        expected = engine.upsample(encoded, size, assignment)
         torch.testing.assert_close(compose(light, heavy, assignment), expected, rtol=0, atol=1e-6)
 
 
@@ -130,14 +130,14 @@ def test_composed_is_what_the_model_upsamples(compiled: bool) -> None:
 def test_psnr_is_that_of_the_picture(refinement: bool) -> None:
     model, hr, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 48, 60), torch.rand(1, 3, 12, 15)
     rows = Router(model, torch.device("cpu"), 1, refinement, seed=0).image(Pair("name", hr, lr), [0.3])
-    encoded = model.encode(lr)
+    feat, grid = model.encode(lr), grid_over(lr, (48, 60))
     chosen = {
-        "classifier": heaviest(model.log_odds(encoded, (48, 60))[:, 0], 0.3),
+        "classifier": heaviest(model.classify(feat, grid)[:, 0], 0.3),
         "gradient": heaviest(gradient_score(lr, (48, 60)), 0.3),
         "all heavy": torch.ones(1, 48, 60, dtype=torch.uint8),
     }
     for rule, assignment in chosen.items():
-        sr = model.upsample(encoded, (48, 60), assignment)
+        sr = model.upsample(feat, grid, assignment) + bilinear(lr, grid)
         expected = psnr(refine(sr, assignment) if refinement else sr, hr, 4)
         (row,) = [row for row in rows if row["rule"] == rule]
         assert row["psnr"] == pytest.approx(expected, abs=1e-3)  # of other kernels: a level may round the other way

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from datasets.folder import PairedFolder
 from evaluation.metrics import psnr, ssim
 from models.checkpoint import load_model
-from models.fast.engine import FastPCSR
+from models.fast.engine import Engine
 from models.pcsr import PCSR
-from models.tile import Part
+from models.tile import Tile
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
 from utils.errors import InputError
 from utils.image import read_image, to_tensor, write_image
@@ -59,16 +58,13 @@ def test_original_numbers_are_what_the_files_say(cli: Cli, work: Path) -> None:
 
 
 def test_pcsr_settings_share_one_encoding(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
-    for kind in (PCSR, FastPCSR):  # whichever is used here
+    encoded, features = [], Engine.features
 
-        def counting(
-            model: PCSR, lr: torch.Tensor, part: Part, features: Callable[..., torch.Tensor] = kind.features
-        ) -> torch.Tensor:
-            encoded.append(lr.shape)
-            return features(model, lr, part)
+    def counting(engine: Engine, lr: torch.Tensor, tile: Tile) -> torch.Tensor:
+        encoded.append(lr.shape)
+        return features(engine, lr, tile)
 
-        monkeypatch.setattr(kind, "features", counting)
+    monkeypatch.setattr(Engine, "features", counting)
     decisions = ("--k", "-1", "0", "1", "--budget", "0.9", "1", "--adaptive")
     outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", *decisions, "--json")
     assert outcome.code == 0, outcome.err
@@ -182,17 +178,17 @@ def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) ->
         (["--config", "configs/carn-pcsr-phase1.yaml", "--model", "save/pcsr"], "holds another model"),
         (["--config", "configs/none.yaml"], "none.yaml"),
         ([], "--config or --model"),
-        (["--model", "save/pcsr", "--scale", "0"], "--scale 0"),
-        (["--model", "save/pcsr", "--scale", "-2"], "--scale -2"),
-        (["--model", "save/pcsr", "--scale", "nan"], "--scale nan"),
-        (["--model", "save/pcsr", "--scale", "inf"], "--scale inf"),
+        (["--model", "save/pcsr", "--scale", "0"], "scale 0: must be a finite number of 1 or more"),
+        (["--model", "save/pcsr", "--scale", "-2"], "scale -2: must be a finite number of 1 or more"),
+        (["--model", "save/pcsr", "--scale", "nan"], "scale nan: must be a finite number of 1 or more"),
+        (["--model", "save/pcsr", "--scale", "inf"], "scale inf: must be a finite number of 1 or more"),
         (["--model", "save/pcsr", "--scale", "four"], "four"),
         (["--model", "save/pcsr", "--hr_data", "nowhere"], "nowhere"),
         (["--model", "save/pcsr", "--lr_data", "small"], "no LR image for img_1"),
         (["--model", "save/pcsr", "--lr_data", "hr"], "check --scale and the pairing"),
-        (["--model", "save/pcsr", "--k", "nan"], "--k nan"),
+        (["--model", "save/pcsr", "--k", "nan"], "k must be a number, not nan"),
         (["--model", "save/pcsr", "--budget", "0.01"], "must lie between"),
-        (["--model", "save/pcsr", "--budget", "nan"], "--budget nan"),
+        (["--model", "save/pcsr", "--budget", "nan"], "budget must be a number, not nan"),
         (["--model", "save/pcsr", "--device", "mps"], "not available"),
         (["--model", "save/pcsr", "--step", "40"], "need 1 <= step <= patch_size"),
         (["--model", "save/pcsr", "--frobnicate"], "--frobnicate"),

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.graph import PCSRGraph
-from inference.onnx import INSTALL, start, to_onnx
+from inference.onnx import INSTALL, PCSRGraph, start, to_onnx
 from inference.onnx_check import check_assignment, largest_difference
 from models.build import build
 from models.checkpoint import load_model

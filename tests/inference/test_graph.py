@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from inference.graph import PCSRGraph
+from inference.onnx import PCSRGraph
 from models.build import build_pcsr
-from models.decide import assign_k
-from models.pcsr import PCSR, refine
+from models.grid import grid_over
+from models.pcsr import PCSR
+from models.setting import Setting
 from tests.conftest import TINY_PCSR
 from utils.resize import scaled_size
 
@@ -30,7 +31,7 @@ def model_of(changes: dict[str, object]) -> PCSR:
 def balance(model: PCSR, scale: float) -> None:
     """Shift the classifier's logits so that k = 0 chooses each upsampler somewhere."""
     lr = torch.rand(1, 3, 30, 30)
-    log_odds = model.log_odds(model.encode(lr), scaled_size(lr, scale))
+    log_odds = model.classify(model.encode(lr), grid_over(lr, scaled_size(lr, scale)))
     bias = model.mlps()[-1].linears()[-1].bias
     bias[1:] -= log_odds.mean((0, 2, 3))
     bias[1:-1] += log_odds.std() / 2  # between the others there must be room
@@ -43,20 +44,15 @@ def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
     model = model_of(changes)
     balance(model, scale)
     graphs = {refinement: PCSRGraph(model, scale, refinement) for refinement in (True, False)}
-    account = model.account()
     seen = set()
     for height, width in ((1, 1), (2, 3), (13, 8)):
         lr = torch.rand(1, 3, height, width)
-        size, encoded = scaled_size(lr, scale), model.encode(lr)
-        log_odds = model.log_odds(encoded, size)
         for k in (0.0, -math.inf, 1e35):
-            expected = assign_k(log_odds, account.cost(scale), k)
-            seen.update(expected.unique().tolist())
             for refinement, graph in graphs.items():
+                plain, expected, _ = model(lr, scaled_size(lr, scale), Setting("k", k, refinement, scale))
+                seen.update(expected.unique().tolist())
                 sr, assignment = graph(lr, torch.tensor(k))
                 assert assignment.dtype == torch.uint8 and torch.equal(assignment, expected)
-                plain = model.upsample(encoded, size, assignment)
-                plain = refine(plain, assignment) if refinement else plain
                 torch.testing.assert_close(sr, plain.clamp(0, 1), rtol=0, atol=1e-5)
     assert seen == set(range(len(model.upsamplers)))
 
@@ -66,5 +62,5 @@ def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
 def test_a_model_without_a_choice(scale: float) -> None:
     model = model_of({"upsamplers": ((8, 8),), "classifier": None})
     lr = torch.rand(1, 3, 7, 5)
-    expected = model.upsample_with(model.encode(lr), scaled_size(lr, scale), 0)
+    expected = model(lr, scaled_size(lr, scale), Setting(scale=scale)).sr
     torch.testing.assert_close(PCSRGraph(model, scale, True)(lr), expected.clamp(0, 1), rtol=0, atol=1e-5)

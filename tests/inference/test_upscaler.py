@@ -1,5 +1,6 @@
 """Arrays and tensors through the Python interface."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference.restore import Setting
-from inference.restore_pcsr import pcsr_restorer
+from inference.encoding import pcsr_restorer
 from inference.upscaler import Upscaler
 from models.build import build
 from models.pcsr import PCSR
+from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
 from utils.errors import InputError
 from utils.image import to_tensor
@@ -32,15 +33,23 @@ def upscaler(model: PCSR) -> Upscaler:
     return Upscaler(model, CPU)
 
 
-def expected(model: PCSR, picture: np.ndarray, setting: Setting, bits: int = 8) -> Any:
-    return pcsr_restorer(model, [setting], True, CPU)(to_tensor(picture), 2.5, bits=bits)[0]
+def expected(model: PCSR, picture: np.ndarray, k: float = 0.0, bits: int = 8) -> Any:
+    return pcsr_restorer(model, [Setting("k", k, scale=2.5)], CPU)(to_tensor(picture), bits=bits)[0]
+
+
+def test_it_can_be_pickled_and_moved(upscaler: Upscaler) -> None:
+    picture = photo(11, 14)
+    sr, _ = upscaler.upscale(picture)
+    for other in (pickle.loads(pickle.dumps(upscaler)), upscaler.to("cpu")):
+        np.testing.assert_array_equal(other.upscale(picture)[0], sr)
+    assert "FSRCNNEncoder, 2 upsamplers" in repr(upscaler) and "cpu" in repr(upscaler)
 
 
 def test_arrays_are_what_the_demo_makes_of_a_file(model: PCSR, upscaler: Upscaler) -> None:
     picture = photo(11, 14)
     for image, bits in ((picture, 8), (picture.astype(np.uint16) * 257, 16)):
         sr, info = upscaler.upscale(image, scale=2.5, k=1.0)
-        made = expected(model, image, Setting("k", 1.0), bits)
+        made = expected(model, image, 1.0, bits)
         np.testing.assert_array_equal(sr, made.pixels, strict=True)
         np.testing.assert_array_equal(info.assignment, made.assignment, strict=True)
         assert (info.setting, info.heavy_share, info.flops) == ("k=1", made.heavy_share, made.flops)
@@ -49,7 +58,7 @@ def test_arrays_are_what_the_demo_makes_of_a_file(model: PCSR, upscaler: Upscale
 
 def test_every_kind_comes_back_as_it_was(model: PCSR, upscaler: Upscaler) -> None:
     picture = photo(11, 14)
-    fine = expected(model, picture, Setting("k"), bits=16).pixels / np.float32(65535)
+    fine = expected(model, picture, bits=16).pixels / np.float32(65535)
     floats = (picture / np.float32(255)).astype(np.float32)
     sr, _ = upscaler.upscale(floats, scale=2.5)
     assert sr.dtype == np.float32
@@ -60,13 +69,13 @@ def test_every_kind_comes_back_as_it_was(model: PCSR, upscaler: Upscaler) -> Non
     np.testing.assert_allclose(made.permute(1, 2, 0), fine, atol=1e-6)
     assert info.assignment.shape == (28, 35) and info.assignment.dtype == torch.uint8
     eight, _ = upscaler.upscale(torch.from_numpy(picture).permute(2, 0, 1), scale=2.5)
-    np.testing.assert_array_equal(eight.permute(1, 2, 0), expected(model, picture, Setting("k")).pixels)
+    np.testing.assert_array_equal(eight.permute(1, 2, 0), expected(model, picture).pixels)
 
 
 def test_gray_is_the_mean_of_the_channels(model: PCSR, upscaler: Upscaler) -> None:
     gray = photo(9, 7)[:, :, 0]
     sr, info = upscaler.upscale(gray, scale=2.5)
-    made = expected(model, np.dstack([gray] * 3), Setting("k"))
+    made = expected(model, np.dstack([gray] * 3))
     assert sr.shape == made.pixels.shape[:2] == info.assignment.shape and sr.dtype == np.uint8
     np.testing.assert_allclose(sr, made.pixels.mean(axis=2), atol=0.5)
     sr[0, 0] = 7  # its own, and writable

@@ -44,8 +44,6 @@ def test_k_reaches_both_ends_and_ties_go_to_light() -> None:
         0,
         1,
     )  # log of zero is no nan
-    with pytest.raises(InputError):
-        assign_k(odds(prob), COST, math.nan)
 
 
 def test_share_falls_as_k_grows() -> None:

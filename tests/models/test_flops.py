@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.build import build_original, build_pcsr
 from models.carn import CARNEncoder
 from models.flops import network_flops
+from models.grid import grid_over
 from tests.conftest import ROOT
 from utils.config import OriginalSpec, PCSRSpec, load_config
 
@@ -61,9 +62,9 @@ def test_executed_account_equals_torchs_counter(backbone: str) -> None:
     size = (24, 28)
     assignment = torch.randint(2, (1, *size))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoded = model.encode(lr)
-        model.classify(encoded, size)
-        model.upsample(encoded, size, assignment)
+        feat, grid = model.encode(lr), grid_over(lr, size)
+        model.classify(feat, grid)
+        model.upsample(feat, grid, assignment)
     counted = counter.get_total_flops() + batch_norm_flops(model, 42)
     heavy = int(assignment.sum())
     assert model.account().total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)

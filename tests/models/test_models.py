@@ -4,8 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.build import build, build_pcsr
-from models.grid import axis
-from models.pcsr import PCSR, bilinear, refine
+from models.decide import decide
+from models.grid import axis, bilinear, grid_over
+from models.pcsr import PCSR, refine
+from models.setting import Rule, Setting
 from tests.conftest import TINY_PCSR
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
@@ -66,12 +68,12 @@ def plain(model: PCSR, lr: Tensor, size: tuple[int, int], index: int) -> Tensor:
 def test_factorised_equals_plain(spec: PCSRSpec, scale: float) -> None:
     model, lr = build_pcsr(spec), torch.rand(2, 3, 6, 9)
     size = (round(6 * scale), round(9 * scale))
-    encoded = model.encode(lr)
+    feat, grid = model.encode(lr), grid_over(lr, size)
     logits = plain(model, lr, size, 2).permute(0, 3, 1, 2)
-    torch.testing.assert_close(model.log_odds(encoded, size), logits[:, 1:] - logits[:, :1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.classify(feat, grid), logits[:, 1:] - logits[:, :1], atol=1e-5, rtol=1e-5)
     for j in (0, 1):
-        expected = plain(model, lr, size, j).permute(0, 3, 1, 2) + bilinear(lr, size)
-        torch.testing.assert_close(model.upsample_with(encoded, size, j), expected, atol=1e-5, rtol=1e-5)
+        expected = plain(model, lr, size, j).permute(0, 3, 1, 2)
+        torch.testing.assert_close(model.upsample_all(feat, grid, j), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_factorised_gradients_equal_plain() -> None:
@@ -84,7 +86,9 @@ def test_factorised_gradients_equal_plain() -> None:
     (plain(model, lr.double(), size, 1) * weight).sum().backward()
     expected = [p.grad.clone() for p in wanted if p.grad is not None]
     model.zero_grad()
-    (model._dense(model.encode(lr.double()), size, 1) * weight).sum().backward()
+    assignment = torch.ones(2, *size, dtype=torch.uint8)  # all heavy
+    values = model.upsample(model.encode(lr.double()), grid_over(lr, size), assignment)
+    (values.permute(0, 2, 3, 1) * weight).sum().backward()
     for parameter, gradient in zip(wanted, expected, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9)
@@ -94,14 +98,14 @@ def test_factorised_gradients_equal_plain() -> None:
 def test_upsample_follows_the_assignment(count: int) -> None:
     hidden = ((4,), (6,), (8, 8))[:count]
     model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": hidden})).eval()
-    lr, size = torch.rand(2, 3, 6, 9), (300, 450)  # several row blocks
+    lr, size = torch.rand(2, 3, 6, 9), (300, 450)
     with torch.no_grad():
-        encoded = model.encode(lr)
+        feat, grid = model.encode(lr), grid_over(lr, size)
         assignment = torch.randint(count, (2, *size))
-        each = torch.stack([model.upsample_with(encoded, size, j) for j in range(count)], dim=1)
+        each = torch.stack([model.upsample_all(feat, grid, j) for j in range(count)], dim=1)
         expected = each.gather(1, assignment[:, None, None].expand(-1, 1, 3, -1, -1))[:, 0]
-        torch.testing.assert_close(model.upsample(encoded, size, assignment), expected, atol=1e-6, rtol=0)
-        prob = model.classify(encoded, size)
+        torch.testing.assert_close(model.upsample(feat, grid, assignment), expected, atol=1e-6, rtol=0)
+        prob = model(lr, size, Setting()).prob
     assert prob.shape == (2, count, *size)
     torch.testing.assert_close(prob.sum(1), torch.ones(2, *size))
 
@@ -117,6 +121,32 @@ def test_refine_equals_a_loop() -> None:
     torch.testing.assert_close(refine(sr, assignment), expected)
     assert torch.equal(refine(sr, torch.zeros_like(assignment)), sr)
     assert torch.equal(refine(sr[..., :2, :], assignment[:, :2]), sr[..., :2, :])
+
+
+@pytest.mark.parametrize("rule,value", [("k", 0.1), ("budget", 0.998), ("adaptive", 0.0), ("heavy", 0.0)])
+@pytest.mark.parametrize("refinement", [True, False])
+def test_forward_is_the_method_in_order(rule: Rule, value: float, refinement: bool) -> None:
+    model, lr, size = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 9, 13), (36, 52)
+    setting = Setting(rule, value, refinement)
+    sr, assignment, prob = model(lr, size, setting)
+    each = [plain(model, lr, size, j).permute(0, 3, 1, 2) + bilinear(lr, grid_over(lr, size)) for j in (0, 1)]
+    expected_prob = plain(model, lr, size, 2).softmax(-1).permute(0, 3, 1, 2)
+    torch.testing.assert_close(prob, expected_prob, atol=1e-5, rtol=0)
+    assert torch.equal(assignment, decide((prob[:, 1:] / prob[:, :1]).log(), setting, model.account()))
+    expected = torch.where(assignment[:, None] == 1, each[1], each[0])
+    expected = refine(expected, assignment) if refinement else expected
+    torch.testing.assert_close(sr, expected, atol=1e-5, rtol=0)
+    sr.sum().backward()
+    assert all(p.grad is not None for p in model.encoder.parameters())
+
+
+def test_a_model_of_phase_0_is_all_heavy() -> None:
+    model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})).eval()
+    lr, size = torch.rand(2, 3, 5, 6), (13, 14)
+    sr, assignment, prob = model(lr, size, Setting())
+    assert assignment.shape == (2, *size) and not assignment.any() and torch.equal(prob, torch.ones(2, 1, *size))
+    expected = plain(model, lr, size, 0).permute(0, 3, 1, 2) + bilinear(lr, grid_over(lr, size))
+    torch.testing.assert_close(sr, expected, atol=1e-5, rtol=0)
 
 
 def test_mean_moves_with_the_model_and_is_saved() -> None:
@@ -142,5 +172,5 @@ def test_impossible_specs_are_input_errors(spec: PCSRSpec | OriginalSpec) -> Non
 
 def test_bilinear_replicates_the_border() -> None:
     lr = torch.rand(1, 3, 4, 4)
-    assert torch.equal(bilinear(lr, (16, 16))[..., 0, 0], lr[..., 0, 0])
-    torch.testing.assert_close(bilinear(lr, (4, 4)), F.interpolate(lr, size=(4, 4), mode="nearest"))
+    assert torch.equal(bilinear(lr, grid_over(lr, (16, 16)))[..., 0, 0], lr[..., 0, 0])
+    torch.testing.assert_close(bilinear(lr, grid_over(lr, (4, 4))), F.interpolate(lr, size=(4, 4), mode="nearest"))

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from models.blocks import Backbone
 from models.checkpoint import load_model
-from models.decide import assign_adaptive, assign_k
 from models.flops import network_flops
-from models.pcsr import PCSR, refine
+from models.pcsr import PCSR
+from models.setting import Setting
 
 IMAGES = ["woman", "butterfly"]
 SCALES = [4, 2, 3, 2.5]
@@ -60,20 +60,18 @@ def test_pcsr(case: Case, pcsr: PCSR, scale: float) -> None:
     h, w = case.lr.shape[-2:]
     size = (round(h * scale), round(w * scale))
     keep: tuple[NDArray[Any], ...] = np.ix_(settled(h, size[0]), settled(w, size[1]))
-    account, encoded = pcsr.account(), pcsr.encode(case.lr)
+    account = pcsr.account()
     assert account.cost(scale) == pytest.approx(case.numbers[f"x{scale}_cost"], abs=1e-5)
-    prob, log_odds = pcsr.classify(encoded, size), pcsr.log_odds(encoded, size)
-    assert np.abs(prob[0, 1].numpy() - case.arrays[f"x{scale}_prob_heavy"])[keep].max() < 1e-4
     for name, k in KS.items():
         if name in ("k1", "kminus0.5") and scale != 4:
             continue  # the reference has these at x4 only
-        assignment = assign_k(log_odds, account.cost(scale), k)
+        refined = name.endswith("refined")
+        sr, assignment, prob = pcsr(case.lr, size, Setting("k", k, refined, scale))
+        assert np.abs(prob[0, 1].numpy() - case.arrays[f"x{scale}_prob_heavy"])[keep].max() < 1e-4
         expected = np.ones(size) if name == "heavy" else case.arrays[f"x{scale}_{name}_assignment"]
         assert (assignment[0].numpy() == expected)[keep].mean() >= 0.9995, name
-        sr, compared = pcsr.upsample(encoded, size, assignment), keep
-        if name.endswith("refined"):
-            sr, compared = refine(sr, assignment), neighbours_settled(h, w, size)
         error = np.abs(sr[0].numpy() - case.arrays[f"x{scale}_{name}_sr"])
+        compared = neighbours_settled(h, w, size) if refined else keep
         assert error[:, *compared].max() < 1e-4, name
         heavy = float(assignment.sum())
         flops = account.total(h * w, [assignment.numel() - heavy, heavy]).paper
@@ -92,7 +90,7 @@ def neighbours_settled(h: int, w: int, size: tuple[int, int]) -> tuple[NDArray[A
 @torch.no_grad()
 def test_adaptive(case: Case, pcsr: PCSR) -> None:
     h, w = case.lr.shape[-2:]
-    assignment = assign_adaptive(pcsr.log_odds(pcsr.encode(case.lr), (4 * h, 4 * w)))
+    assignment = pcsr(case.lr, (4 * h, 4 * w), Setting("adaptive")).assignment
     assert abs(float(assignment.float().mean()) - case.arrays["x4_adm_assignment"].mean()) < 0.03
     heavy = float(assignment.sum())
     flops = pcsr.account().total(h * w, [assignment.numel() - heavy, heavy]).paper

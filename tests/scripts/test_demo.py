@@ -95,11 +95,11 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
 @pytest.mark.parametrize(
     "args,message",
     [
-        (["--scale", "0"], "--scale 0"),
-        (["--scale", "-4", "--upscale"], "--scale -4"),
-        (["--scale", "nan"], "--scale nan"),
-        (["--budget", "7"], "must lie between"),
-        (["--k", "nan"], "--k nan"),
+        (["--scale", "0"], "scale 0: must be a finite number of 1 or more"),
+        (["--scale", "-4", "--upscale"], "scale -4: must be a finite number of 1 or more"),
+        (["--scale", "nan"], "scale nan: must be a finite number of 1 or more"),
+        (["--budget", "7"], "budget 7: must lie above 0"),
+        (["--k", "nan"], "k must be a number, not nan"),
         (["--model", "save/fsrcnn-x4"], "needs a PCSR model"),
         (["--model", "photo.png"], "photo.png"),
         (["--upscale", "--scale", "1e6"], "more than"),

@@ -8,7 +8,9 @@ from torch import Tensor
 
 import training.losses
 from models.build import build_pcsr
+from models.decide import probabilities
 from models.fast.fold import folded
+from models.grid import bilinear, grid_over
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR
 from train_pcsr import Phase0, Phase1
@@ -36,14 +38,15 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def plain_phase0(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
-    sr = model.upsample_with(model.encode(lr), (hr.shape[2], hr.shape[3]), -1)
+    grid = grid_over(lr, (hr.shape[2], hr.shape[3]))
+    sr = model.upsample_all(model.encode(lr), grid, -1) + bilinear(lr, grid)
     return LOSSES[loss](sr - hr)
 
 
 def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
-    encoded, size = model.encode(lr), (hr.shape[2], hr.shape[3])
-    prob = model.classify(encoded, size)
-    each = [model.upsample_with(encoded, size, j) for j in range(len(model.upsamplers))]
+    feat, grid = model.encode(lr), grid_over(lr, (hr.shape[2], hr.shape[3]))
+    prob = probabilities(model.classify(feat, grid))
+    each = [model.upsample_all(feat, grid, j) + bilinear(lr, grid) for j in range(len(model.upsamplers))]
     mixed = sum(prob[:, j : j + 1] * sr for j, sr in enumerate(each))
     half = prob[:, -1].numel() / 2
     return 1000 * LOSSES[loss](mixed - hr) + 3 * (prob[:, -1].sum() - half).abs() / half

@@ -9,6 +9,8 @@ import torch
 
 from models.build import build_pcsr
 from models.checkpoint import load_model
+from models.decide import probabilities
+from models.grid import bilinear, grid_over
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from train_pcsr import Phase0, Phase1
 from training.muon import RMS, Muon
@@ -133,9 +135,9 @@ def test_phase1_loss_is_the_papers() -> None:
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
     losses = Phase1(model, 1000, 3, ALONE).train()(lr, hr)
     with torch.no_grad():
-        encoded = model.eval().encode(lr)
-        prob = model.classify(encoded, (32, 32))
-        each = [model.upsample_with(encoded, (32, 32), j) for j in (0, 1)]
+        feat, grid = model.eval().encode(lr), grid_over(lr, (32, 32))
+        prob = probabilities(model.classify(feat, grid))
+        each = [model.upsample_all(feat, grid, j) + bilinear(lr, grid) for j in (0, 1)]
     mixed = prob[:, :1] * each[0] + prob[:, 1:] * each[1]
     half = prob[:, 1].numel() / 2
     expected = 1000 * (mixed - hr).abs().mean() + 3 * (prob[:, 1].sum() - half).abs() / half

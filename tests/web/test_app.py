@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inference.restore_pcsr import pcsr_restorer
 
 from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
 from inference.restore import Setting
-from inference.restore_pcsr import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny

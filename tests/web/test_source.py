@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inference.restore_pcsr import least_budget, pcsr_restorer
 
 from inference.restore import Setting
-from inference.restore_pcsr import least_budget, pcsr_restorer
 from models.checkpoint import load_model
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
 from utils.errors import InputError

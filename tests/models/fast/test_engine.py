@@ -1,4 +1,4 @@
-"""The prepared model against plain torch."""
+"""The engine against the model it is made of."""
 
 import shutil
 import subprocess
@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from models.build import build_pcsr
-from models.decide import assign_k
-from models.fast import convs, kernel
+from models.decide import assign_k, probabilities
+from models.fast import build, convs
 from models.fast.convs import Runner
-from models.fast.engine import FastPCSR, prepare
+from models.fast.engine import Engine
+from models.fast.pixels import PixelKernel
+from models.fast.plain import TorchKernel
+from models.grid import bilinear, grid_over
 from models.pcsr import PCSR
+from models.setting import Setting
 from tests.conftest import ROOT, TINY_PCSR
 from utils.config import PCSRSpec
 
@@ -26,7 +30,7 @@ SPECS = {
 }
 SIZES = [(36, 52), (23, 34), (9, 13)]  # HR of 9x13 LR: x4, about x2.6, x1
 
-needs_compiler = pytest.mark.skipif(kernel.load_kernels() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(build.load_kernels() is None, reason="no C++ compiler")
 
 
 def model_of(changes: dict[str, object]) -> PCSR:
@@ -43,24 +47,24 @@ def model_of(changes: dict[str, object]) -> PCSR:
 @torch.inference_mode()
 def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None:
     model = model_of(changes)
-    fast = prepare(model)
-    assert isinstance(fast, FastPCSR)
+    fast = Engine(model)
+    assert all(isinstance(kernel, PixelKernel) for kernel in fast.kernels)
     lr = torch.rand(2, 3, 9, 13)
-    plain, encoded = model.encode(lr), fast.encode(lr)
-    odds = model.log_odds(plain, size)
+    feat, grid, encoded = model.encode(lr), grid_over(lr, size), fast.encode(lr)
+    residual, odds = bilinear(lr, grid), model.classify(feat, grid)
     torch.testing.assert_close(fast.log_odds(encoded, size), odds, rtol=0, atol=2e-5)
-    torch.testing.assert_close(fast.classify(encoded, size), model.classify(plain, size), rtol=0, atol=2e-5)
+    torch.testing.assert_close(fast.classify(encoded, size), probabilities(odds), rtol=0, atol=2e-5)
     count = len(model.upsamplers)
     for j in range(-1, count):
-        expected = model.upsample_with(plain, size, j)
-        torch.testing.assert_close(fast.upsample_with(encoded, size, j), expected, rtol=0, atol=2e-5)
+        expected = model.upsample_all(feat, grid, j) + residual
+        torch.testing.assert_close(fast.upsample_all(encoded, size, j), expected, rtol=0, atol=2e-5)
     some = torch.randint(count, (2, *size))
     few = (torch.rand(2, *size) < 0.02).long() * (count - 1)  # rows without one heavy pixel
     for assignment in (some, few, torch.full_like(some, count - 1)):
-        expected = model.upsample(plain, size, assignment)
+        expected = model.upsample(feat, grid, assignment) + residual
         torch.testing.assert_close(fast.upsample(encoded, size, assignment), expected, rtol=0, atol=2e-5)
     cost = [0.2, 0.3, 0.5][-count:]
-    own, other = (assign_k(m.log_odds(e, size), cost, 0.0) for m, e in ((model, plain), (fast, encoded)))
+    own, other = (assign_k(each, cost, 0.0) for each in (odds, fast.log_odds(encoded, size)))
     top = torch.cat([torch.zeros_like(odds[:, :1]), odds], 1).sort(1).values
     ties = top[:, -1] - top[:, -2] < 1e-4
     assert torch.equal(own[~ties], other[~ties])
@@ -68,12 +72,11 @@ def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None
 
 @needs_compiler
 @torch.inference_mode()
-def test_phase0_and_an_image_larger_than_a_block() -> None:
+def test_phase0_and_a_larger_image() -> None:
     model = model_of({"upsamplers": ((8, 8),), "classifier": None})
     lr = torch.rand(1, 3, 40, 60).contiguous(memory_format=torch.channels_last)
-    expected = model.upsample_with(model.encode(lr), (160, 240), -1)
-    fast = prepare(model)
-    zeros = torch.zeros(1, 160, 240, dtype=torch.int64)
+    expected, zeros, _ = model(lr, (160, 240), Setting())
+    fast = Engine(model)
     torch.testing.assert_close(fast.upsample(fast.encode(lr), (160, 240), zeros), expected, rtol=0, atol=2e-5)
 
 
@@ -83,54 +86,57 @@ def test_phase0_and_an_image_larger_than_a_block() -> None:
 @torch.inference_mode()
 def test_encoder_in_stages_and_tiles(backbone: str, cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convs, "CACHE_BYTES", cache_bytes)
-    fast = prepare(model_of({"backbone": backbone, "width": 12}))
+    fast = Engine(model_of({"backbone": backbone, "width": 12}))
     run = fast.run_encoder
     assert isinstance(run, Runner)
     sizes = [len(stage.convs) for stage in run.stages]
     assert max(sizes) == 1 if cache_bytes == 1 else min(sizes) > 1 if cache_bytes == 1 << 40 else len(sizes) > 1
     for size in ((70, 230), (5, 3), (33, 97)):
         images = torch.rand(2, 3, *size)
-        torch.testing.assert_close(run(images), fast.encoder(images), rtol=0, atol=2e-5)
+        torch.testing.assert_close(run(images), fast.model.encoder(images), rtol=0, atol=2e-5)
 
 
 def test_a_copy_is_prepared() -> None:
     model = model_of({})
     lr = torch.rand(1, 3, 8, 8)
     with torch.inference_mode():
-        fast = prepare(model)
-        before = fast.upsample_with(fast.encode(lr), (16, 16), -1)
+        fast = Engine(model)
+        before = fast.upsample_all(fast.encode(lr), (16, 16), -1)
         for parameter in model.parameters():
             parameter.mul_(2)
-        assert torch.equal(fast.upsample_with(fast.encode(lr), (16, 16), -1), before)
+        assert torch.equal(fast.upsample_all(fast.encode(lr), (16, 16), -1), before)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_double_precision_stays_with_torch() -> None:
     model = model_of({}).double()
-    assert not isinstance(prepare(model), FastPCSR)
+    fast, lr = Engine(model), torch.rand(2, 3, 9, 13, dtype=torch.float64)
+    assert all(isinstance(kernel, TorchKernel) for kernel in fast.kernels)
+    expected, assignment, _ = model(lr, (23, 34), Setting(refinement=False))
+    torch.testing.assert_close(fast.upsample(fast.encode(lr), (23, 34), assignment), expected)
 
 
 @needs_compiler
 def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compiler = next(name for name in ("g++", "clang++", "c++") if shutil.which(name))
-    first = kernel.built(compiler)
+    first = build.built(compiler)
     made = first.stat().st_mtime_ns
-    assert kernel.built(compiler) == first and first.stat().st_mtime_ns == made
+    assert build.built(compiler) == first and first.stat().st_mtime_ns == made
     assert [path.name for path in (tmp_path / "pcsr").iterdir()] == [first.name]
 
 
 @pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])
 def test_without_a_compiler_torch_does_it(compiler: str, tmp_path: Path) -> None:
     code = (
-        "from models.fast.engine import prepare; from models.build import build_pcsr;"
+        "from models.fast.engine import Engine; from models.build import build_pcsr;"
         "from tests.conftest import TINY_PCSR;"
-        "model = build_pcsr(TINY_PCSR); print(type(prepare(model)).__name__, type(prepare(model)).__name__)"
+        "model = build_pcsr(TINY_PCSR); print(*(type(Engine(model).kernels[0]).__name__ for _ in range(2)))"
     )
     environment = {"CXX": compiler, "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["PCSR", "PCSR"]
+    assert done.stdout.split() == ["TorchKernel", "TorchKernel"]
     assert done.stderr.count("\n") == 1 and "kernels were not built" in done.stderr

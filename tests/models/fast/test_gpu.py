@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from models.build import build_pcsr
-from models.fast.engine import FastPCSR, prepare, with_triton
-from models.grid import axis
+from models.fast.engine import Engine, differences, triton_kernels
+from models.fast.plain import TorchKernel
+from models.grid import grid_over
 from models.mlp import PixelMLP
-from models.pcsr import rows_of
+from models.setting import Setting
 from tests.conftest import TINY_PCSR
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,18 +38,15 @@ def mlp_of(hidden: tuple[int, ...], outputs: int = 3) -> PixelMLP:
 
 def plain(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
     """The MLP at every HR pixel, (n,H,W)."""
-    rows, cols = axis(feat.shape[2], size[0], DEVICE), axis(feat.shape[3], size[1], DEVICE)
-    first = mlp.first_layer(mlp.project(rows_of(feat)), rows, cols)
-    nearest = rows.index[:, None] * feat.shape[3] + cols.index
-    return mlp.finish(first.table[nearest] + first.row[:, None] + first.col).permute(2, 0, 1)
+    return mlp(feat, grid_over(feat, size))[0].permute(2, 0, 1)
 
 
 def fused(gpu: ModuleType, mlp: PixelMLP, feat: Tensor, planes: Tensor, assignment: Tensor | None) -> Tensor:
     """What the kernel adds to planes (n,H,W) where assignment is 1, in the MLP's dtype."""
-    rows, cols = axis(feat.shape[2], planes.shape[1], DEVICE), axis(feat.shape[3], planes.shape[2], DEVICE)
+    grid = grid_over(feat, (planes.shape[1], planes.shape[2]))
     kernel = gpu.TritonKernel(mlp)
     result = planes.clone()
-    kernel.add_to(result, kernel.table(feat.to(kernel.bias.dtype))[0], rows, cols, feat.shape[3], assignment, 1)
+    kernel.add_to(result, kernel.table(feat.to(kernel.bias.dtype))[0], grid, feat.shape[3], assignment, 1)
     return result
 
 
@@ -81,16 +79,15 @@ def test_half_precision(gpu: ModuleType, hidden: tuple[int, ...], dtype: torch.d
 @torch.inference_mode()
 def test_a_model_with_these_kernels(gpu: ModuleType) -> None:
     model = build_pcsr(TINY_PCSR).to(DEVICE).eval()
-    fast = with_triton(model)
-    assert isinstance(fast, FastPCSR)
+    fast = Engine(model)
+    fast.compiled = fast.run_encoder = None  # as on a GPU
+    fast.kernels = triton_kernels([*model.mlps()[:-1], differences(model.mlps()[-1])], model.mean)
+    assert all(isinstance(kernel, gpu.TritonKernel) for kernel in fast.kernels)
     lr, size = torch.rand(2, 3, *LR, device=DEVICE), (13, 18)
-    expected, encoded = model.encode(lr), fast.encode(lr)
-    torch.testing.assert_close(fast.log_odds(encoded, size), model.log_odds(expected, size), rtol=0, atol=2e-5)
-    assignment = torch.randint(2, (2, *size), device=DEVICE)
-    values = model.upsample(expected, size, assignment)
-    torch.testing.assert_close(fast.upsample(encoded, size, assignment), values, rtol=0, atol=2e-5)
-    if DEVICE == "cuda":
-        assert isinstance(prepare(model), FastPCSR) and not isinstance(prepare(model.double()), FastPCSR)
+    sr, assignment, prob = model(lr, size, Setting(refinement=False))
+    encoded = fast.encode(lr)
+    torch.testing.assert_close(fast.classify(encoded, size), prob, rtol=0, atol=2e-5)
+    torch.testing.assert_close(fast.upsample(encoded, size, assignment), sr, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("width", [1, 10, 16, 17, 20, 40, 58, 74, 96, 97, 128, 129, 170, 192, 300])
@@ -109,6 +106,7 @@ def test_refusals(gpu: ModuleType) -> None:
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "models.fast.gpu", None)  # as if it could not be imported
     model = build_pcsr(TINY_PCSR)
-    assert with_triton(model) is model
+    kernels = triton_kernels(model.mlps(), model.mean)
+    assert all(isinstance(kernel, TorchKernel) for kernel in kernels)
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "kernels were not built" in err

@@ -1,0 +1,72 @@
+"""How an image that is too large for the memory is cut into tiles."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.tile import Tile, whole
+from utils.errors import InputError
+
+SHARE = 4  # of the free memory, what a tile may take
+MOST = 1 << 30  # bytes on a CPU: larger tiles are hardly faster
+LEAST = 32  # LR pixels across a tile, even where memory is short
+MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How large tiles are, and whether a bar in the terminal shows how many are done.
+
+    Raises InputError for tiles of no size.
+    """
+
+    tile_size: int | None = None  # LR pixels across; None: as large as the memory allows
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tile_size is not None and self.tile_size < 1:
+            raise InputError(f"tile_size {self.tile_size}: must be 1 or more")
+
+    def cut(self, lr: Tensor, halo: int | None, pixel_bytes: float) -> list[Tile]:
+        """Tiles that cover lr (b,3,h,w), of which one LR pixel takes `pixel_bytes` while a model works on it.
+
+        `halo` is how far a model sees beyond a tile; None, as far as the image goes, leaves a single tile.
+        """
+        if halo is None:
+            return [whole(lr)]
+        area = allowance(lr.device) / pixel_bytes if self.tile_size is None else (self.tile_size + 2 * halo) ** 2
+        return cut(lr, halo, area)
+
+    def bar(self, total: int) -> "tqdm[Any]":
+        """Shown in terminals, when there is more than one tile to do."""
+        return tqdm(total=total, unit="tile", leave=False, disable=None if self.progress and total > 1 else True)
+
+
+def allowance(device: torch.device) -> int:
+    """Bytes that a tile may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 2
+    return min(int(psutil.virtual_memory().available) // SHARE, MOST)
+
+
+def cut(lr: Tensor, halo: int, area: float) -> list[Tile]:
+    """Tiles that cover lr (b,3,h,w), row by row, each with its halo of about `area` pixels at most."""
+    h, w = lr.shape[2:]
+    if h * w <= area:
+        return [whole(lr)]
+    columns = even(w, max(LEAST, int(math.sqrt(area)) - 2 * halo))
+    rows = even(h, max(LEAST, int(area / min(w, columns[0].stop + 2 * halo)) - 2 * halo))
+    return [Tile(row, column) for row in rows for column in columns]
+
+
+def even(length: int, most: int) -> list[slice]:
+    """The fewest slices of at most `most` that cover a length, of about the same size."""
+    count = -(-length // most)
+    edges = [length * i // count for i in range(count + 1)]
+    return [slice(*edge) for edge in itertools.pairwise(edges)]

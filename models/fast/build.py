@@ -1,0 +1,57 @@
+"""The C++ kernels of CPUs, pixels.cpp and convs.cpp: compiled once, on first use, and kept in the user's cache.
+
+Where they cannot be compiled, plain torch does the work.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# read with this module: a long run may first need them after the files have changed, and the structs with them
+SOURCES = {name: Path(__file__).with_name(name).read_text() for name in ("pixels.cpp", "convs.cpp")}
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
+
+
+@functools.cache
+def load_kernels() -> ctypes.CDLL | None:
+    """The compiled kernels; they are built on first use, within seconds. None, and a line on stderr, if that fails."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    try:
+        if compiler is None:
+            raise OSError("no C++ compiler found")
+        return ctypes.CDLL(str(built(compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else error
+        print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
+        return None
+
+
+def built(compiler: str) -> Path:
+    """The shared library of this source, compiler and processor in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
+    identity = [*SOURCES.values(), compiler, *FLAGS, processor()]
+    path = cache / f"kernels-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
+            made = Path(scratch) / path.name
+            for name, text in SOURCES.items():
+                (Path(scratch) / name).write_text(text)
+            command = [compiler, *FLAGS, "-o", made.name, *SOURCES]
+            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True)
+            made.replace(path)
+    return path
+
+
+def processor() -> str:
+    """What -march=native depends on; a home folder may be shared by machines."""
+    info = Path("/proc/cpuinfo")
+    flags = [line for line in info.read_text().splitlines() if line.startswith("flags")] if info.exists() else []
+    return flags[0] if flags else platform.platform()

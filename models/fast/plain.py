@@ -1,0 +1,35 @@
+"""The per-pixel MLP of the engine in plain torch: for devices and dtypes that no compiled kernel serves."""
+
+from torch import Tensor
+
+from models.grid import Grid
+from models.mlp import PixelMLP, rows_of
+
+BAND_PIXELS = 1 << 16  # HR pixels worked on together: bounds memory, and their activations stay near the cache
+
+
+class TorchKernel:
+    """One PixelMLP, see models.fast.engine.Kernel."""
+
+    def __init__(self, mlp: PixelMLP) -> None:
+        self.mlp = mlp
+
+    def table(self, feat: Tensor) -> Tensor:
+        return self.mlp.project(rows_of(feat)).view(len(feat), feat.shape[2] * feat.shape[3], -1)
+
+    def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
+        rows, cols = grid
+        down, across = self.mlp.coordinate_terms(grid)
+        height, width = planes.shape[1:]
+        step = max(1, BAND_PIXELS // width)
+        for top in range(0, height, step):
+            band = slice(top, min(top + step, height))
+            nearest = (rows.index[band, None] * w + cols.index).flatten()
+            pre = (down[band, None] + across).flatten(0, 1)  # (R*W,C)
+            if assignment is None:
+                planes[:, band] += self.mlp.finish(pre + table[nearest]).t().view(-1, band.stop - top, width)
+                continue
+            where = (assignment[band].flatten() == own).nonzero()[:, 0]  # waits for the device
+            flat = planes[:, band].reshape(len(planes), -1)
+            flat[:, where] += self.mlp.finish(pre[where] + table[nearest[where]]).t()
+            planes[:, band] = flat.view(-1, band.stop - top, width)

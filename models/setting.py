@@ -1,0 +1,59 @@
+"""What the user chooses for a result: which pixels are worth the heavy upsampler, and what surrounds that choice."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from utils.errors import InputError
+
+Rule = Literal["k", "budget", "adaptive", "heavy"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to restore an image.
+
+    rule and value: `k` (paper) with a number, where a larger one is cheaper and 0 takes the most probable upsampler;
+    `budget` with the share of the all-heavy model's FLOPs (paper account) that may be spent, in (0,1]; `adaptive`
+    (ADM of the paper), where the image's own probabilities decide; `heavy`, all that a model of phase 0 can do.
+    refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper).
+    scale: HR/LR, 1 or more.
+    Raises InputError for values outside these ranges.
+    """
+
+    rule: Rule = "k"
+    value: float = 0.0
+    refinement: bool = True
+    scale: float = 4.0
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value):
+            raise InputError(f"{self.rule} must be a number, not nan")
+        if self.rule == "budget" and not 0 < self.value <= 1:
+            raise InputError(f"budget {self.value:g}: must lie above 0 and not above 1 (all pixels heavy)")
+        check_scale(self.scale)
+
+    def __str__(self) -> str:
+        return f"{self.rule}={self.value:g}" if self.rule in ("k", "budget") else self.rule
+
+
+def choose(
+    k: float | None = None,
+    budget: float | None = None,
+    adaptive: bool = False,
+    refinement: bool = True,
+    scale: float = 4.0,
+) -> Setting:
+    """The setting of at most one of k, budget and adaptive; k = 0 if none is given. Raises InputError for several."""
+    if (k is not None) + (budget is not None) + adaptive > 1:
+        raise InputError("give only one of k, budget and adaptive")
+    if adaptive:
+        return Setting("adaptive", 0.0, refinement, scale)
+    return Setting("k", k or 0.0, refinement, scale) if budget is None else Setting("budget", budget, refinement, scale)
+
+
+def check_scale(scale: float) -> float:
+    """The scale itself. Raises InputError unless it is a finite number of 1 or more."""
+    if not (math.isfinite(scale) and scale >= 1):
+        raise InputError(f"scale {scale:g}: must be a finite number of 1 or more")
+    return scale
