@@ -29,10 +29,10 @@ from inference.restore import Setting
 from inference.restore_pcsr import pcsr_restorer
 from inference.visual import OPACITY
 from models.pcsr import PCSR
+from utils.decode import read_image
 from utils.device import pick_device
 from utils.encode import QUALITY
 from utils.errors import InputError, Parser, run
-from utils.image import read_image
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")

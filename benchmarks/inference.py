@@ -39,10 +39,11 @@ from evaluation.metrics import psnr
 from evaluation.report import table_json
 from inference.onnx import INSTALL
 from models.build import BACKBONES
+from utils.decode import read_image
 from utils.device import add_device_option, pick_device, synchronize
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
-from utils.image import read_image, to_tensor
+from utils.image import to_tensor
 from utils.resize import downscale
 
 REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from utils.decode import read_image
 from utils.errors import InputError
 from utils.files import list_images
-from utils.image import read_image, to_tensor
+from utils.image import to_tensor
 from utils.resize import downscale, scaled_size
 
 MIN_SIDE = 2  # LR pixels; less is no image to restore

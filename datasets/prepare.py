@@ -23,9 +23,11 @@ import torch
 from tqdm import tqdm
 
 from datasets.folder import lr_size, mod_crop
+from utils.decode import is_whole, read_image, stored_size
+from utils.encode import write_image
 from utils.errors import InputError, Parser
 from utils.files import list_images
-from utils.image import Array, is_whole, read_image, stored_size, to_pixels, to_tensor, write_image
+from utils.image import Array, to_pixels, to_tensor
 from utils.patches import starts
 from utils.resize import downscale, imresize, imresize_matlab_uint8
 

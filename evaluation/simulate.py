@@ -13,9 +13,10 @@ from inference.restore import Large, Restore, Restored, original_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import Backbone
 from models.checkpoint import SAVE, WEIGHTS, load_model
+from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import write_atomic
-from utils.image import Image, to_pixels, to_tensor, write_image
+from utils.image import Image, to_pixels, to_tensor
 from utils.resize import downscale
 
 

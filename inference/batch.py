@@ -14,10 +14,11 @@ from inference.outputs import Job, Naming, identity, left_to_do, mark, short
 from inference.picture import Enlarged, enlarge
 from inference.restore import Restore
 from inference.visual import colour_assignment
+from utils.decode import read_image
+from utils.encode import reduce_to, save_image
 from utils.errors import InputError, print_error
 from utils.files import check_folder
-from utils.formats import reduce_to
-from utils.image import Image, read_image, save_image
+from utils.image import Image
 from utils.metadata import mark_exif
 
 

@@ -16,7 +16,7 @@ from models.tile import Part, whole, with_halo
 from utils.device import synchronize
 from utils.errors import InputError
 from utils.image import MAX_PIXELS, Array
-from utils.patches import Tiling
+from utils.patches import Patches
 from utils.resize import imresize, scaled_size
 
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades 7, and torch wants some room
@@ -50,7 +50,7 @@ class Restored:
 class Restore(Protocol):
     """Restores lr (1,3,h,w) in [0,1]: as a whole, or by overlapping patches where there is a tiling."""
 
-    def __call__(self, lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]: ...
+    def __call__(self, lr: Tensor, scale: float, tiling: Patches | None = None, bits: int = 8) -> list[Restored]: ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def place(model: nn.Module, device: torch.device) -> None:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def load(lr: Tensor, scale: float, tiling: Tiling | None, device: torch.device) -> list[Tensor]:
+def load(lr: Tensor, scale: float, tiling: Patches | None, device: torch.device) -> list[Tensor]:
     """The batches that go through a model: the image, or its patches.
 
     Raises InputError for an output that no image file holds, and for patches that do not fall on whole pixels.
@@ -117,7 +117,7 @@ def bicubic_restorer() -> Restore:
     """
     free = Flops(0, 0)
 
-    def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
+    def restore(lr: Tensor, scale: float, tiling: Patches | None = None, bits: int = 8) -> list[Restored]:
         if tiling:
             raise InputError("--bicubic works on whole images; add --per_image")
         clock, size = Clock(torch.device("cpu")), scaled_size(lr, scale)
@@ -135,7 +135,7 @@ def original_restorer(model: Backbone, device: torch.device, large: Large = LARG
     per_lr = network_flops(model)
 
     @torch.inference_mode()
-    def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
+    def restore(lr: Tensor, scale: float, tiling: Patches | None = None, bits: int = 8) -> list[Restored]:
         if scale != model.scale:
             raise InputError(f"--scale {scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
         batches = load(lr, scale, tiling, device)

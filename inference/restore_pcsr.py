@@ -20,7 +20,7 @@ from models.pcsr import PCSR, Encoded, refine
 from models.tile import Part, whole
 from utils.allocator import give_back
 from utils.errors import InputError
-from utils.patches import Tiling
+from utils.patches import Patches
 from utils.resize import scaled_size
 
 GLOBAL = ("adaptive", "budget")  # rules that see the whole image
@@ -103,7 +103,7 @@ class Worker:
         scale: float,
         settings: Sequence[Setting],
         refinement: bool,
-        tiling: Tiling | None = None,
+        tiling: Patches | None = None,
         bits: int = 8,
     ) -> list[Restored]:
         """lr (1,3,h,w) in [0,1], as a whole or by patches. Raises InputError for a scale below 1."""
@@ -115,7 +115,7 @@ class Worker:
             give_back()
         return results
 
-    def load(self, lr: Tensor, scale: float, tiling: Tiling | None = None) -> list[Tensor]:
+    def load(self, lr: Tensor, scale: float, tiling: Patches | None = None) -> list[Tensor]:
         """inference.restore.load; raises InputError for a scale below 1 too."""
         if not scale >= 1:
             raise InputError(f"--scale {scale:g}: must be a number of 1 or more")
@@ -193,7 +193,7 @@ class Worker:
         lr: Tensor,
         scale: float,
         bits: int,
-        tiling: Tiling,
+        tiling: Patches,
         batches: list[Tensor],
         settings: Sequence[Setting],
         refinement: bool,
@@ -242,7 +242,7 @@ def pcsr_restorer(
     settings = possible(model, settings)
     worker = Worker(model, device, large)
 
-    def restore(lr: Tensor, scale: float, tiling: Tiling | None = None, bits: int = 8) -> list[Restored]:
+    def restore(lr: Tensor, scale: float, tiling: Patches | None = None, bits: int = 8) -> list[Restored]:
         return worker.restore(lr, scale, settings, refinement, tiling, bits)
 
     return restore

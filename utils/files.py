@@ -9,7 +9,10 @@ from typing import IO
 
 from utils.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+# of images: suffix -> the name that Pillow gives the format
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+FORMATS |= {".bmp": "BMP"}
+IMAGE_SUFFIXES = frozenset(FORMATS)
 
 
 def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:

@@ -1,6 +1,9 @@
-"""Patch-wise processing: overlapping LR patches, their SR averaged where they overlap (the field's per-patch mode)."""
+"""How an image is cut: into bands of rows that fit into memory, and into the overlapping patches of the evaluation.
 
-from collections.abc import Sequence
+Of patches, the SR is averaged where they overlap (the field's per-patch mode).
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +13,14 @@ from utils.errors import InputError
 from utils.resize import scaled_size
 
 PATCHES_AT_ONCE = 64
+
+
+def bands(height: int, rows: int = 256, shared: int = 0) -> Iterator[slice]:
+    """Bands of `rows` rows that cover a height, the last as high as is left; neighbours have `shared` more in common.
+
+    Floating-point copies of a whole large image would not fit into memory; those of a band do.
+    """
+    return (slice(top, min(top + rows + shared, height)) for top in range(0, height - shared, rows))
 
 
 def starts(length: int, patch: int, step: int, remainder: int = 0) -> list[int]:
@@ -26,7 +37,7 @@ def crop_length(length: int, patch: int, step: int) -> int:
 
 
 @dataclass(frozen=True)
-class Tiling:
+class Patches:
     """A grid of LR patches of `patch_size`, `step` apart."""
 
     patch_size: int
@@ -59,9 +70,9 @@ class Tiling:
             spans[start] = slice(int(first), round(last))
         return spans
 
-    def merge(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
+    def merge(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Batches (b,3,P,P) -> (1,3,H,W), the mean where patches overlap."""
-        patches = torch.cat(list(parts))
+        patches = torch.cat(list(batches))
         total = patches.new_zeros(1, patches.shape[1], *scaled_size(lr, scale))
         count = patches.new_zeros(1, 1, *scaled_size(lr, scale))
         for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
@@ -69,9 +80,9 @@ class Tiling:
             count[0, :, rows, cols] += 1
         return total / count
 
-    def merge_heaviest(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
+    def merge_heaviest(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Assignments (b,P,P) -> (1,H,W), the heaviest choice where patches overlap."""
-        patches = torch.cat(list(parts))
+        patches = torch.cat(list(batches))
         whole = patches.new_zeros(1, *scaled_size(lr, scale))
         for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
             whole[0, rows, cols] = torch.maximum(whole[0, rows, cols], patch)

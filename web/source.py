@@ -17,8 +17,9 @@ from inference.picture import like, visible
 from inference.restore import Restored, Setting
 from inference.restore_pcsr import Worker, least_budget
 from models.flops import PCSRFlops
+from utils.decode import read_image, stored_size
 from utils.errors import InputError
-from utils.image import Array, Image, read_image, stored_size, to_pixels, to_tensor
+from utils.image import Array, Image, to_pixels, to_tensor
 from utils.resize import downscale, imresize, scaled_size
 
 Enlarged = Literal["bicubic", "nearest"]

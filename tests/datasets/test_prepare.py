@@ -11,8 +11,10 @@ import torch
 from datasets.folder import PairedFolder
 from datasets.prepare import data_augmentation, extract_subimages, generate_mod_lr_bic, low_resolution
 from tests.conftest import ROOT
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import Array, read_image, to_tensor, write_image
+from utils.image import Array, to_tensor
 from utils.patches import starts
 from utils.resize import imresize, imresize_matlab_uint8
 

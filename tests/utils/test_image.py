@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
-from utils.image import Array, read_image, to_pixels, to_tensor, write_image
+from utils.image import Array, to_pixels, to_tensor
 
 Chunks = Sequence[tuple[bytes, bytes]]
 COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's number for so many channels
@@ -234,7 +236,7 @@ def test_odd_metadata_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_large_images_are_taken_and_absurd_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.image.decode_8", lambda *_: (np.zeros((1, 1, 3), np.uint8), None))
+    monkeypatch.setattr("utils.decode.decode_8", lambda *_: (np.zeros((1, 1, 3), np.uint8), None))
     content, path = png(samples(3, 8), 8, 2, [(b"eXIf", exif(1))]), tmp_path / "a.png"
     for side, outcome in ((32768, read_image), (40000, refused)):
         path.write_bytes(content[:8] + chunk(b"IHDR", struct.pack(">II", side, side) + content[24:29]) + content[33:])

@@ -11,7 +11,9 @@ from PIL import Image as Pillow
 
 from tests.conftest import photo
 from tests.utils.test_image import COLOUR_TYPE, png, samples
-from utils.image import Image, read_image, save_image
+from utils.decode import read_image
+from utils.encode import save_image
+from utils.image import Image
 from utils.metadata import RGB, read_exif, space
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

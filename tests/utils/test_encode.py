@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import photo
 from tests.utils.test_image import samples
-from utils.formats import JPEG_EXIF, reduce_to
+from utils.encode import JPEG_EXIF, reduce_to
 from utils.image import Image
 
 PICTURE = Image(photo(6, 8), None, gray=False, icc=b"icc", exif=b"exif")
