@@ -147,7 +147,7 @@ def main() -> None:
     for chosen in paths:
         path = chosen or ASTRONAUT
         hr = mod_crop(to_tensor(read_image(path).pixels), SCALE, path)
-        lr = downscale(hr, SCALE, dtype=torch.float64).float()
+        lr = downscale(hr, SCALE)
         settings = source.settings(lr)
         compared = {name: make() for name, make in ways(source, settings, device).items()}
         table, reached = measure(compared, hr, lr, args.rounds, device)

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from utils.decode import read_image
@@ -95,7 +94,7 @@ class PairedFolder:
     def load(self, path: Path) -> Pair:
         hr, lr = self.read(path)
         if lr is None:
-            lr = downscale(hr, self.scale, eight_bit=not self.float_lr, dtype=torch.float64).float()
+            lr = downscale(hr, self.scale, eight_bit=not self.float_lr)
         return Pair(path.stem, hr, lr)
 
 

@@ -54,7 +54,7 @@ def simulate(
 ) -> pd.DataFrame:
     """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
     hr = mod_crop(to_tensor(image.pixels), scale, path)
-    lr = downscale(hr, scale, dtype=torch.float64).float()
+    lr = downscale(hr, scale)
     originals, results = original_results(backbone, lr, scale, device, how), restore(lr, scale)
     write_image(folder / "hr.png", to_pixels(hr))
     write_image(folder / "lr.png", to_pixels(lr))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -74,7 +73,7 @@ class Source:
         self.hr: Tensor | None = None  # (1,3,H,W), if there is one to compare with
         if ask.shrink:  # as demo.py does
             self.hr = mod_crop(to_tensor(image.pixels), ask.scale, name)
-            self.lr = downscale(self.hr, ask.scale, dtype=torch.float64).float()  # (1,3,h,w)
+            self.lr = downscale(self.hr, ask.scale)  # (1,3,h,w)
             image = Image(to_pixels(self.lr), None, gray=False)
         else:
             self.lr = visible(image)
