@@ -1,4 +1,4 @@
-"""What stands around the model when an image is enlarged."""
+"""What stands around the model when an image is restored."""
 
 from itertools import product
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from inference.picture import enlarge
+from inference.picture import restore_image
 from inference.restore import Restore, Setting
 from inference.restore_pcsr import pcsr_restorer
 from models.build import build
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, photo
-from tests.utils.test_image import samples
+from tests.utils.test_decode import samples
 from utils.image import Image, to_tensor
 from utils.resize import imresize
 
@@ -27,7 +27,7 @@ def restore() -> Restore:
 
 def test_colours_are_those_of_the_model(restore: Restore) -> None:
     picture = photo(12, 17)
-    results = enlarge(Image(picture, None, gray=False, icc=b"icc", exif=b"exif"), restore, 2.5)
+    results = restore_image(Image(picture, None, gray=False, icc=b"icc", exif=b"exif"), restore, 2.5)
     for (image, restored), alone in zip(results, restore(to_tensor(picture), 2.5), strict=True):
         np.testing.assert_array_equal(image.pixels, alone.pixels, strict=True)
         assert restored.setting == alone.setting and image.alpha is None and not image.gray
@@ -37,7 +37,7 @@ def test_colours_are_those_of_the_model(restore: Restore) -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_alpha_and_gray(bits: int, restore: Restore) -> None:
     gray, alpha = np.broadcast_to(samples(1, bits)[:, :, None], (5, 7, 3)), samples(1, bits)[::-1]
-    for image, restored in enlarge(Image(gray, alpha, gray=True), restore, 4):
+    for image, restored in restore_image(Image(gray, alpha, gray=True), restore, 4):
         assert image.bits == bits and image.gray and image.alpha is not None
         assert (image.pixels == image.pixels[:, :, :1]).all()
         np.testing.assert_allclose(image.pixels[:, :, 0], restored.pixels.mean(axis=2), atol=0.5)
@@ -48,7 +48,7 @@ def test_alpha_and_gray(bits: int, restore: Restore) -> None:
 @pytest.mark.parametrize("scale", [1, 1.3, 4])
 def test_any_size_from_one_pixel_on(scale: float, restore: Restore) -> None:
     for height, width in product((1, 2, 3), (1, 5)):
-        for image, restored in enlarge(
+        for image, restored in restore_image(
             Image(photo(height, width), samples(1, 8)[:height, :width], False), restore, scale
         ):
             assert image.pixels.shape == (round(height * scale), round(width * scale), 3)

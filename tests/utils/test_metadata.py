@@ -10,7 +10,7 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from tests.conftest import photo
-from tests.utils.test_image import COLOUR_TYPE, png, samples
+from tests.utils.test_decode import COLOUR_TYPE, png, samples
 from utils.decode import read_image
 from utils.encode import save_image
 from utils.image import Image
