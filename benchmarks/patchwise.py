@@ -72,7 +72,7 @@ def measure(
     rows = [row(pair, WHOLE, 1, k, restored, restored, none) for k, restored in zip(ks, whole, strict=True)]
     for tiling in tilings:
         mask = seams(pair.lr, tiling, width)
-        name, count = f"{tiling.patch_size}/{tiling.step}", len(tiling.corners(pair.lr))
+        name, count = f"{tiling.patch_size}/{tiling.step}", len(tiling.windows(pair.lr))
         cut = repeated(restore, pair.lr, tiling, rounds)
         rows += [row(pair, name, count, *results, mask) for results in zip(ks, cut, whole, strict=True)]
     return rows

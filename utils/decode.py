@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from utils.errors import InputError
 from utils.files import FORMATS
 from utils.image import MAX_PIXELS, Array, Image
-from utils.metadata import cmyk_to_rgb, read_exif, read_orientation, read_profile
+from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
 
 KINDS = tuple(dict.fromkeys(FORMATS.values()))  # that Pillow may take a file for
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
@@ -73,7 +73,7 @@ def decode(content: bytes) -> Image:
     elif isinstance(file, TiffImageFile):
         bits = tiff_bits(file, len(content))
     pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
-    orientation = 1 if file.format == "TIFF" else read_orientation(file)  # either decoder turns a TIFF itself
+    orientation = 1 if file.format == "TIFF" else int(file.getexif().get(ORIENTATION, 1))  # a decoder turns TIFF itself
     icc, exif = read_profile(file, gray), read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)

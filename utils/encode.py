@@ -20,29 +20,26 @@ QUALITY = 95  # of JPEG, where none is asked for
 JPEG_EXIF = 65000  # bytes: one segment holds 65533, and the mark of inference/outputs.py takes some
 
 
-def write_image(path: str | Path, pixels: Array, alpha: Array | None = None) -> None:
-    """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, atomically; the suffix names the format.
-
-    All but JPEG are lossless. Gray of 16 bits with alpha is stored as RGB with alpha.
-    Raises InputError if the format cannot hold the image or the place cannot be written.
-    """
-    write(Path(path), pixels, alpha)
-
-
 def save_image(path: Path, image: Image, quality: int | None = None) -> None:
-    """Write an image with its metadata, as write_image does; `quality`, 1 .. 100, is that of JPEG and lossy WebP."""
+    """Write an image with its metadata, as write_image does."""
     pixels = image.pixels[:, :, 0] if image.gray else image.pixels
-    write(path, pixels, image.alpha, image.icc, image.exif, quality)
+    write_image(path, pixels, image.alpha, image.icc, image.exif, quality)
 
 
-def write(
+def write_image(
     path: Path,
     pixels: Array,
-    alpha: Array | None,
+    alpha: Array | None = None,
     icc: bytes | None = None,
     exif: bytes | None = None,
     quality: int | None = None,
 ) -> None:
+    """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, atomically; the suffix names the format.
+
+    `quality`, 1 .. 100, is JPEG's and WebP's; without one WebP is lossless, as the other kinds always are. Gray of 16
+    bits with alpha is stored as RGB with alpha, and TIFF of 16 bits keeps no metadata: OpenCV writes neither.
+    Raises InputError if the format cannot hold the image or the place cannot be written.
+    """
     suffix = path.suffix.lower()
     assert pixels.dtype in (np.uint8, np.uint16), pixels.dtype
     deep = pixels.dtype == np.uint16
@@ -66,27 +63,22 @@ def write(
 def encode_8(
     kind: str, pixels: Array, alpha: Array | None, icc: bytes | None, exif: bytes | None, quality: int | None
 ) -> memoryview:
-    """The content of a file of the kind that Pillow gives this name."""
     array = pixels if alpha is None else np.dstack((pixels, alpha))
-    metadata = {name: value for name, value in (("icc_profile", icc), ("exif", exif)) if value}
+    options: dict[str, Any] = {name: value for name, value in (("icc_profile", icc), ("exif", exif)) if value}
+    if kind == "JPEG":  # without coarser colours
+        options |= {"quality": quality or QUALITY, "subsampling": 0}
+    elif kind == "WEBP":  # exact: also the colours where alpha is 0
+        options |= {"quality": quality, "exact": True} if quality else {"lossless": True, "exact": True}
+    elif kind == "PNG":  # several times sooner and a little larger than by default
+        options |= {"compress_level": 1}
+    elif kind == "TIFF":
+        options |= {"compression": "tiff_lzw"}
     buffer = io.BytesIO()
-    Pillow.fromarray(np.ascontiguousarray(array)).save(buffer, kind, **options(kind, quality), **metadata)
+    Pillow.fromarray(np.ascontiguousarray(array)).save(buffer, kind, **options)
     return buffer.getbuffer()
 
 
-def options(kind: str, quality: int | None) -> dict[str, Any]:
-    """Pillow's options: JPEG without coarser colours, PNG several times sooner and a little larger than by default."""
-    if kind == "JPEG":
-        return {"quality": quality or QUALITY, "subsampling": 0}
-    if kind == "WEBP":  # exact: also the colours where alpha is 0
-        return {"quality": quality, "exact": True} if quality else {"lossless": True, "exact": True}
-    if kind == "PNG":
-        return {"compress_level": 1}
-    return {"compression": "tiff_lzw"} if kind == "TIFF" else {}
-
-
 def encode_16(suffix: str, pixels: Array, alpha: Array | None, icc: bytes | None, exif: bytes | None) -> memoryview:
-    """The content of a PNG or TIFF file; TIFF keeps no metadata and gray with alpha is RGB, for want of OpenCV."""
     array = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
     if alpha is not None:
         array = np.dstack((*[array] * (3 if pixels.ndim == 2 else 1), alpha))

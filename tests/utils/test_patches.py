@@ -25,7 +25,7 @@ def test_merging_untouched_patches_gives_the_image_back(size: tuple[int, int], s
         lr = torch.rand(1, 3, *(2 * (n // 2) for n in size))
     hr = torch.rand(1, 3, round(lr.shape[2] * scale), round(lr.shape[3] * scale))
     patches = torch.cat(tiling.split(lr))
-    corners = tiling.corners(lr)
+    corners = [(rows.start, cols.start) for rows, cols in tiling.windows(lr)]
     assert len(patches) == len(corners)
     side = [round(min(n, 16) * scale) for n in lr.shape[2:]]
     windows = [(int(top * scale), int(left * scale)) for top, left in corners]
