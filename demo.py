@@ -1,8 +1,8 @@
-"""Enlarges images; or shrinks one, restores it and shows how well that went.
+"""Upscales images; or simulates on one: shrinks it, restores it and shows how well that went.
 
 python demo.py                                     simulates x4 on a picture that ships with scikit-image
 python demo.py --img_path hr.png                   the same on your HR image: it is shrunk, then restored and measured
-python demo.py --img_path photo.jpg --upscale      enlarges the image itself
+python demo.py --img_path photo.jpg --upscale      upscales the image itself
 python demo.py --img_path photos --upscale         every image in a folder; 'photos/*.jpg' those that match
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import skimage.data
 
+from evaluation.evaluate import Protocol, Row, measure
 from evaluation.options import (
     add_decision_options,
     add_model_options,
@@ -20,40 +21,29 @@ from evaluation.options import (
 )
 from evaluation.report import format_table, image_table, summarise, summary_json
 from evaluation.simulate import simulate
-from inference.batch import Outcome, Upscale, upscale_all
+from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.encoding import pcsr_restorer
 from inference.inputs import find_images
-from inference.outputs import Naming, fingerprint, short
+from inference.outputs import fingerprint, short
 from inference.visual import OPACITY
 from models.pcsr import PCSR
-from models.setting import Setting
+from utils.decode import read_image
 from utils.device import pick_device
-from utils.encode import QUALITY
 from utils.errors import InputError, Parser, run
-from utils.image import read_image
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
-FORMATS = ("png", "jpg", "webp")
 
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--img_path",
-        nargs="+",
-        default=[str(ASTRONAUT)],
-        metavar="PATH",
-        help="the image; with --upscale also several, a folder, or a pattern in quotes (default: an astronaut)",
-    )
-    parser.add_argument(
-        "--upscale", action="store_true", help="take the images themselves as LR and write them enlarged"
-    )
+    about = "the image; with --upscale also several, a folder, or a pattern in quotes (default: an astronaut)"
+    parser.add_argument("--img_path", nargs="+", default=[str(ASTRONAUT)], metavar="PATH", help=about)
+    parser.add_argument("--upscale", action="store_true", help="take the images themselves as LR and write their SR")
     parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor of 1 or more (default: 4)")
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
-    parser.add_argument(
-        "--opacity", type=float, default=OPACITY, help=f"of the assignment's colours (default: {OPACITY})"
-    )
+    about = f"of the assignment's colours, 0 .. 1 (default: {OPACITY})"
+    parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
     add_upscale_options(parser.add_argument_group("with --upscale"))
     add_decision_options(parser)
     add_model_options(parser)
@@ -65,66 +55,33 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def add_upscale_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--suffix", help="of the results' names (default: _x and the scale); --suffix=-big")
-    group.add_argument("--format", choices=FORMATS, default="png", help="of the results (default: png, lossless)")
-    group.add_argument("--quality", type=int, default=QUALITY, help=f"of jpg and webp, 1 .. 100 (default: {QUALITY})")
-    overlay = group.add_mutually_exclusive_group()
-    overlay.add_argument(
-        "--assignment",
-        action="store_true",
-        default=None,
-        help="write the assignment beside each result (default: for one image that is named)",
-    )
-    overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not")
-    group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="make what is up to date again, and replace what was not made from the picture; never an input",
-    )
-
-
-def upscale_naming(args: argparse.Namespace, chosen: list[Setting]) -> Naming:
-    """How results are named. Raises InputError for a suffix or a quality that cannot be."""
-    suffix = f"_x{args.scale:g}" if args.suffix is None else args.suffix
-    if Path(f"a{suffix}").name != f"a{suffix}":
-        raise InputError(f"--suffix {suffix}: not part of a file name")
-    if not 1 <= args.quality <= 100:
-        raise InputError(f"--quality {args.quality}: must lie between 1 and 100")
-    alone = len(args.img_path) == 1 and Path(args.img_path[0]).is_file()
-    overlays = alone if args.assignment is None else args.assignment
-    return Naming(Path(args.out_dir), suffix, f".{args.format}", [str(each) for each in chosen], overlays)
-
-
-def report(args: argparse.Namespace, outcome: Outcome) -> None:
-    """What became of the images, and means of those that were made. Raises InputError if any failed."""
+def upscale(args: argparse.Namespace, sources: list[Path], how: Upscale) -> None:
+    """Upscale all, and say what became of them. Raises InputError if any failed."""
+    rows: list[Row] = []
+    protocol = Protocol(args.scale)
+    outcome = upscale_all(sources, how, lambda name, restored: rows.append(measure(name, restored, None, protocol)))
     given = Path(args.img_path[0])
     name = "images" if len(args.img_path) > 1 else given.stem if given.is_file() else str(given)
-    summary = summarise(image_table(outcome.rows, name, args.scale)) if outcome.rows else None
+    summary = summarise(image_table(rows, name, args.scale)) if rows else None
     if summary is not None:
         print(format_table(summary))
-    if outcome.there:
-        print(
-            f"already there, from the same input with the same settings (--overwrite makes them again): {outcome.there}"
-        )
+    if outcome.kept:
+        print(f"already there, of the same input and settings (--overwrite makes them again): {outcome.kept}")
     if outcome.made:
-        many = f"{outcome.made} of {outcome.count} images written, the last: " if outcome.count > 1 else "written to "
-        print(f"{many}{outcome.last}")
+        several = f"{len(outcome.made)} of {outcome.count} images written, the last:"
+        print("written to" if outcome.count == 1 else several, outcome.made[-1].outputs[0])
     if args.json:
         print("[]" if summary is None else summary_json(summary))
-    if outcome.failed:
-        raise InputError(f"{outcome.failed} of {outcome.count} images could not be enlarged")
+    outcome.check()
 
 
 def main() -> None:
     args = parse_options()
-    scale, out_dir = args.scale, Path(args.out_dir)
-    chosen = settings(args)
+    scale, out_dir, chosen = args.scale, Path(args.out_dir), settings(args)
     if args.upscale:
-        sources = find_images(args.img_path, out_dir)
-        naming = upscale_naming(args, chosen)
+        sources, output = find_images(args.img_path, out_dir), chosen_output(args)
     elif len(args.img_path) > 1 or Path(args.img_path[0]).is_dir():
-        raise InputError("--img_path: several images can only be enlarged, add --upscale")
+        raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
     device = pick_device(args.device)
     model, spec, name = chosen_model(args)
     if not isinstance(model, PCSR):
@@ -132,9 +89,7 @@ def main() -> None:
     made_by = short(fingerprint(model), not args.no_refinement)
     restore = pcsr_restorer(model, chosen, device, tile_plan(args))
     if args.upscale:
-        quality = None if args.format == "png" else args.quality
-        how = Upscale(restore, scale, naming, name, made_by, quality, args.opacity, args.overwrite)
-        report(args, upscale_all(sources, how))
+        upscale(args, sources, Upscale(restore, [str(each) for each in chosen], scale, output, name, made_by))
         return
     path = Path(args.img_path[0])
     folder = out_dir / path.stem

@@ -56,7 +56,7 @@ def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
 
 def pictures() -> list[Tensor]:
     """A picture of 128x128, a part of it with odd sides, and a single pixel, (1,3,h,w)."""
-    lr = downscale(to_tensor(skimage.data.astronaut()).double(), 4).float()
+    lr = downscale(to_tensor(skimage.data.astronaut()), 4)
     return [lr, lr[..., 3:64, 37:].contiguous(), lr[..., :1, :1].contiguous()]
 
 

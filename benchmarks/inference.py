@@ -39,10 +39,11 @@ from evaluation.metrics import psnr
 from evaluation.report import table_json
 from inference.onnx import INSTALL
 from models.build import BACKBONES
+from utils.decode import read_image
 from utils.device import add_device_option, pick_device, synchronize
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
-from utils.image import read_image, to_tensor
+from utils.image import to_tensor
 from utils.resize import downscale
 
 REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work
@@ -146,7 +147,7 @@ def main() -> None:
     for chosen in paths:
         path = chosen or ASTRONAUT
         hr = mod_crop(to_tensor(read_image(path).pixels), SCALE, path)
-        lr = downscale(hr, SCALE, dtype=torch.float64).float()
+        lr = downscale(hr, SCALE)
         settings = source.settings(lr)
         compared = {name: make() for name, make in ways(source, settings, device).items()}
         table, reached = measure(compared, hr, lr, args.rounds, device)

@@ -40,7 +40,7 @@ from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
-from utils.patches import Tiling, starts
+from utils.patches import Patches, starts
 
 OVERLAP = 4  # LR pixels that neighbouring patches share: the published 32/28
 WHOLE = "whole"
@@ -48,13 +48,13 @@ ONE_TILE = 1 << 20  # LR pixels across: no image is larger
 MEANS = ["psnr", "psnr_seams", "whole_seams", "seam_share", "heavy_share", "flops_paper", "flops_executed", "seconds"]
 
 
-def seams(lr: Tensor, tiling: Tiling, width: int) -> Tensor:
+def seams(lr: Tensor, tiling: Patches, width: int) -> Tensor:
     """Which HR pixels lie within `width` of a patch's edge inside the image: (H,W) of bool."""
     down, across = (near_edges(n, tiling, width) for n in lr.shape[-2:])
     return down[:, None] | across
 
 
-def near_edges(length: int, tiling: Tiling, width: int) -> Tensor:
+def near_edges(length: int, tiling: Patches, width: int) -> Tensor:
     """The same for one axis of `length` LR pixels: (SCALE * length,) of bool."""
     near = torch.zeros(SCALE * length, dtype=torch.bool)
     for first in starts(length, tiling.patch_size, tiling.step):
@@ -66,7 +66,7 @@ def near_edges(length: int, tiling: Tiling, width: int) -> Tensor:
 
 @torch.inference_mode()
 def measure(
-    restore: Restore, pair: Pair, tilings: list[Tiling], ks: list[float], width: int, rounds: int
+    restore: Restore, pair: Pair, tilings: list[Patches], ks: list[float], width: int, rounds: int
 ) -> list[dict[str, Any]]:
     """A row per way to cut the image and k, the whole image first."""
     whole = repeated(restore, pair.lr, None, rounds)
@@ -74,13 +74,13 @@ def measure(
     rows = [row(pair, WHOLE, 1, k, restored, restored, none) for k, restored in zip(ks, whole, strict=True)]
     for tiling in tilings:
         mask = seams(pair.lr, tiling, width)
-        name, count = f"{tiling.patch_size}/{tiling.step}", len(tiling.corners(pair.lr))
+        name, count = f"{tiling.patch_size}/{tiling.step}", len(tiling.windows(pair.lr))
         cut = repeated(restore, pair.lr, tiling, rounds)
         rows += [row(pair, name, count, *results, mask) for results in zip(ks, cut, whole, strict=True)]
     return rows
 
 
-def repeated(restore: Restore, lr: Tensor, tiling: Tiling | None, rounds: int) -> list[Restored]:
+def repeated(restore: Restore, lr: Tensor, tiling: Patches | None, rounds: int) -> list[Restored]:
     """The results per k, with the median seconds of all rounds."""
     runs = [restore(lr, tiling) for _ in range(rounds)]
     return [replace(turns[0], seconds=median(turn.seconds for turn in turns)) for turns in zip(*runs, strict=True)]
@@ -175,7 +175,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_options()
-    tilings = [Tiling(size, size - overlap) for overlap in dict.fromkeys(args.overlap) for size in args.patch_size]
+    tilings = [Patches(size, size - overlap) for overlap in dict.fromkeys(args.overlap) for size in args.patch_size]
     folders = paired_folders(args.hr_data, SCALE)
     ks = list(dict.fromkeys(args.k))
     refined = not args.no_refinement

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from utils.decode import read_image
 from utils.errors import InputError
 from utils.files import list_images, replacing
-from utils.image import read_image
 
 INDEX = "index.json"
 OURS = '{"pcsr_cache": '  # how an index of ours begins; any other file of its name is left alone

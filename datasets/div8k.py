@@ -6,7 +6,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from datasets.prepare import Files, Job, crop_to_fit, low_resolution, process_all, shrink
+from datasets.prepare import Files, Recipe, crop_to_fit, make_all, make_pair, shrink
 from utils.errors import InputError
 from utils.files import list_images
 from utils.image import Array
@@ -27,7 +27,7 @@ def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int
     InputError before anything is written if images are missing, naming them, and when all else is done if one failed.
     """
     if not sets or not set(sets) <= set(SETS):
-        raise InputError(f"--sets must be some of {' '.join(SETS)}")
+        raise InputError(f"sets must be some of {' '.join(SETS)}")
     paths: dict[int, list[Path]] = {}
     for path in list_images(source):
         if re.fullmatch("[0-9]+", path.stem):
@@ -38,21 +38,20 @@ def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int
         raise InputError(f"{source}: {count}: {compact(missing)}; nothing was written")
     if doubled := sorted(number for number in wanted if len(paths[number]) > 1):
         raise InputError(f"{source}: more than one file for images {compact(doubled)}; nothing was written")
-    jobs = []
+    recipes = []
     for number, name in wanted.items():
         path, factor = paths[number][0], SETS[name][1]
         hr, lr = (output / name / kind / f"{path.stem}.png" for kind in ("HR", "LR"))
         make = partial(make_test_pair, hr=hr, lr=lr, source=path, factor=factor)
-        jobs.append(Job(path, (hr, lr), make, verify=True))
-    process_all(jobs, source, [output, *(output / name / kind for name in set(sets) for kind in ("HR", "LR"))], workers)
+        recipes.append(Recipe(path, [hr, lr], make))
+    folders = [output, *(output / name / kind for name in set(sets) for kind in ("HR", "LR"))]
+    make_all(recipes, source, folders, workers, verify=True)
 
 
 def make_test_pair(pixels: Array, hr: Path, lr: Path, source: Path, factor: int) -> Files:
     exact = crop_to_fit(pixels, factor, source)  # so that the grid shrinks by the factor and not by nearly that
     small = shrink(exact, (exact.shape[0] // factor, exact.shape[1] // factor))
-    fitting = crop_to_fit(small, SCALE, source)
-    yield hr, fitting
-    yield lr, low_resolution(fitting, SCALE)
+    yield from make_pair(small, hr, lr, source, SCALE)
 
 
 def compact(numbers: Sequence[int]) -> str:

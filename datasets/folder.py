@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from utils.decode import read_image
 from utils.errors import InputError
 from utils.files import list_images
-from utils.image import read_image, to_tensor
+from utils.image import to_tensor
 from utils.resize import downscale, scaled_size
 
 MIN_SIDE = 2  # LR pixels; less is no image to restore
@@ -94,7 +94,7 @@ class PairedFolder:
     def load(self, path: Path) -> Pair:
         hr, lr = self.read(path)
         if lr is None:
-            lr = downscale(hr, self.scale, eight_bit=not self.float_lr, dtype=torch.float64).float()
+            lr = downscale(hr, self.scale, eight_bit=not self.float_lr)
         return Pair(path.stem, hr, lr)
 
 

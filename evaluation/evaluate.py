@@ -12,7 +12,7 @@ from evaluation.metrics import PsnrType, psnr, ssim
 from inference.restore import Restore, Restored
 from utils.dist import Ranks, gather
 from utils.image import to_tensor
-from utils.patches import Tiling, crop_length
+from utils.patches import Patches, crop_length
 from utils.resize import scaled_size
 
 
@@ -36,8 +36,8 @@ class Protocol:
     """How images are cut and measured."""
 
     scale: float
-    tiling: Tiling | None = None  # None: the whole image at once
-    crop: Tiling | None = None  # cut LR to n*step+patch_size of this grid
+    tiling: Patches | None = None  # None: the whole image at once
+    crop: Patches | None = None  # cut LR to n*step+patch_size of this grid
     psnr_type: PsnrType = "rgb"
     with_ssim: bool = True
 
@@ -45,7 +45,7 @@ class Protocol:
 Keep = Callable[[str, Restored], None]  # what else to do with a result, such as saving it
 
 
-def crop_pair(pair: Pair, grid: Tiling, scale: float) -> Pair:
+def crop_pair(pair: Pair, grid: Patches, scale: float) -> Pair:
     """Cut LR to the pixels that a patch grid covers, and HR to match."""
     height, width = (crop_length(n, grid.patch_size, grid.step) for n in pair.lr.shape[-2:])
     lr = pair.lr[..., :height, :width]

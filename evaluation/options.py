@@ -19,9 +19,9 @@ from models.setting import Setting, check_scale
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, gather
+from utils.encode import write_image
 from utils.errors import InputError, Parser
-from utils.image import write_image
-from utils.patches import Tiling
+from utils.patches import Patches
 
 
 def eval_parser(description: str) -> Parser:
@@ -114,7 +114,7 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
     scale = check_scale(args.scale)
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
-    grid = Tiling(args.patch_size, args.step)
+    grid = Patches(args.patch_size, args.step)
     protocol = Protocol(scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
     pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr, ranks.rank, ranks.world)
     dataset = Path(args.hr_data).resolve().name

@@ -14,9 +14,10 @@ from inference.tiles import TilePlan
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import Backbone
 from models.checkpoint import SAVE, WEIGHTS, load_model
+from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import write_atomic
-from utils.image import Image, to_pixels, to_tensor, write_image
+from utils.image import Image, to_pixels, to_tensor
 from utils.resize import downscale
 
 
@@ -56,7 +57,7 @@ def simulate(
 ) -> pd.DataFrame:
     """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
     hr = mod_crop(to_tensor(image.pixels), scale, path)
-    lr = downscale(hr, scale, dtype=torch.float64).float()
+    lr = downscale(hr, scale)
     originals, results = original_results(backbone, lr, scale, device, how), restore(lr)
     write_image(folder / "hr.png", to_pixels(hr))
     write_image(folder / "lr.png", to_pixels(lr))

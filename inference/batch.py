@@ -1,116 +1,122 @@
-"""Many images enlarged one after another: what is done is left alone, and one that fails stops no other."""
+"""Image files upscaled to image files, one after another: what is done already is left alone."""
 
-import sys
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from evaluation.evaluate import Protocol, Row, measure
-from inference.outputs import Job, Naming, identity, left_to_do, mark, short
-from inference.picture import Enlarged, enlarge
-from inference.restore import Restore
+from inference.outputs import Identity, Output, Target, identity, left_to_do, mark, short
+from inference.picture import restore_image
+from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
-from utils.errors import InputError, print_error
-from utils.files import check_folder
-from utils.formats import reduce_to
-from utils.image import Image, read_image, save_image
+from utils.decode import read_image
+from utils.encode import QUALITY, reduce_to, save_image
+from utils.errors import InputError
+from utils.image import Image
+from utils.jobs import Job, Outcome, check_outputs, run_jobs, tell
 from utils.metadata import mark_exif
+
+Keep = Callable[[str, Restored], None]  # what else to do with a result of the image of this name
 
 
 @dataclass(frozen=True)
 class Upscale:
-    """How images are enlarged and written."""
+    """How images are restored, and what of that the marks of the results say."""
 
     restore: Restore
+    settings: Sequence[str]  # a result of `restore` for each
     scale: float
-    naming: Naming
+    output: Output
     model: str  # its name, for people
     made_by: str  # digest of the model's weights and of what else decides the result beside the settings here
-    quality: int | None  # of JPEG and WebP
-    opacity: float  # of the assignment's colours
-    overwrite: bool
 
-    def marks(self, job: Job) -> dict[Path, str]:
-        """What each target bears once it is made. Raises InputError if the input cannot be read."""
+    def marks(self, source: Path, targets: Sequence[Target]) -> dict[Path, str]:
+        """What each file bears once it is written. Raises InputError if the source cannot be read."""
         try:
-            content = sha256(job.source.read_bytes()).hexdigest()
+            content = sha256(source.read_bytes()).hexdigest()
         except OSError as error:
-            raise InputError(f"{job.source}: {error.strerror}") from None
+            raise InputError(f"{source}: {error.strerror}") from None
+        looks = (self.output.quality, f"overlay {self.output.opacity}")  # of a target's files, in their order
         marks = {}
-        for targets, look in ((job.pictures, self.quality), (job.overlays, f"overlay {self.opacity}")):
-            for setting, path in zip(self.naming.settings, targets, strict=False):  # overlays: all or none
-                made = short(content, self.made_by, self.scale, setting, path.suffix, look)
-                marks[path] = mark(f"{self.model} x{self.scale:g} {setting}", made, job.source)
+        for target in targets:
+            for path, look in zip(target.files(), looks, strict=False):
+                made = short(content, self.made_by, self.scale, target.setting, path.suffix, look)
+                marks[path] = mark(f"{self.model} x{self.scale:g} {target.setting}", made, source)
         return marks
 
-    def write(self, enlarged: Enlarged, picture: Path, overlay: Path | None, marks: dict[Path, str]) -> list[str]:
-        """Write one result; returns a note for everything the format does not hold."""
-        image, restored = enlarged
-        reduced, notes = reduce_to(picture.suffix, image)
-        save_image(picture, replace(reduced, exif=mark_exif(reduced.exif, marks[picture])), self.quality)
-        if overlay is not None:
+    def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], keep: Keep) -> bool:
+        """Upscale one image, unless it is done. Raises InputError if it cannot be read, restored or written."""
+        marks = self.marks(source, targets)
+        if not left_to_do(source, inputs, marks, self.output.overwrite):
+            return False
+        image = read_image(source)
+        try:
+            results = restore_image(image, self.restore)
+            notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
+        except (MemoryError, torch.OutOfMemoryError):
+            size = "{1}x{0}".format(*image.pixels.shape)
+            raise InputError(f"{source}: {size} at x{self.scale:g} needs more memory than there is") from None
+        for note in notes[0]:  # those of other settings are the same
+            tell(f"note: {source}: {note}")
+        for _, restored in results:
+            keep(source.name, restored)
+        return True
+
+    def write(self, image: Image, restored: Restored, target: Target, marks: dict[Path, str]) -> list[str]:
+        """Write one result; returns a note for everything that the format does not hold."""
+        reduced, notes = reduce_to(target.picture.suffix, image)
+        save_marked(target.picture, reduced, marks, self.output.quality)
+        if target.overlay is not None:
             assert restored.assignment is not None
-            colours = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, self.opacity)
-            save_image(overlay, Image(colours, None, gray=False, exif=mark_exif(None, marks[overlay])))
+            colours = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, self.output.opacity)
+            save_marked(target.overlay, Image(colours, None, gray=False), marks)
         return notes
 
-    def one(self, job: Job, marks: dict[Path, str]) -> list[Row]:
-        """Enlarge one image. Raises InputError if it cannot be read, enlarged or written."""
-        image = read_image(job.source)
-        try:
-            results = enlarge(image, self.restore)
-            overlays: Sequence[Path | None] = job.overlays or [None] * len(results)
-            places = zip(results, job.pictures, overlays, strict=True)
-            notes = [note for each, picture, overlay in places for note in self.write(each, picture, overlay, marks)]
-        except (MemoryError, torch.OutOfMemoryError):
-            height, width = image.pixels.shape[:2]
-            raise InputError(
-                f"{job.source}: {width}x{height} at x{self.scale:g} needs more memory than there is"
-            ) from None
-        for note in dict.fromkeys(notes):
-            with tqdm.external_write_mode(file=sys.stderr):
-                print(f"note: {job.source}: {note}", file=sys.stderr)
-        return [measure(job.source.name, each.restored, None, Protocol(self.scale)) for each in results]
+
+def save_marked(path: Path, image: Image, marks: dict[Path, str], quality: int | None = None) -> None:
+    save_image(path, replace(image, exif=mark_exif(image.exif, marks[path])), quality)
 
 
-@dataclass
-class Outcome:
-    """What became of the inputs."""
-
-    rows: list[Row]  # one per image made and setting
-    count: int
-    made: int = 0
-    there: int = 0  # from an earlier run
-    failed: int = 0
-    last: Path | None = None  # of the results made
-
-
-def upscale_all(sources: Sequence[Path], how: Upscale) -> Outcome:
-    """Enlarge images, with a bar if there are several; of each that fails, a line on stderr says why.
+def upscale_all(sources: Sequence[Path], how: Upscale, keep: Keep) -> Outcome:
+    """Upscale images, with a bar if there are several; of each that fails, a line on stderr says why.
 
     Raises InputError if nothing can be done at all: the folder cannot be written to, two results have one name; or if
     there is one image only, and it fails.
     """
-    jobs, inputs = how.naming.jobs(sources), {identity(source) for source in sources}
-    check_folder(how.naming.folder)
-    outcome = Outcome([], len(jobs))
-    for job in tqdm(jobs, unit="image", disable=None if len(jobs) > 1 else True):
-        try:
-            marks = how.marks(job)
-            if left_to_do(job, inputs, marks, how.overwrite):
-                outcome.rows += how.one(job, marks)
-                outcome.made += 1
-                outcome.last = job.pictures[-1]
-            else:
-                outcome.there += 1
-        except InputError as error:
-            if len(jobs) == 1:
-                raise
-            outcome.failed += 1
-            with tqdm.external_write_mode(file=sys.stderr):
-                print_error(str(error))
-    return outcome
+    inputs = {identity(source) for source in sources}
+    jobs = []
+    for source, targets in zip(sources, how.output.targets(sources, how.settings), strict=True):
+        files = [path for target in targets for path in target.files()]
+        jobs.append(Job(source, files, partial(how.one, source, targets, inputs, keep)))
+    check_outputs(jobs)
+    return run_jobs(jobs)
+
+
+def add_upscale_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--suffix", help="of the results' names (default: _x and the scale); --suffix=-big")
+    kinds = ("png", "jpg", "webp")
+    group.add_argument("--format", choices=kinds, default="png", help="of the results (default: png, lossless)")
+    group.add_argument("--quality", type=int, default=QUALITY, help=f"of jpg and webp, 1 .. 100 (default: {QUALITY})")
+    overlay = group.add_mutually_exclusive_group()
+    about = "write the assignment beside each result (default: for one image that is named)"
+    overlay.add_argument("--assignment", action="store_true", default=None, help=about)
+    overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not")
+    about = "make what is up to date again, and replace what was not made from the picture; never an input"
+    group.add_argument("--overwrite", action="store_true", help=about)
+
+
+def chosen_output(args: argparse.Namespace) -> Output:
+    """How results are named and written. Raises InputError for a suffix or a quality that cannot be."""
+    suffix = f"_x{args.scale:g}" if args.suffix is None else args.suffix
+    if Path(f"a{suffix}").name != f"a{suffix}":
+        raise InputError(f"--suffix {suffix}: not part of a file name")
+    if not 1 <= args.quality <= 100:
+        raise InputError(f"--quality {args.quality}: must lie between 1 and 100")
+    alone = len(args.img_path) == 1 and Path(args.img_path[0]).is_file()
+    overlays = alone if args.assignment is None else args.assignment
+    quality = None if args.format == "png" else args.quality
+    return Output(Path(args.out_dir), suffix, f".{args.format}", quality, overlays, args.opacity, args.overwrite)

@@ -22,7 +22,7 @@ from models.setting import Setting
 from models.tile import Tile, whole
 from utils.allocator import give_back
 from utils.errors import InputError
-from utils.patches import Tiling
+from utils.patches import Patches
 
 LARGE_PIXELS = 1 << 20  # of LR: behind such an image, memory is returned to the system
 HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
@@ -158,7 +158,7 @@ def held_bytes(engine: Engine, lr: Tensor, scale: float) -> int:
 
 @torch.inference_mode()
 def restore_patches(
-    engine: Engine, lr: Tensor, patches: Tiling, settings: Sequence[Setting], bits: int = 8
+    engine: Engine, lr: Tensor, patches: Patches, settings: Sequence[Setting], bits: int = 8
 ) -> list[Restored]:
     """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
 
@@ -211,7 +211,7 @@ def pcsr_restorer(
     settings = possible(model, settings)
     engine = Engine(model, device)
 
-    def restore(lr: Tensor, patches: Tiling | None = None, bits: int = 8) -> list[Restored]:
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
             return restore_patches(engine, lr, patches, settings, bits)
         results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore(settings)

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from inference.outputs import OURS
@@ -21,9 +21,17 @@ def find_images(given: Sequence[str], out_dir: Path) -> list[Path]:
     for text in given:
         path = Path(text)
         named = path.is_file() or not (path.is_dir() or glob.has_magic(text))
-        for each in [path] if named else without_results(matches(text), text, out_dir):
+        for each in [path] if named else without_results(text, out_dir):
             found.setdefault(os.path.abspath(each), each)  # noqa: PTH100 - links are kept, `..` is not
     return list(found.values())
+
+
+def without_results(text: str, out_dir: Path) -> list[Path]:
+    """The images of a folder or pattern, without what an earlier run wrote. Raises InputError if there are none."""
+    kept = [path for path in matches(text) if not is_result(path, out_dir)]
+    if not kept:
+        raise InputError(f"{text}: only results of earlier runs; choose another --out_dir to upscale them again")
+    return kept
 
 
 def matches(text: str) -> list[Path]:
@@ -37,17 +45,6 @@ def matches(text: str) -> list[Path]:
     return images
 
 
-def without_results(paths: Iterable[Path], text: str, out_dir: Path) -> list[Path]:
-    """What an earlier run wrote to `out_dir` is left out. Raises InputError if nothing else is there."""
-    kept = [path for path in paths if not (same_folder(path.parent, out_dir) and is_result(path))]
-    if not kept:
-        raise InputError(f"{text}: only results of earlier runs; choose another --out_dir to enlarge them again")
-    return kept
-
-
-def same_folder(one: Path, other: Path) -> bool:
-    return other.is_dir() and one.samefile(other)
-
-
-def is_result(path: Path) -> bool:
-    return (read_mark(path) or "").startswith(OURS)
+def is_result(path: Path, out_dir: Path) -> bool:
+    in_place = out_dir.is_dir() and path.parent.samefile(out_dir)
+    return in_place and (read_mark(path) or "").startswith(OURS)

@@ -6,74 +6,59 @@ is done; one of the same name with another is made again; any other file stays.
 """
 
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
 from utils.errors import InputError
+from utils.files import folded
 from utils.metadata import read_mark
 
 OURS = "PCSR "
 Identity = tuple[int, int]  # of a file, whatever links lead to it
 
 
+class Target(NamedTuple):
+    """Where one setting's result of an image goes."""
+
+    setting: str
+    picture: Path
+    overlay: Path | None  # the picture under the colours of the assignment, if it is asked for
+
+    def files(self) -> list[Path]:
+        return [self.picture] if self.overlay is None else [self.picture, self.overlay]
+
+
 @dataclass(frozen=True)
-class Job:
-    """One input and its results, a path per setting."""
-
-    source: Path
-    pictures: Sequence[Path]
-    overlays: Sequence[Path]  # empty if they are not asked for
-
-    def targets(self) -> list[Path]:
-        return [*self.pictures, *self.overlays]
-
-
-@dataclass(frozen=True)
-class Naming:
-    """How results are named: STEM SUFFIX [_SETTING] [_assignment] KIND."""
+class Output:
+    """How results are named and written: STEM SUFFIX [_SETTING] [_assignment] KIND."""
 
     folder: Path
     suffix: str
     kind: str  # .png, .jpg or .webp
-    settings: Sequence[str]
+    quality: int | None  # of JPEG and WebP
     overlays: bool
+    opacity: float  # of the assignment's colours
+    overwrite: bool
 
-    def job(self, source: Path, stem: str) -> Job:
-        several = len(self.settings) > 1
-        names = [f"{stem}{self.suffix}" + (f"_{setting}" if several else "") for setting in self.settings]
-        pictures = [self.folder / f"{name}{self.kind}" for name in names]
-        overlays = [self.folder / f"{name}_assignment.png" for name in names]
-        return Job(source, pictures, overlays if self.overlays else [])
-
-    def jobs(self, sources: Sequence[Path]) -> list[Job]:
-        """A job per source; of sources that differ in nothing but their suffix (a.png, a.jpg) it is in the name.
-
-        Raises InputError if two results would still have one name.
-        """
+    def targets(self, sources: Sequence[Path], settings: Sequence[str]) -> list[list[Target]]:
+        """A target per setting for each source; of sources whose names differ in nothing but their suffix (a.png,
+        a.jpg) it is in the target's name."""
         stems = Counter(folded(source.stem) for source in sources)
-        jobs = []
-        owner: dict[str, Path] = {}
+        made = []
         for source in sources:
             alone = stems[folded(source.stem)] == 1
-            job = self.job(source, source.stem if alone else f"{source.stem}_{source.suffix[1:]}")
-            for target in job.targets():
-                other = owner.setdefault(folded(target.name), source)
-                if other is not source:
-                    raise InputError(
-                        f"{other} and {source} would both become {target}; rename one, or do one at a time"
-                    )
-            jobs.append(job)
-        return jobs
+            stem = (source.stem if alone else f"{source.stem}_{source.suffix[1:]}") + self.suffix
+            made.append([self.target(f"{stem}_{each}" if len(settings) > 1 else stem, each) for each in settings])
+        return made
 
-
-def folded(name: str) -> str:
-    """Equal for names that some file system takes for one."""
-    return unicodedata.normalize("NFC", name).casefold()
+    def target(self, name: str, setting: str) -> Target:
+        overlay = self.folder / f"{name}_assignment.png" if self.overlays else None
+        return Target(setting, self.folder / f"{name}{self.kind}", overlay)
 
 
 def identity(path: Path) -> Identity | None:
@@ -94,30 +79,31 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def short(*parts: object) -> str:
+    """A digest of anything whose repr says all."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def mark(about: str, made: str, source: Path) -> str:
-    """One line of ASCII; `about` is for people."""
+    """One line of ASCII; `about` is for people, `made` the digest of what decides the result."""
     return f"{OURS}{about}; {made}; {short(folded(source.name))}".encode("ascii", "replace").decode()
 
 
-def left_to_do(job: Job, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool) -> bool:
-    """Whether something is left to do. `marks` are what each target would bear.
+def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool) -> bool:
+    """Whether any file is not there yet as it would be written; `marks` are what each would bear.
 
-    Raises InputError for a target that is an input, whatever links or names lead there; and, unless `overwrite`, for
+    Raises InputError for a file that is an input, whatever links or names lead there; and, unless `overwrite`, for
     one that no run on an input of this name made.
     """
-    done = True
-    for target in job.targets():
-        there = identity(target)
+    left = overwrite
+    for path, wanted in marks.items():
+        there = identity(path)
         if there is not None and there in inputs:
-            raise InputError(f"{job.source}: {target} is an input; choose another --out_dir, --suffix or --format")
-        old = None if there is None else read_mark(target) or ""
-        done = done and old == marks[target] and not overwrite
-        if old is not None and not overwrite and not same_origin(old, marks[target]):
-            raise InputError(f"{job.source}: {target} exists and was not made from it; --overwrite replaces it")
-    return not done
+            raise InputError(f"{source}: {path} is an input; choose another --out_dir, --suffix or --format")
+        old = None if there is None else read_mark(path) or ""
+        left = left or old != wanted
+        if old is not None and not overwrite and not same_origin(old, wanted):
+            raise InputError(f"{source}: {path} exists and was not made from it; --overwrite replaces it")
+    return left
 
 
 def same_origin(one: str, other: str) -> bool:

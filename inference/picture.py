@@ -1,7 +1,6 @@
-"""An image file's content enlarged: what stands around the model, for alpha, gray, depth and metadata."""
+"""An image file's content restored: what stands around the model, for alpha, gray, depth and metadata."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -11,21 +10,15 @@ from utils.image import Array, Image, fill_transparent, to_pixels, to_tensor
 from utils.resize import imresize
 
 
-class Enlarged(NamedTuple):
-    """One result for one image."""
+def restore_image(image: Image, restore: Restore) -> list[tuple[Image, Restored]]:
+    """An image of any size, from one pixel on, restored: for each setting of `restore`, what to write and its facts.
 
-    image: Image  # to be written: depth, gray, alpha and metadata are those of the original
-    restored: Restored  # what the model made, its pixels in RGB, with assignment and costs
-
-
-def enlarge(image: Image, restore: Restore) -> list[Enlarged]:
-    """Enlarge an image of any size, from one pixel on; one result per setting of `restore`.
-
-    Alpha is enlarged on its own, by bicubic; what lies hidden under it does not bleed into the edges.
-    Raises InputError for what `restore` cannot do: a scale below 1, an output that no image file holds.
+    What is written has the depth, gray, alpha and metadata of the original. Alpha is resized on its own, by bicubic;
+    what lies hidden under it does not bleed into the edges.
+    Raises InputError for an output that no image file holds.
     """
     results = restore(visible(image), bits=image.bits)
-    return [Enlarged(like(image, restored.pixels), restored) for restored in results]
+    return [(like(image, restored.pixels), restored) for restored in results]
 
 
 def visible(image: Image) -> Tensor:
@@ -34,7 +27,7 @@ def visible(image: Image) -> Tensor:
 
 
 def like(image: Image, pixels: Array) -> Image:
-    """Enlarged colours (H,W,3) of the image's depth as an image of its kind: gray, alpha and metadata are its own."""
+    """Restored colours (H,W,3) of the image's depth as an image of its kind: gray, alpha and metadata are its own."""
     alpha = image.alpha
     if alpha is not None:
         alpha = to_pixels(imresize(to_tensor(alpha), (len(pixels), pixels.shape[1])), image.bits)

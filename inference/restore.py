@@ -16,7 +16,7 @@ from models.tile import whole, with_halo
 from utils.device import synchronize
 from utils.errors import InputError
 from utils.image import MAX_PIXELS, Array
-from utils.patches import Tiling
+from utils.patches import Patches
 from utils.resize import imresize, scaled_size
 
 
@@ -37,7 +37,7 @@ class Restored:
 class Restore(Protocol):
     """Restores lr (1,3,h,w) in [0,1], as a whole or by overlapping patches, to 8 or 16 bits; one result a setting."""
 
-    def __call__(self, lr: Tensor, patches: Tiling | None = None, bits: int = 8) -> list[Restored]: ...
+    def __call__(self, lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]: ...
 
 
 class Clock:
@@ -70,7 +70,7 @@ def bicubic_restorer(scale: float) -> Restore:
     """
     free = Flops(0, 0)
 
-    def restore(lr: Tensor, patches: Tiling | None = None, bits: int = 8) -> list[Restored]:
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
             raise InputError("bicubic works on whole images: add --per_image")
         clock, size = Clock(torch.device("cpu")), hr_size(lr, scale)
@@ -91,7 +91,7 @@ def original_restorer(model: Backbone, device: torch.device, plan: TilePlan | No
     channels = model.encoder(torch.zeros(1, 3, 8, 8, device=device)).shape[1]
 
     @torch.inference_mode()
-    def restore(lr: Tensor, patches: Tiling | None = None, bits: int = 8) -> list[Restored]:
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         pixels = canvas(*hr_size(lr, scale), bits)
         batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
         clock = Clock(device)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from utils.image import Array
+from utils.patches import bands
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
 OPACITY = 0.6  # of the colour, over the gray image
-ROWS = 256  # coloured together: floating-point copies of a whole large image would not fit into memory
-DETAIL = 0.22  # of each side, what a panel shows enlarged
+DETAIL = 0.22  # of each side, what a panel shows magnified
 
 
 def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity: float = OPACITY) -> Array:
@@ -26,8 +26,7 @@ def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity
     palette = mpl.colormaps[COLOURS](shades)[:, :3].astype(np.float32) * 255
     overlay = np.empty(pixels.shape, np.uint8)
     scale = (1 - opacity) * 255 / np.iinfo(pixels.dtype).max
-    for top in range(0, len(pixels), ROWS):
-        rows = slice(top, top + ROWS)
+    for rows in bands(len(pixels)):
         gray = pixels[rows].mean(axis=2, keepdims=True, dtype=np.float32)
         overlay[rows] = (scale * gray + opacity * palette[assignment[rows]]).round()
     return overlay
@@ -43,7 +42,7 @@ def busiest(assignment: Array) -> tuple[slice, slice]:
 
 
 def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size: float = 3.2) -> bytes:
-    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each enlarged below; as PNG."""
+    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG."""
     height, width = images[0][1].shape[:2]
     figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.5), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)

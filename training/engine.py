@@ -88,7 +88,7 @@ def run_folder(args: argparse.Namespace, ranks: Ranks) -> tuple[Path, bool]:
 def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tensor]:
     """lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there, and p is patch_size at every scale."""
     hr = crops.batch(iteration).float().div_(255)
-    lr = downscale(hr, hr.shape[-1] / data.patch_size, eight_bit=data.lr_round)
+    lr = downscale(hr, hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
     return lr.contiguous(memory_format=torch.channels_last), hr
 
 

@@ -1,7 +1,8 @@
 """Files that are written whole or not at all, and finding the images in a folder."""
 
 import os
-import tempfile
+import secrets
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import IO
 
 from utils.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+# of images: suffix -> the name that Pillow gives the format
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+FORMATS |= {".bmp": "BMP"}
+IMAGE_SUFFIXES = frozenset(FORMATS)
 
 
 def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
@@ -32,23 +36,16 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
     Whatever is raised meanwhile leaves the old file, and nothing else. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~current_umask())  # mkstemp makes private files
-        Path(temporary).replace(path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        temporary.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path) -> None:
@@ -72,3 +69,8 @@ def list_images(folder: str | Path) -> list[Path]:
 def is_image(path: Path) -> bool:
     """By its name; hidden files are none: some systems leave one of another kind beside each image."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def folded(name: str) -> str:
+    """Equal for names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
 ORIENTATION = ExifTags.Base.Orientation
-SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # those of another picture, once it is enlarged
+SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # those of another picture, once it is resized
 # In a TIFF the tags of EXIF stand among those that say how the pixels are stored; these describe the picture.
 DESCRIPTIVE = {
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
@@ -20,11 +20,6 @@ DESCRIPTIVE = {
 }
 MARK = ExifTags.Base.ProcessingSoftware
 GRAY, RGB = b"GRAY", b"RGB "  # a profile's colour space, as its header says it
-
-
-def read_orientation(file: Pillow.Image) -> int:
-    """EXIF's orientation, 1 .. 8 where it is valid; 1 if there is none."""
-    return int(file.getexif().get(ORIENTATION, 1))
 
 
 def read_exif(file: Pillow.Image) -> bytes | None:

@@ -1,7 +1,11 @@
-"""Patch-wise processing: overlapping LR patches, their SR averaged where they overlap (the field's per-patch mode)."""
+"""How an image is cut: into bands of rows that fit into memory, and into the overlapping patches of the evaluation.
 
-from collections.abc import Sequence
+Of patches, the SR is averaged where they overlap (the field's per-patch mode).
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -10,6 +14,14 @@ from utils.errors import InputError
 from utils.resize import scaled_size
 
 PATCHES_AT_ONCE = 64
+
+
+def bands(height: int, rows: int = 256, shared: int = 0) -> Iterator[slice]:
+    """Bands of `rows` rows that cover a height, the last as high as is left; neighbours have `shared` more in common.
+
+    Floating-point copies of a whole large image would not fit into memory; those of a band do.
+    """
+    return (slice(top, min(top + rows + shared, height)) for top in range(0, height - shared, rows))
 
 
 def starts(length: int, patch: int, step: int, remainder: int = 0) -> list[int]:
@@ -26,42 +38,35 @@ def crop_length(length: int, patch: int, step: int) -> int:
 
 
 @dataclass(frozen=True)
-class Tiling:
+class Patches:
     """A grid of LR patches of `patch_size`, `step` apart."""
 
     patch_size: int
     step: int
 
-    def corners(self, lr: Tensor) -> list[tuple[int, int]]:
-        rows, cols = (starts(n, self.patch_size, self.step) for n in lr.shape[-2:])
-        return [(top, left) for top in rows for left in cols]
-
     def split(self, lr: Tensor) -> list[Tensor]:
         """(1,3,h,w) -> batches (b,3,p,p) of patches; smaller only where the image is."""
-        height, width = (min(n, self.patch_size) for n in lr.shape[-2:])
-        corners = self.corners(lr)
-        patches = [lr[0, :, top : top + height, left : left + width] for top, left in corners]
-        return [torch.stack(patches[i : i + PATCHES_AT_ONCE]) for i in range(0, len(patches), PATCHES_AT_ONCE)]
+        return [*torch.stack([lr[0, :, rows, cols] for rows, cols in self.windows(lr)]).split(PATCHES_AT_ONCE)]
 
-    def windows(self, lr: Tensor, scale: float) -> list[tuple[slice, slice]]:
-        """The HR window of every patch. Raises InputError if the scale puts an edge between two pixels."""
-        rows, cols = (self.hr_spans(n, scale) for n in lr.shape[-2:])
-        return [(rows[top], cols[left]) for top, left in self.corners(lr)]
+    def windows(self, lr: Tensor, scale: float = 1) -> list[tuple[slice, slice]]:
+        """Where the patches lie, row by row: in LR, or in HR at a scale.
 
-    def hr_spans(self, length: int, scale: float) -> dict[int, slice]:
-        """Where the patches of one axis of `length` LR pixels lie in HR, by their start."""
-        spans = {}
-        for start in starts(length, self.patch_size, self.step):
-            first, last = start * scale, min(start + self.patch_size, length) * scale
-            whole = length <= self.patch_size or (first == int(first) and last == int(last))
-            if not whole:
-                raise InputError(f"--scale {scale:g}: patches do not fall on whole pixels; use --per_image")
-            spans[start] = slice(int(first), round(last))
-        return spans
+        Raises InputError if the scale puts an edge between two pixels.
+        """
+        rows, cols = (self.spans(length, scale) for length in lr.shape[-2:])
+        return list(product(rows, cols))
 
-    def merge(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
+    def spans(self, length: int, scale: float) -> list[slice]:
+        """Where the patches lie on an axis of `length` LR pixels."""
+        firsts = starts(length, self.patch_size, self.step)
+        edges = [(first * scale, min(first + self.patch_size, length) * scale) for first in firsts]
+        if length > self.patch_size and any(edge != int(edge) for pair in edges for edge in pair):
+            raise InputError(f"--scale {scale:g}: patches do not fall on whole pixels; use --per_image")
+        return [slice(int(first), round(last)) for first, last in edges]
+
+    def merge(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Batches (b,3,P,P) -> (1,3,H,W), the mean where patches overlap."""
-        patches = torch.cat(list(parts))
+        patches = torch.cat(list(batches))
         total = patches.new_zeros(1, patches.shape[1], *scaled_size(lr, scale))
         count = patches.new_zeros(1, 1, *scaled_size(lr, scale))
         for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
@@ -69,9 +74,9 @@ class Tiling:
             count[0, :, rows, cols] += 1
         return total / count
 
-    def merge_heaviest(self, parts: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
+    def merge_heaviest(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Assignments (b,P,P) -> (1,H,W), the heaviest choice where patches overlap."""
-        patches = torch.cat(list(parts))
+        patches = torch.cat(list(batches))
         whole = patches.new_zeros(1, *scaled_size(lr, scale))
         for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
             whole[0, rows, cols] = torch.maximum(whole[0, rows, cols], patch)

@@ -99,12 +99,12 @@ def scaled_size(lr: Tensor, scale: float) -> tuple[int, int]:
     return round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
 
 
-def downscale(hr: Tensor, scale: float, eight_bit: bool = True, dtype: torch.dtype | None = None) -> Tensor:
+def downscale(hr: Tensor, scale: float, eight_bit: bool = True, dtype: torch.dtype = torch.float64) -> Tensor:
     """The LR image of the protocol: hr (..., H, W) in [0,1] -> (..., round(H/scale), round(W/scale)) in [0,1].
 
-    Rounded to 8 bits as real LR files are, or left float and unclipped as in the published evaluation. Computes, and
-    answers, in `dtype`, the input's if none is given.
+    Rounded to 8 bits as real LR files are, or left float and unclipped as in the published evaluation. Computed in
+    `dtype`: in float64 as the field's tools do, or faster in float32; the result has the type of hr.
     """
     size = (round(hr.shape[-2] / scale), round(hr.shape[-1] / scale))
     lr = imresize(hr, size, dtype=dtype)
-    return round_8bit(lr) if eight_bit else lr
+    return (round_8bit(lr) if eight_bit else lr).to(hr.dtype)

@@ -10,9 +10,9 @@ import gradio as gr
 import skimage.data
 from inference.restore_pcsr import REFINE
 
+from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
-from utils.image import write_image
 from web.source import Ask
 from web.studio import Answer, Knobs, Studio
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from inference.restore_pcsr import Worker, least_budget
 from torch import Tensor
@@ -17,8 +16,9 @@ from inference.encoding import Knob, held_bytes
 from inference.picture import like, visible
 from inference.restore import Restored, Setting
 from models.flops import PCSRFlops
+from utils.decode import read_image, stored_size
 from utils.errors import InputError
-from utils.image import Array, Image, read_image, stored_size, to_pixels, to_tensor
+from utils.image import Array, Image, to_pixels, to_tensor
 from utils.resize import downscale, imresize, scaled_size
 
 Enlarged = Literal["bicubic", "nearest"]
@@ -73,7 +73,7 @@ class Source:
         self.hr: Tensor | None = None  # (1,3,H,W), if there is one to compare with
         if ask.shrink:  # as demo.py does
             self.hr = mod_crop(to_tensor(image.pixels), ask.scale, name)
-            self.lr = downscale(self.hr, ask.scale, dtype=torch.float64).float()  # (1,3,h,w)
+            self.lr = downscale(self.hr, ask.scale)  # (1,3,h,w)
             image = Image(to_pixels(self.lr), None, gray=False)
         else:
             self.lr = visible(image)

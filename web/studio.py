@@ -18,8 +18,9 @@ from inference.visual import colour_assignment
 from models.checkpoint import WEIGHTS, load_model
 from models.pcsr import PCSR
 from utils.config import PCSRSpec, load_config
+from utils.encode import save_image, write_image
 from utils.errors import InputError
-from utils.image import save_image, to_pixels, write_image
+from utils.image import to_pixels
 from web.source import Ask, Enlarged, Limits, Number, Source, setting_of
 
 LOADING = 30  # seconds for which a browser may still be loading an answer that another has followed

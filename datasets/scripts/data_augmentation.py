@@ -10,14 +10,10 @@ from utils.errors import run
 
 
 def main() -> None:
-    parser = folders_parser(
-        "Shrink every image to several scales by antialiased bicubic, as NAME_s0.9.png.",
-        source="images of 8 or 16 bits, such as DIV2K train HR",
-        output="where the PNG files go",
-    )
-    parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1, 0.9, 0.8, 0.7, 0.6], metavar="S", help="in (0,1]"
-    )
+    about = "Shrink every image to several scales by antialiased bicubic, as NAME_s0.9.png."
+    parser = folders_parser(about, "images of 8 or 16 bits, such as DIV2K train HR", "where the PNG files go")
+    scales = [1, 0.9, 0.8, 0.7, 0.6]
+    parser.add_argument("--scales", type=float, nargs="+", default=scales, metavar="S", help="in (0,1]")
     parser.add_argument("--min_size", type=int, default=1, metavar="PX", help="leave out what is narrower or lower")
     args = parser.parse_args()
     data_augmentation(args.input, args.output, args.scales, args.min_size, args.workers)

@@ -10,16 +10,12 @@ from utils.errors import run
 
 
 def main() -> None:
-    parser = folders_parser(
-        "Cut every image into square sub-images, NAME_s001.png and on, row by row.",
-        source="images, none smaller than a sub-image",
-        output="where the PNG files go",
-    )
+    about = "Cut every image into square sub-images, NAME_s001.png and on, row by row."
+    parser = folders_parser(about, "images, none smaller than a sub-image", "where the PNG files go")
     parser.add_argument("--size", type=int, default=128, help="side of a sub-image in pixels")
     parser.add_argument("--step", type=int, default=64, help="pixels from one sub-image to the next")
-    parser.add_argument(
-        "--remainder", type=int, default=48, help="more pixels than these left over give one more, flush with the edge"
-    )
+    about = "more pixels than these left over give one more, flush with the edge"
+    parser.add_argument("--remainder", type=int, default=48, help=about)
     args = parser.parse_args()
     extract_subimages(args.input, args.output, args.size, args.step, args.remainder, args.workers)
 

@@ -10,18 +10,12 @@ from utils.errors import run
 
 
 def main() -> None:
-    parser = folders_parser(
-        "Cut every HR image at the left/top to fit the scale and make its 8-bit LR image by antialiased bicubic.",
-        source="HR images",
-        output="where the LR images go, PNG under the names of the HR images",
-    )
+    about = "Cut every HR image at the left/top to fit the scale and make its 8-bit LR image by antialiased bicubic."
+    parser = folders_parser(about, "HR images", "where the LR images go, PNG under the names of the HR images")
     parser.add_argument("--mod_output", type=Path, metavar="DIR", help="where the cut HR images go; None: nowhere")
     parser.add_argument("--scale", type=float, default=4.0, help="HR/LR, any number of at least 1, such as 2.5")
-    parser.add_argument(
-        "--matlab_uint8",
-        action="store_true",
-        help="as MATLAB's imresize on uint8: rounded after each of its two passes",
-    )
+    about = "as MATLAB's imresize on uint8: rounded after each of its two passes"
+    parser.add_argument("--matlab_uint8", action="store_true", help=about)
     args = parser.parse_args()
     generate_mod_lr_bic(args.input, args.output, args.mod_output, args.scale, args.matlab_uint8, args.workers)
 

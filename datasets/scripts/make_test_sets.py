@@ -11,12 +11,12 @@ from utils.errors import run
 
 
 def main() -> None:
-    parser = folders_parser(
+    about = (
         "Make the x4 test sets from DIV8K: 1201-1300 / 4 is Test2K, 1301-1400 / 2 is Test4K, 1401-1500 is Test8K. "
-        "One image is in memory at a time, which takes up to 1 GB at 8K; with --workers N, N of them.",
-        source="DIV8K images named by number, such as 1201.png or 01201.png",
-        output="gets Test2K/HR, Test2K/LR and so on",
+        "One image is in memory at a time, which takes up to 1 GB at 8K; with --workers N, N of them."
     )
+    named = "DIV8K images named by number, such as 1201.png or 01201.png"
+    parser = folders_parser(about, named, "gets Test2K/HR, Test2K/LR and so on")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="which to make")
     parser.set_defaults(workers=1)
     args = parser.parse_args()

@@ -17,7 +17,7 @@ from models.build import build_original, build_pcsr
 from models.setting import Setting
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
 from utils.config import OriginalSpec
-from utils.image import read_image
+from utils.decode import read_image
 
 
 @pytest.mark.parametrize("size", [(36, 48), (23, 32)])

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.patchwise import seams
 from tests.conftest import TINY_PCSR, Cli, make_folder, save_tiny
-from utils.patches import Tiling
+from utils.patches import Patches
 
 
 def test_seams_of_a_small_case() -> None:
@@ -21,13 +21,13 @@ def test_seams_of_a_small_case() -> None:
     cols[4 * 6 - 2 : 4 * 6 + 2] = True
     for edge in (2, 4):  # here at 0 and 2
         rows[4 * edge - 2 : 4 * edge + 2] = True
-    assert torch.equal(seams(lr, Tiling(4, 4), 2), rows[:, None] | cols)
-    assert not seams(lr, Tiling(10, 10), 8).any()
-    assert seams(lr, Tiling(8, 7), 1000).all()  # wider than the image
+    assert torch.equal(seams(lr, Patches(4, 4), 2), rows[:, None] | cols)
+    assert not seams(lr, Patches(10, 10), 8).any()
+    assert seams(lr, Patches(8, 7), 1000).all()  # wider than the image
 
 
 def test_seams_of_overlapping_patches_lie_on_both_sides() -> None:
-    near = seams(torch.zeros(1, 3, 4, 12), Tiling(8, 4), 1)[0]  # 0..8 and 4..12
+    near = seams(torch.zeros(1, 3, 4, 12), Patches(8, 4), 1)[0]  # 0..8 and 4..12
     assert near.nonzero().flatten().tolist() == [15, 16, 31, 32]
 
 

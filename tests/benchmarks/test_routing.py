@@ -18,8 +18,8 @@ from models.fast.engine import Engine
 from models.grid import bilinear, grid_over
 from models.pcsr import refine
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
+from utils.decode import read_image
 from utils.errors import InputError
-from utils.image import read_image
 
 SHARES = [0.0, 0.05, 0.123, 0.5, 1.0]
 

@@ -13,8 +13,10 @@ from datasets.cache import Cache, cache_place, open_cache
 from datasets.crops import Crops, gather_mapped, gather_resident
 from tests.conftest import make_folder, photo
 from utils.config import DataSpec
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import Array, read_image, write_image
+from utils.image import Array
 
 CPU = torch.device("cpu")
 SIZES = [(48, 64), (64, 48), (40, 40)]

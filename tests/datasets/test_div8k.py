@@ -15,8 +15,10 @@ from datasets import prepare
 from datasets.div8k import compact, make_test_sets
 from datasets.folder import PairedFolder
 from tests.conftest import ROOT, photo
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import Array, Image, read_image, to_tensor, write_image
+from utils.image import Array, Image, to_tensor
 from utils.resize import downscale, imresize
 
 SETS = {"Test2K": (range(1, 4), 4), "Test4K": (range(4, 6), 2), "Test8K": (range(6, 8), 1)}

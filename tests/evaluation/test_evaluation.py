@@ -13,8 +13,10 @@ from models.fast.engine import Engine
 from models.pcsr import PCSR
 from models.tile import Tile
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, photo, save_tiny
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import read_image, to_tensor, write_image
+from utils.image import to_tensor
 from utils.resize import downscale, imresize
 
 KEYS = [

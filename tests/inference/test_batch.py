@@ -9,7 +9,8 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.conftest import TINY_PCSR, Cli, Outcome, photo, save_tiny
-from utils.image import read_image, write_image
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.metadata import read_mark
 
 
@@ -74,7 +75,7 @@ def test_one_that_fails_stops_no_other(cli: Cli, work: Path) -> None:
     assert outcome.code == 2 and len(written(work)) == 3
     *each, last = outcome.err.splitlines()
     assert [line.split(": ")[:2] for line in each] == [["error", "in/b.png"], ["error", "in/d.png"]]
-    assert last == "error: 2 of 5 images could not be enlarged"
+    assert last == "error: 2 of 5 images failed; the others are done"
 
 
 def test_equal_stems_get_different_names(cli: Cli, work: Path) -> None:

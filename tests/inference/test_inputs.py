@@ -6,8 +6,8 @@ import pytest
 
 from inference.inputs import find_images
 from tests.conftest import photo
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import write_image
 
 
 def test_files_folders_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

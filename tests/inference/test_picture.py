@@ -1,4 +1,4 @@
-"""What stands around the model when an image is enlarged."""
+"""What stands around the model when an image is restored."""
 
 from itertools import product
 
@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from inference.encoding import pcsr_restorer
-from inference.picture import enlarge
+from inference.picture import restore_image
 from inference.restore import Restore
 from models.build import build
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_PCSR, photo
-from tests.utils.test_image import samples
+from tests.utils.test_decode import samples
 from utils.image import Image, to_tensor
 from utils.resize import imresize
 
@@ -27,7 +27,7 @@ def restorer(scale: float) -> Restore:
 
 def test_colours_are_those_of_the_model() -> None:
     picture, restore = photo(12, 17), restorer(2.5)
-    results = enlarge(Image(picture, None, gray=False, icc=b"icc", exif=b"exif"), restore)
+    results = restore_image(Image(picture, None, gray=False, icc=b"icc", exif=b"exif"), restore)
     for (image, restored), alone in zip(results, restore(to_tensor(picture)), strict=True):
         np.testing.assert_array_equal(image.pixels, alone.pixels, strict=True)
         assert restored.setting == alone.setting and image.alpha is None and not image.gray
@@ -37,7 +37,7 @@ def test_colours_are_those_of_the_model() -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_alpha_and_gray(bits: int) -> None:
     gray, alpha = np.broadcast_to(samples(1, bits)[:, :, None], (5, 7, 3)), samples(1, bits)[::-1]
-    for image, restored in enlarge(Image(gray, alpha, gray=True), restorer(4)):
+    for image, restored in restore_image(Image(gray, alpha, gray=True), restorer(4)):
         assert image.bits == bits and image.gray and image.alpha is not None
         assert (image.pixels == image.pixels[:, :, :1]).all()
         np.testing.assert_allclose(image.pixels[:, :, 0], restored.pixels.mean(axis=2), atol=0.5)
@@ -49,7 +49,8 @@ def test_alpha_and_gray(bits: int) -> None:
 def test_any_size_from_one_pixel_on(scale: float) -> None:
     restore = restorer(scale)
     for height, width in product((1, 2, 3), (1, 5)):
-        for image, restored in enlarge(Image(photo(height, width), samples(1, 8)[:height, :width], False), restore):
+        picture = Image(photo(height, width), samples(1, 8)[:height, :width], False)
+        for image, restored in restore_image(picture, restore):
             assert image.pixels.shape == (round(height * scale), round(width * scale), 3)
             assert image.alpha is not None and restored.assignment is not None
             assert image.alpha.shape == restored.assignment.shape == image.pixels.shape[:2]

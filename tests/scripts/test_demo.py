@@ -7,7 +7,8 @@ import pytest
 from PIL import Image as Pillow
 
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
-from utils.image import read_image, write_image
+from utils.decode import read_image
+from utils.encode import write_image
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 
 from tests.conftest import photo
-from tests.utils.test_image import COLOUR_TYPE, png, samples
-from utils.image import Image, read_image, save_image
+from tests.utils.test_decode import COLOUR_TYPE, png, samples
+from utils.decode import read_image
+from utils.encode import save_image
+from utils.image import Image
 from utils.metadata import RGB, read_exif, space
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

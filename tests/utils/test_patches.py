@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
 from utils.errors import InputError
-from utils.patches import Tiling, crop_length, starts
+from utils.patches import Patches, bands, crop_length, starts
 
 
 @pytest.mark.parametrize("length,expected", [(20, [0]), (32, [0]), (60, [0, 28]), (61, [0, 28, 29]), (88, [0, 28, 56])])
@@ -17,13 +19,13 @@ def test_crop_keeps_whole_steps() -> None:
 @pytest.mark.parametrize("size", [(7, 9), (40, 61), (100, 33)])
 @pytest.mark.parametrize("scale", [1, 2.5, 4])
 def test_merging_untouched_patches_gives_the_image_back(size: tuple[int, int], scale: float) -> None:
-    tiling = Tiling(16, 12) if scale == 2.5 else Tiling(16, 13)
+    tiling = Patches(16, 12) if scale == 2.5 else Patches(16, 13)
     lr = torch.rand(1, 3, *size)
     if scale == 2.5:  # even sizes, so that every window starts on a whole HR pixel
         lr = torch.rand(1, 3, *(2 * (n // 2) for n in size))
     hr = torch.rand(1, 3, round(lr.shape[2] * scale), round(lr.shape[3] * scale))
     patches = torch.cat(tiling.split(lr))
-    corners = tiling.corners(lr)
+    corners = [(rows.start, cols.start) for rows, cols in tiling.windows(lr)]
     assert len(patches) == len(corners)
     side = [round(min(n, 16) * scale) for n in lr.shape[2:]]
     windows = [(int(top * scale), int(left * scale)) for top, left in corners]
@@ -33,14 +35,22 @@ def test_merging_untouched_patches_gives_the_image_back(size: tuple[int, int], s
 
 def test_overlaps_are_averaged() -> None:
     lr = torch.rand(1, 3, 4, 6)
-    merged = Tiling(4, 2).merge([torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])], lr, 1)
+    merged = Patches(4, 2).merge([torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])], lr, 1)
     assert merged[0, 0, 0].tolist() == [0, 0, 0.5, 0.5, 1, 1]
-    heaviest = Tiling(4, 2).merge_heaviest([torch.tensor([0, 1])[:, None, None].expand(2, 4, 4)], lr, 1)
+    heaviest = Patches(4, 2).merge_heaviest([torch.tensor([0, 1])[:, None, None].expand(2, 4, 4)], lr, 1)
     assert heaviest[0, 0].tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_patches_between_pixels_are_refused() -> None:
     with pytest.raises(InputError, match="per_image"):
-        Tiling(4, 3).windows(torch.rand(1, 3, 4, 7), 2.5)
+        Patches(4, 3).windows(torch.rand(1, 3, 4, 7), 2.5)
     with pytest.raises(InputError, match="per_image"):  # starts on whole pixels, ends between two
-        Tiling(31, 2).windows(torch.rand(1, 3, 33, 33), 2.5)
+        Patches(31, 2).windows(torch.rand(1, 3, 33, 33), 2.5)
+
+
+@pytest.mark.parametrize("height,rows,shared", [(1, 4, 0), (8, 4, 0), (9, 4, 0), (20, 6, 3), (9, 6, 3), (10, 6, 3)])
+def test_bands_cover_the_height(height: int, rows: int, shared: int) -> None:
+    cut = list(bands(height, rows, shared))
+    assert cut[0].start == 0 and cut[-1].stop == height
+    for one, other in pairwise(cut):
+        assert one.stop - other.start == shared and other.start - one.start == rows

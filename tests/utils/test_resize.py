@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from utils.decode import read_image
 from utils.errors import InputError
-from utils.image import read_image
 from utils.resize import downscale, imresize, imresize_matlab_uint8, round_8bit
 
 

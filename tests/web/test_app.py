@@ -19,7 +19,9 @@ from inference.restore import Setting
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny
-from utils.image import read_image, to_tensor, write_image
+from utils.decode import read_image
+from utils.encode import write_image
+from utils.image import to_tensor
 
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 

@@ -11,8 +11,10 @@ from inference.restore_pcsr import least_budget, pcsr_restorer
 from inference.restore import Setting
 from models.checkpoint import load_model
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from utils.decode import read_image
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import read_image, to_tensor, write_image
+from utils.image import to_tensor
 from web.source import Ask, Limits, setting_of
 from web.studio import Answer, Knobs, Studio, models_in
 

@@ -1,0 +1,130 @@
+"""Image files -> arrays: PNG, JPEG, WebP, TIFF, BMP; 8 and 16 bit; gray, RGB, palette, alpha; EXIF orientation.
+
+Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8.
+Colour profiles are kept and not applied, the values are those of the file; but CMYK becomes sRGB by its profile.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from utils.errors import InputError
+from utils.files import FORMATS
+from utils.image import MAX_PIXELS, Array, Image
+from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
+
+KINDS = tuple(dict.fromkeys(FORMATS.values()))  # that Pillow may take a file for
+Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
+
+
+def read_image(path: str | Path) -> Image:
+    """Decode a file; of several frames or pages, the first.
+
+    Raises InputError if it is missing, of a kind not supported, or damaged in any way that its format lets one notice.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    try:
+        with warnings.catch_warnings(record=True, action="always"):  # of odd metadata; what harms pixels is raised
+            return decode(content)
+    except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "damaged or of another kind" if unknown else " ".join(str(error).split())
+        kinds = "PNG, JPEG, WebP, TIFF or BMP of 8 or 16 bits per channel"
+        raise InputError(f"{path}: not a readable {kinds} ({reason})") from error
+
+
+def stored_size(path: str | Path) -> tuple[int, int]:
+    """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
+    try:
+        with Pillow.open(path, formats=KINDS) as file:
+            return file.size
+    except Exception:  # as in read_image
+        return 0, 0
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG file is all there, by its checksums; it is neither decoded nor held in memory."""
+    try:
+        with Pillow.open(path, formats=("PNG",)) as file:
+            file.verify()
+    except Exception:  # as in read_image
+        return False
+    return True
+
+
+def decode(content: bytes) -> Image:
+    """Decode the content of a file. Raises whatever the decoders raise."""
+    file = Pillow.open(io.BytesIO(content), formats=KINDS)
+    bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith("I;16")
+    if file.format == "PNG":
+        file.verify()  # the checksums, which decoding passes over; this uses the file up
+        file = Pillow.open(io.BytesIO(content), formats=KINDS)
+        bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
+    elif isinstance(file, TiffImageFile):
+        bits = tiff_bits(file, len(content))
+    pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
+    orientation = 1 if file.format == "TIFF" else int(file.getexif().get(ORIENTATION, 1))  # a decoder turns TIFF itself
+    icc, exif = read_profile(file, gray), read_exif(file)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return Image(upright(pixels, orientation), None if alpha is None else upright(alpha, orientation), gray, icc, exif)
+
+
+def tiff_bits(file: TiffImageFile, size: int) -> int:
+    """Bits per channel of a TIFF of `size` bytes. Raises ValueError for what the decoders would misread."""
+    tags = file.tag_v2
+    bits = max(tags.get(258, (1,)))  # BitsPerSample; 339: SampleFormat, 338: ExtraSamples, 284: PlanarConfiguration
+    if max(tags.get(339, (1,))) > 1 or (bits > 8 and bits != 16):
+        raise ValueError(f"signed, float or {bits}-bit samples")
+    if bits == 16 and (1 in tags.get(338, ()) or (tags.get(284) == 2 and tags.get(277, 1) > 1)):
+        raise ValueError("16 bits with premultiplied alpha or colours in separate planes")
+    parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
+    if tags.get(259, 1) > 1 and any(offset + count > size for offset, count in parts):  # compressed strips or tiles
+        raise ValueError("truncated")  # libtiff would tell as well, but print it
+    return int(bits)
+
+
+def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
+    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint8, of a file of up to 8 bits."""
+    if file.format == "PNG" and file.mode == "L" and "transparency" in file.info:
+        file.info["transparency"] *= 255 // (2**bits - 1)  # Pillow widens 2 and 4 bits to 8, but not this gray level
+    if file.mode == "CMYK":
+        return np.array(cmyk_to_rgb(file)), None
+    mode = "RGBA" if file.has_transparency_data else "L" if file.mode in ("1", "L") else "RGB"
+    array = np.array(file if file.mode == mode else file.convert(mode))
+    return (array[:, :, :3], array[:, :, 3]) if mode == "RGBA" else (array, None)
+
+
+def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
+    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; `file` is not decoded, but gets the EXIF block of a PNG."""
+    array, kinds, blocks = cv2.imdecodeWithMetadata(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16:
+        raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
+    file.info["exif"] = bytes(dict(zip(kinds, blocks, strict=True)).get(cv2.IMAGE_METADATA_EXIF, b""))
+    if array.ndim == 3:  # BGR or BGRA, the latter also where the fourth channel of a TIFF means nothing
+        return array[:, :, 2::-1], array[:, :, 3] if file.has_transparency_data else None
+    if isinstance(file, TiffImageFile) and file.tag_v2.get(262) == 0:
+        array = 65535 - array  # white is zero
+    level = file.info.get("transparency")
+    return array, None if level is None else np.where(array == level, np.uint16(0), np.uint16(65535))
+
+
+def upright(array: Array, orientation: int) -> Array:
+    """Apply an EXIF orientation, 1 .. 8, to (H,W,...); any other changes nothing. The result is contiguous."""
+    if orientation in (5, 6, 7, 8):
+        array = np.swapaxes(array, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
