@@ -100,7 +100,7 @@ class Router:
         place(model, device)
         self.device, self.rounds, self.refinement, self.seed = device, rounds, refinement, seed
         self.account = model.account()
-        self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)  # type: ignore[arg-type]
+        self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)
         self.model = prepare(model)
 
     @torch.inference_mode()

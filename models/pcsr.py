@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from models.flops import Countable, PCSRFlops, pcsr_flops
+from models.flops import PCSRFlops, pcsr_flops
 from models.grid import Axis, axis, blend
 from models.mlp import FirstLayer, PixelMLP
 from models.tile import Part, reach, whole, with_halo
@@ -97,8 +97,7 @@ class PCSR(nn.Module):
 
     def account(self) -> PCSRFlops:
         """What the model's parts cost, in both FLOPs accounts."""
-        upsamplers = self.mlps()[: len(self.upsamplers)]
-        return pcsr_flops(cast("Countable", self.encoder), upsamplers, self.classifier)
+        return pcsr_flops(self.encoder, self.mlps()[: len(self.upsamplers)], self.classifier)
 
     @functools.cached_property
     def halo(self) -> int | None:
