@@ -24,6 +24,7 @@ report: data-given .venv/bench .venv/app
 data-given:
 	@test -n "$$DATA" || { echo "error: make report DATA=DIR, the folder of Set5, Set14, BSD100 and 2K" >&2; exit 2; }
 
+# make test            checks and every test; make test PYTEST_ARGS="-m 'not slow'" leaves the slow ones out
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 

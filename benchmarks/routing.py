@@ -98,7 +98,7 @@ class Router:
         if len(model.upsamplers) != 2:
             raise InputError(f"--model: has {len(model.upsamplers)} upsamplers; routing is compared between two")
         self.device, self.rounds, self.refinement, self.seed = device, rounds, refinement, seed
-        self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)  # type: ignore[arg-type]
+        self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)
         self.engine = Engine(model, device)
         self.account = self.engine.account
 

@@ -155,7 +155,7 @@ def exported_way(model: PCSR, k: float) -> Way:
 
 def published_way(model: PCSR, k: float, device: torch.device) -> Way:
     """The published formulation, which executes what the paper account bills its MLPs."""
-    account, encoder = model.account(), network_flops(model.encoder)  # type: ignore[arg-type]
+    account, encoder = model.account(), network_flops(model.encoder)
 
     def way(lr: Tensor) -> Output:
         size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)

@@ -1,12 +1,11 @@
 """What the three backbones share: an original model is an encoder, a tail that enlarges, and the data's mean."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.flops import Call, Countable
 from models.grid import bilinear, grid_over
 from models.tile import reach
 
@@ -21,15 +20,6 @@ def shuffle_factors(scale: int) -> list[int]:
     if factors is None:
         raise ValueError(f"a pixel-shuffle tail exists for x2, x3 and x4, not for x{scale}")
     return factors
-
-
-def shuffle_tail_calls(convs: Sequence[nn.Conv2d], factors: Sequence[int]) -> tuple[list[Call], int]:
-    """The convolutions in front of each shuffle, and how many positions per LR pixel there are behind the last."""
-    calls, density = [], 1
-    for conv, factor in zip(convs, factors, strict=True):
-        calls.append(Call(conv, density))
-        density *= factor**2
-    return calls, density
 
 
 class Backbone(nn.Module):
@@ -57,8 +47,3 @@ class Backbone(nn.Module):
     def halo(self) -> int | None:
         """How many LR pixels away the image still matters to an output pixel; None if there is no end to it."""
         return reach(self)
-
-    def calls(self) -> Iterator[Call]:
-        parts: tuple[Countable, Countable] = (self.encoder, self.tail)  # type: ignore[assignment]
-        for part in parts:
-            yield from part.calls()

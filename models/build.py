@@ -8,7 +8,7 @@ from torch import nn
 
 from models.blocks import Backbone
 from models.carn import CARNEncoder, CARNTail
-from models.flops import mlp_flops
+from models.flops import mlp_flops, network_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
@@ -45,7 +45,9 @@ def build_original(spec: OriginalSpec) -> Backbone:
     if spec.scale not in (2, 3, 4):
         raise InputError(f"model.scale: original models exist for x2, x3 and x4, not for x{spec.scale}")
     encoder, tail = parts.encoder(spec.width), parts.tail(spec.width, spec.scale)
-    return Backbone(encoder, tail, spec.scale, parts.mean, parts.residual)
+    model = Backbone(encoder, tail, spec.scale, parts.mean, parts.residual)
+    network_flops(model)  # a layer that cannot be counted is an error here, not at the first validation
+    return model
 
 
 def build_pcsr(spec: PCSRSpec) -> PCSR:
@@ -59,7 +61,9 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     if any(light >= heavy for light, heavy in pairwise(flops)):
         raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
-    return PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
+    model = PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
+    model.account()  # as above
+    return model
 
 
 def build(spec: OriginalSpec | PCSRSpec) -> Backbone | PCSR:

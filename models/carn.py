@@ -3,13 +3,10 @@
 Inside a cascading block one residual unit is used three times (shared weights); its 3x3 convolutions are grouped.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-from models.blocks import conv3x3, shuffle_factors, shuffle_tail_calls
-from models.flops import Call
+from models.blocks import conv3x3, shuffle_factors
 
 GROUPS = 4
 
@@ -29,9 +26,6 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + x)
-
-    def calls(self) -> Iterator[Call]:
-        return (Call(layer) for layer in self.body if isinstance(layer, nn.Conv2d))
 
 
 def fusions(width: int) -> nn.ModuleList:
@@ -60,12 +54,6 @@ class CascadingBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return cascade(x, [self.unit] * 3, self.fuse)
 
-    def calls(self) -> Iterator[Call]:
-        for fusion in self.fuse:
-            yield from self.unit.calls()
-            yield Call(fusion[0])  # type: ignore[index]
-            yield Call(fusion[1])  # type: ignore[index]
-
 
 class CARNEncoder(nn.Module):
     """lr (b,3,h,w), mean subtracted -> feat (b,width,h,w)."""
@@ -79,31 +67,17 @@ class CARNEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return cascade(self.entry(x), list(self.blocks), self.fuse)
 
-    def calls(self) -> Iterator[Call]:
-        yield Call(self.entry)
-        for block, fusion in zip(self.blocks, self.fuse, strict=True):
-            yield from block.calls()  # type: ignore[operator]
-            yield Call(fusion[0])  # type: ignore[index]
-            yield Call(fusion[1])  # type: ignore[index]
-
 
 class CARNTail(nn.Module):
     """feat (b,width,h,w) -> (b,3,h*scale,w*scale)."""
 
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
-        self.factors = shuffle_factors(scale)
         layers: list[nn.Module] = []
-        for factor in self.factors:
+        for factor in shuffle_factors(scale):
             layers += [conv3x3(width, factor**2 * width, GROUPS), nn.ReLU(inplace=True), nn.PixelShuffle(factor)]
         self.shuffle = nn.Sequential(*layers)
         self.exit = conv3x3(width, 3)
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.exit(self.shuffle(feat))
-
-    def calls(self) -> Iterator[Call]:
-        convs = [layer for layer in self.shuffle if isinstance(layer, nn.Conv2d)]
-        calls, density = shuffle_tail_calls(convs, self.factors)
-        yield from calls
-        yield Call(self.exit, density)

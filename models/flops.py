@@ -1,4 +1,4 @@
-"""Both FLOPs accounts, analytic: read from the layers themselves, without running the model.
+"""Both FLOPs accounts: the layers of a network are counted as a forward pass on a small image calls them.
 
 `paper` is what published tables count: 2 per multiply-accumulate of convolutions and linears as if every MLP ran on
 [feat, rel_coord, rel_cell] per HR pixel, 2 per element of BatchNorm, 1 per element of PReLU, and a transposed
@@ -7,10 +7,17 @@ once per LR pixel, a transposed convolution at its input size, BatchNorm as one 
 Neither counts activations other than PReLU (paper), interpolation, k-means or refinement.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from models.mlp import PixelMLP
+from utils.errors import InputError
+
+PATCH = 32  # LR pixels on a side of that image, as in published tables
 
 
 class Flops(NamedTuple):
@@ -26,53 +33,69 @@ class Flops(NamedTuple):
         return Flops(self.paper * factor, self.executed * factor)
 
 
-class Call(NamedTuple):
-    """One use of a layer in a forward pass; shared weights are used several times."""
-
-    layer: nn.Module
-    density: int = 1  # output positions per LR pixel
+def both(flops: float) -> Flops:
+    return Flops(flops, flops)
 
 
-class Countable(Protocol):
-    """A network that can say which layers one forward pass runs, in order."""
-
-    def calls(self) -> Iterable[Call]: ...
-
-
-class PerPixel(Protocol):
-    """An MLP run per pixel whose first `in_channels` inputs are features."""
-
-    in_channels: int
-
-    def linears(self) -> list[nn.Linear]: ...
-
-
-def layer_flops(layer: nn.Module) -> Flops:
-    """FLOPs of one layer per output position."""
-    if isinstance(layer, nn.ConvTranspose2d):
-        taps = layer.kernel_size[0] * layer.kernel_size[1] * layer.in_channels // layer.groups
-        paper = 2.0 * taps * layer.out_channels
-        return Flops(paper, paper / (layer.stride[0] * layer.stride[1]))
-    if isinstance(layer, nn.Conv2d):
-        taps = layer.kernel_size[0] * layer.kernel_size[1] * layer.in_channels // layer.groups
-        return Flops(2.0 * taps * layer.out_channels, 2.0 * taps * layer.out_channels)
-    if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-        return Flops(2.0 * layer.num_features, 2.0 * layer.num_features)
-    raise TypeError(f"no FLOPs rule for {type(layer).__name__}")
+# What one call of a layer costs, from the layer, its input and its output. A rule holds for subclasses as well, and
+# speaks for everything inside its layer.
+RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Flops]] = {
+    nn.Conv2d: lambda conv, x, y: both(2.0 * y.numel() * conv.weight[0].numel()),
+    nn.Linear: lambda linear, x, y: both(2.0 * y.numel() * linear.in_features),
+    nn.ConvTranspose2d: lambda conv, x, y: Flops(
+        2.0 * y.numel() * conv.weight[:, 0].numel() / conv.groups, 2.0 * x.numel() * conv.weight[0].numel()
+    ),
+    nn.BatchNorm2d: lambda norm, x, y: both(2.0 * y.numel()),
+    nn.SyncBatchNorm: lambda norm, x, y: both(2.0 * y.numel()),
+    nn.PReLU: lambda prelu, x, y: Flops(1.0 * y.numel(), 0.0),
+}
 
 
-def network_flops(network: Countable) -> Flops:
-    """FLOPs of a convolutional network per LR pixel."""
-    total = Flops(0.0, 0.0)
-    width = 0  # channels of the last convolution: what a PReLU behind it works on
-    for layer, density in network.calls():
-        if isinstance(layer, nn.PReLU):
-            total += Flops(float(width * density), 0.0)
+def counted_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers that RULES speak for, by name. Raises InputError for a parameter outside of them."""
+    found: dict[str, nn.Module] = {}
+    inside: set[nn.Module] = set()
+    for name, layer in network.named_modules():
+        if layer in inside:
             continue
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-            width = layer.out_channels
-        total += layer_flops(layer) * density
-    return total
+        if any(kind in RULES for kind in type(layer).__mro__):
+            found[name] = layer
+            inside.update(layer.modules())
+        elif list(layer.parameters(recurse=False)):
+            raise uncountable(name, layer, f"add a rule for {type(layer).__name__} to RULES in models/flops.py")
+    return found
+
+
+def uncountable(name: str, layer: nn.Module, why: str) -> InputError:
+    return InputError(f"the FLOPs of {name or 'the network'} ({type(layer).__name__}) cannot be counted: {why}")
+
+
+@torch.no_grad()
+def network_flops(network: nn.Module) -> Flops:
+    """FLOPs per LR pixel of a network that takes lr (b,3,h,w); every call of a shared layer counts.
+
+    The image is small enough for a copy on the CPU. Torch's meta device would compute nothing at all, but the first use
+    of it takes a second, for the compiler that it imports. Raises InputError for a layer that cannot be counted.
+    """
+    probe = copy.deepcopy(network).to("cpu", torch.float32).eval()
+    layers = counted_layers(probe)
+    calls: list[tuple[nn.Module, Flops]] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rule = next(RULES[kind] for kind in type(layer).__mro__ if kind in RULES)
+        calls.append((layer, rule(layer, inputs[0], output)))
+
+    for layer in layers.values():
+        layer.register_forward_hook(count)
+    try:
+        probe(torch.zeros(1, 3, PATCH, PATCH))
+    except Exception as error:  # whatever a network may raise
+        raise uncountable("", network, f"it must run on the CPU, on {PATCH}x{PATCH} pixels: {error}") from error
+    idle = set(layers.values()) - {layer for layer, _ in calls}
+    for name, layer in layers.items():
+        if layer in idle:
+            raise uncountable(name, layer, "forward does not call it; call it, or add a rule for the module around it")
+    return sum((flops for _, flops in calls), Flops(0.0, 0.0)) * (1 / PATCH**2)
 
 
 class MLPFlops(NamedTuple):
@@ -82,7 +105,7 @@ class MLPFlops(NamedTuple):
     per_hr: Flops
 
 
-def mlp_flops(mlp: PerPixel) -> MLPFlops:
+def mlp_flops(mlp: PixelMLP) -> MLPFlops:
     """FLOPs of a per-pixel MLP; the feature part of its first Linear runs on every LR pixel, chosen or not."""
     first, *rest = mlp.linears()
     tail = 2.0 * sum(linear.in_features * linear.out_features for linear in rest)
@@ -106,11 +129,11 @@ class PCSRFlops(NamedTuple):
 
     def cost(self, scale: float) -> list[float]:
         """Relative FLOPs of the upsamplers, encoder included, normalised to sum 1 (paper account)."""
-        parts = [self.per_lr.paper / scale**2 + flops.paper for flops in self.upsamplers]
-        return [part / sum(parts) for part in parts]
+        spent = [self.per_lr.paper / scale**2 + flops.paper for flops in self.upsamplers]
+        return [flops / sum(spent) for flops in spent]
 
 
-def pcsr_flops(encoder: Countable, upsamplers: Iterable[PerPixel], classifier: PerPixel | None) -> PCSRFlops:
+def pcsr_flops(encoder: nn.Module, upsamplers: Iterable[PixelMLP], classifier: PixelMLP | None) -> PCSRFlops:
     """Read a PCSR model's account from its parts."""
     per_lr = network_flops(encoder)
     counted = [mlp_flops(mlp) for mlp in upsamplers]

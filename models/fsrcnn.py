@@ -1,11 +1,8 @@
 """FSRCNN on RGB (Dong et al., ECCV 2016, arXiv 1608.00367), with s = 12 and m = 4."""
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from models.blocks import conv3x3
-from models.flops import Call
 
 SHRINK = 12  # s
 MAPPINGS = 4  # m
@@ -31,22 +28,15 @@ class FSRCNNEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
-    def calls(self) -> Iterator[Call]:
-        return (Call(layer) for layer in self.layers)
-
 
 class FSRCNNTail(nn.Module):
     """feat (b,width,h,w) -> (b,3,h*scale,w*scale)."""
 
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
-        self.scale = scale
         padding = (KERNEL - scale + 1) // 2
         extra = scale + 2 * padding - KERNEL  # so that the output is exactly scale times as large
         self.deconv = nn.ConvTranspose2d(width, 3, KERNEL, scale, padding, output_padding=extra)
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.deconv(feat)
-
-    def calls(self) -> Iterator[Call]:
-        yield Call(self.deconv, self.scale**2)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.decide import decide, probabilities
-from models.flops import Countable, PCSRFlops, pcsr_flops
+from models.flops import PCSRFlops, pcsr_flops
 from models.grid import Grid, bilinear, grid_over
 from models.mlp import PixelMLP
 from models.setting import Setting
@@ -101,8 +101,7 @@ class PCSR(nn.Module):
 
     def account(self) -> PCSRFlops:
         """What the model's parts cost, in both FLOPs accounts."""
-        upsamplers = self.mlps()[: len(self.upsamplers)]
-        return pcsr_flops(cast("Countable", self.encoder), upsamplers, self.classifier)
+        return pcsr_flops(self.encoder, self.mlps()[: len(self.upsamplers)], self.classifier)
 
 
 def refine(sr: Tensor, assignment: Tensor) -> Tensor:

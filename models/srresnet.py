@@ -1,13 +1,10 @@
 """SRResNet without BatchNorm (MSRResNet; Ledig et al., CVPR 2017, arXiv 1609.04802). No long skip in the trunk."""
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import conv3x3, shuffle_factors, shuffle_tail_calls
-from models.flops import Call
+from models.blocks import conv3x3, shuffle_factors
 
 BLOCKS = 16
 SLOPE = 0.1  # of the LeakyReLUs
@@ -47,18 +44,14 @@ class SRResNetEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(F.leaky_relu(self.entry(x), SLOPE))
 
-    def calls(self) -> Iterator[Call]:
-        return (Call(layer) for layer in self.modules() if isinstance(layer, nn.Conv2d))
-
 
 class SRResNetTail(nn.Module):
     """feat (b,width,h,w) -> (b,3,h*scale,w*scale), to which the backbone adds bilinear(lr)."""
 
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
-        self.factors = shuffle_factors(scale)
         layers: list[nn.Module] = []
-        for factor in self.factors:
+        for factor in shuffle_factors(scale):
             layers += [conv3x3(width, factor**2 * width), nn.PixelShuffle(factor), nn.LeakyReLU(SLOPE, inplace=True)]
         self.shuffle = nn.Sequential(*layers)
         self.last = conv3x3(width, width)
@@ -67,10 +60,3 @@ class SRResNetTail(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.exit(F.leaky_relu(self.last(self.shuffle(feat)), SLOPE))
-
-    def calls(self) -> Iterator[Call]:
-        convs = [layer for layer in self.shuffle if isinstance(layer, nn.Conv2d)]
-        calls, density = shuffle_tail_calls(convs, self.factors)
-        yield from calls
-        yield Call(self.last, density)
-        yield Call(self.exit, density)

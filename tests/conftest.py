@@ -28,6 +28,15 @@ class Outcome(NamedTuple):
 
 
 Cli = Callable[..., Outcome]
+MARKERS = {"reference": "data", "browser": "browser", "gpu": "gpu"}  # the fixture that needs it -> its marker
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture, marker in MARKERS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,14 @@
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.build import build_original, build_pcsr
-from models.carn import CARNEncoder
-from models.flops import network_flops
+from models.build import BACKBONES, Parts, build, build_original, build_pcsr
+from models.flops import RULES, Flops, network_flops
 from models.grid import grid_over
 from tests.conftest import ROOT
 from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.errors import InputError
 
 LR_PIXELS, HR_PIXELS = 32 * 32, 128 * 128
 # Millions per 32x32 LR patch at x4, paper account: original, encoder, heavy, light, classifier (published counter)
@@ -70,11 +71,79 @@ def test_executed_account_equals_torchs_counter(backbone: str) -> None:
     assert model.account().total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)
 
 
-def test_every_call_of_a_shared_layer_counts() -> None:
-    encoder = CARNEncoder(8).eval()
-    used: list[torch.nn.Module] = []
-    for module in encoder.modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.BatchNorm2d)):
-            module.register_forward_hook(lambda layer, *_: used.append(layer))
-    encoder(torch.rand(1, 3, 4, 4))
-    assert [id(call.layer) for call in encoder.calls()] == [id(layer) for layer in used]
+class Twice(nn.Module):
+    """One layer, used twice: on the image and on what it makes of it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x))
+
+
+class Gain(nn.Module):
+    """A layer of somebody else's, which models/flops.py does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x
+
+
+class Idle(nn.Module):
+    """Uses the weights of a layer and not the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("layer", "paper", "executed"),
+    [
+        (nn.Conv2d(3, 3, 3, padding=1, groups=3), 2 * 9 * 3, 2 * 9 * 3),
+        (nn.Sequential(nn.Conv2d(3, 8, 2, 2), nn.ConvTranspose2d(8, 3, 2, 2)), 2 * 24 + 2 * 96, 2 * 24 + 2 * 24),
+        (nn.ConvTranspose2d(3, 3, 3, padding=1, groups=3), 2 * 9 * 3, 2 * 9 * 3),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), 6, 6),
+        (nn.PReLU(3), 3, 0),
+    ],
+)
+def test_every_call_of_a_shared_layer_counts(layer: nn.Module, paper: float, executed: float) -> None:
+    assert network_flops(Twice(layer)) == (2 * paper, 2 * executed)
+
+
+def test_counting_leaves_the_network_alone() -> None:
+    network = Twice(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))).half().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.inference_mode():
+        assert network_flops(network) == (48, 48)
+    assert network.training and all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(layer._forward_hooks for layer in network.modules())
+
+
+def test_a_layer_without_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Twice(nn.Sequential(nn.Conv2d(3, 3, 1), Gain()))
+    with pytest.raises(InputError, match=r"layer\.1 \(Gain\) cannot be counted: add a rule for Gain to RULES"):
+        network_flops(network)
+    monkeypatch.setitem(RULES, Gain, lambda layer, x, y: Flops(y.numel(), 0))
+    assert network_flops(network) == (2 * (2 * 9 + 3), 2 * 2 * 9)
+
+
+def test_a_network_that_cannot_be_counted_is_an_error_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    for network, reason in (
+        (Idle(), r"conv \(Conv2d\).*does not call it"),
+        (nn.Conv2d(3, 3, 64), "must run on the CPU, on 32x32 pixels"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            network_flops(network)
+        parts = Parts(lambda width, network=network: network, lambda width, scale: nn.Identity())  # type: ignore[arg-type]
+        monkeypatch.setitem(BACKBONES, "fsrcnn", parts)
+        for spec in specs("fsrcnn"):
+            with pytest.raises(InputError, match=reason):
+                build(spec)

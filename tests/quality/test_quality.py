@@ -1,0 +1,27 @@
+"""The shipped models are as good as they were, on small crops."""
+
+import json
+
+import pytest
+
+from tests.quality.pin import MODELS, QUALITY, SAVE, Scores, measure
+
+PINNED: dict[str, Scores] = json.loads(QUALITY.read_text(encoding="utf-8"))
+LOSS = 0.02  # dB that a model may lose
+GROWTH = 0.02  # of the pixels, what its heavy share may grow by: it costs time
+REMEDY = "if that is meant, pin it: python -m tests.quality.pin"
+
+
+def test_every_shipped_model_is_pinned() -> None:
+    assert PINNED.keys() == set(MODELS), REMEDY
+    assert all((SAVE / name / "model.safetensors").is_file() for name in MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_shipped_model_gets_worse(name: str) -> None:
+    measured, pinned = measure(name), PINNED[name]
+    assert measured.keys() == pinned.keys(), REMEDY
+    for setting, score in measured.items():
+        before = pinned[setting]
+        assert score["psnr"] >= before["psnr"] - LOSS, f"{name}, {setting}: PSNR fell; {REMEDY}"
+        assert score["heavy_share"] <= before["heavy_share"] + GROWTH, f"{name}, {setting}: more heavy pixels; {REMEDY}"
