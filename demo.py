@@ -12,18 +12,12 @@ from pathlib import Path
 import skimage.data
 
 from evaluation.evaluate import Protocol, Row, measure
-from evaluation.options import (
-    add_decision_options,
-    add_model_options,
-    chosen_model,
-    settings,
-    tile_plan,
-)
 from evaluation.report import format_table, image_table, summarise, summary_json
 from evaluation.simulate import simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.encoding import pcsr_restorer
 from inference.inputs import find_images
+from inference.options import add_decision_options, add_model_options, chosen_model, settings, tile_plan
 from inference.outputs import fingerprint, short
 from inference.visual import OPACITY
 from models.pcsr import PCSR

@@ -1,6 +1,7 @@
 """Evaluate an original model: python test.py --config configs/carn-x4.yaml --hr_data DIR --per_image"""
 
-from evaluation.options import chosen_model, eval_parser, run_evaluation, tile_plan
+from evaluation.run import eval_parser, run_evaluation
+from inference.options import chosen_model, tile_plan
 from inference.restore import bicubic_restorer, original_restorer
 from models.blocks import Backbone
 from utils.dist import run_rank, start_ranks, stop_ranks

@@ -8,10 +8,12 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from utils.patches import bands
+
 PsnrType = Literal["rgb", "y"]
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio swing, as MATLAB's rgb2ycbcr
 WINDOW = 11  # pixels across SSIM's Gaussian window; a smaller image has no SSIM
-ROWS = 512  # looked at together: float64 copies of an 8K image would take gigabytes
+BAND_ROWS = 512  # looked at together: float64 copies of an 8K image would take gigabytes
 
 
 def shaved(image: Tensor, shave: int) -> Tensor:
@@ -28,10 +30,9 @@ def levels(image: Tensor, psnr_type: PsnrType) -> Tensor:
     return (rgb * weights).sum(1, keepdim=True) / 255 + 16
 
 
-def strips(sr: Tensor, hr: Tensor, psnr_type: PsnrType, shared: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """The levels of two images in strips of rows, of which neighbours have `shared` rows in common."""
-    for top in range(0, sr.shape[-2] - shared, ROWS):
-        rows = slice(top, top + ROWS + shared)
+def in_bands(sr: Tensor, hr: Tensor, psnr_type: PsnrType, shared: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """The levels of two images band by band, of which neighbours have `shared` rows in common."""
+    for rows in bands(sr.shape[-2], BAND_ROWS, shared):
         yield levels(sr[..., rows, :], psnr_type), levels(hr[..., rows, :], psnr_type)
 
 
@@ -44,7 +45,7 @@ def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb", mask: 
     if mask is not None:
         sr = torch.where(mask, sr, hr)  # no error elsewhere
         part = float(shaved(mask, shave).double().mean())
-    pairs = strips(shaved(sr, shave), shaved(hr, shave), psnr_type)
+    pairs = in_bands(shaved(sr, shave), shaved(hr, shave), psnr_type)
     errors = [((first - second).square().sum(), first.numel()) for first, second in pairs]
     mse = float(sum(error for error, _ in errors)) / sum(count for _, count in errors)
     return decibels(mse / part) if part else math.nan
@@ -61,7 +62,7 @@ def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> flo
     if min(sr.shape[-2:]) < WINDOW:
         return math.nan
     total = 0.0
-    for first, second in strips(sr, hr, psnr_type, WINDOW - 1):  # the window has no value at a strip's first and last 5
+    for first, second in in_bands(sr, hr, psnr_type, WINDOW - 1):  # without the ends of a band
         mean = structural_similarity(
             first[0].numpy(),
             second[0].numpy(),

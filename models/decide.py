@@ -15,6 +15,7 @@ from torch import Tensor
 from models.flops import PCSRFlops
 from models.setting import Setting
 from utils.errors import InputError
+from utils.patches import bands
 
 SAMPLE = 1 << 16  # pixels that stand for a large image where a threshold is sought
 BAND_PIXELS = 1 << 21  # pixels looked at together
@@ -108,7 +109,7 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     def spent(parts: Sequence[Tensor], k: float) -> float:
         return sum(total(best(part, cost, k), price) for part in parts)
 
-    whole = [log_odds[..., rows, :] for rows in bands(log_odds)]
+    whole = [log_odds[..., rows, :] for rows in bands_of(log_odds)]
     sample = [sampled(log_odds)]
     share = sample[0].shape[2] * budget
     guess = bisect(lambda k: spent(sample, k), share, -limit, limit)[1]
@@ -117,7 +118,7 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     low, high = bisect(lambda k: spent(whole, k), left, low, high)
     left -= spent(whole, high) - 1e-9 * max(spend)
     assignment = torch.empty_like(log_odds[:, 0], dtype=torch.uint8)
-    for band, rows in zip(whole, bands(log_odds), strict=True):
+    for band, rows in zip(whole, bands_of(log_odds), strict=True):
         dear, cheap = best(band, cost, low), best(band, cost, high)
         on_edge = (dear != cheap).nonzero(as_tuple=True)
         steps = price[dear[on_edge].long().cpu()] - price[cheap[on_edge].long().cpu()]  # MPS has no float64
@@ -147,11 +148,10 @@ def bisect(spent: Callable[[float], float], target: float, low: float, high: flo
     return low, high
 
 
-def bands(log_odds: Tensor) -> Iterator[slice]:
+def bands_of(log_odds: Tensor) -> Iterator[slice]:
     """Bands of rows of log_odds (b,M-1,H,W), of about BAND_PIXELS pixels each."""
     batch, _, height, width = log_odds.shape
-    step = max(1, BAND_PIXELS // (batch * width))
-    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+    return bands(height, max(1, BAND_PIXELS // (batch * width)))
 
 
 def sampled(log_odds: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def assign_adaptive(log_odds: Tensor) -> Tensor:
     that the outcome is the same on every run.
     """
     count = log_odds.shape[1] + 1
-    ends = [heaviness(log_odds[..., rows, :]).aminmax() for rows in bands(log_odds)]
+    ends = [heaviness(log_odds[..., rows, :]).aminmax() for rows in bands_of(log_odds)]
     low, high = torch.stack([end.min for end in ends]).min(), torch.stack([end.max for end in ends]).max()
     assignment = torch.zeros_like(log_odds[:, 0], dtype=torch.uint8)
     if float(high - low) < FLAT:
@@ -194,7 +194,7 @@ def assign_adaptive(log_odds: Tensor) -> Tensor:
     kmeans.fit_predict(sample, centroids=start)
     centroids = kmeans.centroids.flatten().sort().values
     edges = ((centroids[1:] + centroids[:-1]) / 2).to(log_odds.device)
-    for rows in bands(log_odds):
+    for rows in bands_of(log_odds):
         normalised = (heaviness(log_odds[..., rows, :]) - low) / (high - low)
         assignment[:, rows] = torch.bucketize(normalised, edges).to(torch.uint8)
     return assignment

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from models.grid import Grid
 from models.mlp import PixelMLP, rows_of
+from utils.patches import bands
 
 BAND_PIXELS = 1 << 16  # HR pixels worked on together: bounds memory, and their activations stay near the cache
 
@@ -21,15 +22,13 @@ class TorchKernel:
         rows, cols = grid
         down, across = self.mlp.coordinate_terms(grid)
         height, width = planes.shape[1:]
-        step = max(1, BAND_PIXELS // width)
-        for top in range(0, height, step):
-            band = slice(top, min(top + step, height))
+        for band in bands(height, max(1, BAND_PIXELS // width)):
             nearest = (rows.index[band, None] * w + cols.index).flatten()
             pre = (down[band, None] + across).flatten(0, 1)  # (R*W,C)
             if assignment is None:
-                planes[:, band] += self.mlp.finish(pre + table[nearest]).t().view(-1, band.stop - top, width)
+                planes[:, band] += self.mlp.finish(pre + table[nearest]).t().view(-1, band.stop - band.start, width)
                 continue
             where = (assignment[band].flatten() == own).nonzero()[:, 0]  # waits for the device
             flat = planes[:, band].reshape(len(planes), -1)
             flat[:, where] += self.mlp.finish(pre[where] + table[nearest[where]]).t()
-            planes[:, band] = flat.view(-1, band.stop - top, width)
+            planes[:, band] = flat.view(-1, band.stop - band.start, width)

@@ -1,23 +1,17 @@
-"""The command line that test.py, test_pcsr.py and demo.py share, and what follows from it."""
+"""What test.py and test_pcsr.py share: their options, and the evaluation of a folder from images to report."""
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.report import format_table, summary_json, write_report
+from inference.options import add_model_options
 from inference.restore import Restore, Restored
-from inference.tiles import TilePlan
 from inference.visual import colour_assignment
-from models.blocks import Backbone
-from models.checkpoint import SAVE, WEIGHTS, load_model
-from models.pcsr import PCSR
-from models.setting import Setting, check_scale
-from utils.config import OriginalSpec, PCSRSpec, load_config
-from utils.device import add_device_option
+from models.setting import check_scale
 from utils.dist import Ranks, gather
 from utils.encode import write_image
 from utils.errors import InputError, Parser
@@ -44,69 +38,6 @@ def eval_parser(description: str) -> Parser:
     parser.add_argument("--save_images", action="store_true", help="write the SR images and assignments too")
     parser.add_argument("--out_dir", help="where CSV, plot and images go (default: results/MODEL/DATASET-xSCALE...)")
     return parser
-
-
-def add_model_options(parser: Parser) -> None:
-    parser.add_argument("--config", help="experiment; its weights are save/NAME of configs/NAME.yaml")
-    parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
-    parser.add_argument(
-        *("--tile_size", "--part_size"),
-        type=int,
-        help="LR pixels across a tile of a large image (default: what the memory allows)",
-    )
-    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
-    add_device_option(parser)
-
-
-def add_decision_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--k", type=float, nargs="+", default=[], help="larger is cheaper, about -1 .. 2; 0 if no option is given"
-    )
-    parser.add_argument("--budget", type=float, nargs="+", default=[], help="share of the all-heavy model's FLOPs")
-    parser.add_argument("--adaptive", action="store_true", help="the image decides: k-means instead of k (ADM)")
-    parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
-
-
-def settings(args: argparse.Namespace) -> list[Setting]:
-    """All settings asked for, k = 0 if none is. Raises InputError for values out of range."""
-    common = not args.no_refinement, args.scale
-    chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
-    if args.adaptive:
-        chosen.append(Setting("adaptive", 0.0, *common))
-    return list(dict.fromkeys(chosen)) or [Setting("k", 0.0, *common)]
-
-
-def tile_plan(args: argparse.Namespace) -> TilePlan:
-    """How large images are cut into tiles. Raises InputError for tiles of no size."""
-    return TilePlan(args.tile_size, progress=True)
-
-
-class Chosen(NamedTuple):
-    """The model a command works with."""
-
-    model: Backbone | PCSR
-    spec: OriginalSpec | PCSRSpec
-    name: str
-
-
-def chosen_model(args: argparse.Namespace) -> Chosen:
-    """The model of --model, else of --config.
-
-    Raises InputError if there is none, or if it is another model than the config describes.
-    """
-    if args.config is None and args.model is None:
-        raise InputError("give --config or --model")
-    path = Path(args.model) if args.model else SAVE / Path(args.config).stem
-    expected = load_config(args.config).model if args.config is not None else None
-    model, spec = load_model(path)
-    if expected not in (None, spec):
-        raise InputError(f"{path}: holds another model ({describe(spec)}) than {args.config} ({describe(expected)})")
-    named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
-    return Chosen(model, spec, named.resolve().name)  # with a file's suffix: its results are not those of a folder
-
-
-def describe(spec: object) -> str:
-    return " ".join(f"{key}={value}" for key, value in vars(spec).items())
 
 
 def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks: Ranks) -> None:
