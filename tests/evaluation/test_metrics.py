@@ -47,8 +47,8 @@ def test_ssim() -> None:
 
 
 @pytest.mark.parametrize("height", [40, 41, 50, 51, 64])
-def test_large_images_are_measured_in_strips(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "ROWS", 20)
+def test_large_images_are_measured_in_bands(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "BAND_ROWS", 20)
     hr = torch.randint(256, (1, 3, height, 30)) / 255
     sr = (hr + 0.1 * torch.randn_like(hr)).clamp(0, 1).mul(255).round() / 255
     first, second = (image[0, :, 4:-4, 4:-4].double().numpy() * 255 for image in (sr, hr))
