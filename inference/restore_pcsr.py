@@ -18,7 +18,7 @@ from models.fast.engine import prepare
 from models.flops import PCSRFlops
 from models.pcsr import PCSR, Encoded, refine
 from models.tile import Part, whole
-from utils.allocator import give_back
+from utils.device import give_back
 from utils.errors import InputError
 from utils.patches import Tiling
 from utils.resize import scaled_size
