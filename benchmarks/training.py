@@ -23,9 +23,7 @@ from tqdm import tqdm
 from benchmarks.published import run_mlp
 from models.build import build_original, build_pcsr
 from models.pcsr import PCSR, bilinear
-from train import OriginalTask
-from train_pcsr import Phase0, Phase1
-from training.engine import Task
+from training.tasks import OriginalTask, Phase0, Phase1, Task
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option, pick_device, synchronize
 from utils.dist import Ranks

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Silent unless `active`; counts iterations from `start`."""
+    """Counts iterations from `start` to `total`; silent unless `active`, which rank 0 is."""
 
     def __init__(self, name: str, start: int, total: int, active: bool) -> None:
         terminal = active and sys.stderr.isatty()
@@ -25,9 +25,11 @@ class Progress:
         self.bar.close()
 
     def advance(self) -> None:
+        """After each iteration."""
         self.bar.update()
 
     def losses(self, iteration: int, losses: Mapping[str, float]) -> None:
+        """Show the loss, and in lines the iterations per second since the last line."""
         self.bar.set_postfix(loss=f"{losses['train/loss']:.4f}")
         if self.lines:
             (before, then), now = self.last, time.perf_counter()
@@ -36,9 +38,9 @@ class Progress:
             self.last = (iteration, now)
 
     def validation(self, iteration: int, means: Mapping[str, float]) -> None:
+        """Show a validation, whose time does not count as training."""
         if self.active:
-            self.bar.write(
-                f"iteration {iteration}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-            )
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+            self.bar.write(f"iteration {iteration}: {shown}")
             sys.stdout.flush()
         self.last = (iteration, time.perf_counter())

@@ -11,8 +11,12 @@ from utils.dist import Ranks, from_main
 
 
 def progress_made(spec: TrainSpec, iteration: int, seconds: float) -> float:
-    """The share of the training that lies behind, 0 .. 1, before an iteration (counted from 1): of iter_max, or of the
-    time limit where that comes first."""
+    """The share of the training that lies behind, 0 .. 1, before an iteration (counted from 1).
+
+    It is a share of the iterations after the warm-up, or of the time limit where that comes first; 1 means the end.
+    """
+    if iteration > spec.iter_max:
+        return 1.0
     done = (iteration - 1 - spec.warmup) / max(1, spec.iter_max - spec.warmup)
     spent = seconds / (60 * spec.time_limit) if spec.time_limit else 0.0
     return min(1.0, max(0.0, done, spent))
@@ -37,10 +41,9 @@ def set_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
 
 
 class Pace:
-    """How far a training is, by its iterations and by the time that it has taken."""
+    """How far a training is, by its iterations and by its time; `spent` are the seconds before it was resumed."""
 
     def __init__(self, spec: TrainSpec, ranks: Ranks, spent: float) -> None:
-        """`spent`: the seconds of training that a resumed run had before."""
         self.spec, self.ranks = spec, ranks
         self.began = time.monotonic() - spent
 

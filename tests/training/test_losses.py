@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import training.losses
+import training.queries
 from models.build import build_pcsr
 from models.fast.fold import folded
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR
-from train_pcsr import Phase0, Phase1
-from training.engine import Task
-from training.losses import FLOOR, queries
+from training.losses import FLOOR
+from training.queries import queries
+from training.tasks import Phase0, Phase1, Task
 from utils.config import PCSRSpec
 from utils.dist import Ranks
 
@@ -75,7 +75,7 @@ def assert_same(
 def test_phase0_gradients_are_exact(
     backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.losses, "PIECE_PIXELS", 300)  # several pieces per image, the last one shorter
+    monkeypatch.setattr(training.queries, "GROUP_PIXELS", 300)  # several groups per image, the last one shorter
     task = Phase0(build_pcsr(spec(backbone, 1)), loss=loss).train()
     for lr in (torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8).contiguous(memory_format=torch.channels_last)):
         assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
@@ -95,7 +95,7 @@ def test_phase1_gradients_are_exact(
     loss: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training.losses, "PIECE_PIXELS", 300)
+    monkeypatch.setattr(training.queries, "GROUP_PIXELS", 300)
     model = build_pcsr(spec(backbone, upsamplers, hidden_classifier))
     for towards_heavy in (-1.0, 1.0):  # on both sides of the average loss's kink
         assert model.classifier is not None
@@ -106,12 +106,12 @@ def test_phase1_gradients_are_exact(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_one_piece_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices other than CPUs take the whole batch as one piece."""
+def test_one_group_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices other than CPUs take the whole batch as one group."""
     task = Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE, loss=loss).train()
     lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
     _, several = gradients(task, lambda: task(lr, hr)["loss"])
-    monkeypatch.setattr(training.losses, "CACHED", ())
+    monkeypatch.setattr(training.queries, "CACHED", ())
     _, one = gradients(task, lambda: task(lr, hr)["loss"])
     for name, gradient in several.items():
         torch.testing.assert_close(gradient, one[name], rtol=1e-4, atol=1e-5)
@@ -168,10 +168,3 @@ def test_the_processes_agree_on_the_average_losss_sign() -> None:
         if "classifier" in name:
             torch.testing.assert_close(ours[name], -theirs[name], rtol=1e-4, atol=1e-7)
     assert alone(lr, hr)["average"] == pytest.approx(1 - 2 * alone(lr, hr)["heavy_share"].item())
-
-
-def test_phase1_follows_loaded_weights() -> None:
-    task, other = (Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE).train() for _ in range(2))
-    task.model.load_state_dict(other.model.state_dict())
-    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-    assert task.train()(lr, hr)["loss"] == other(lr, hr)["loss"]

@@ -10,9 +10,9 @@ import torch
 from models.build import build_pcsr
 from models.checkpoint import load_model
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
-from train_pcsr import Phase0, Phase1
 from training.muon import RMS, Muon
 from training.schedule import learning_rate, progress_made
+from training.tasks import Phase0, Phase1
 from utils.config import load_config
 from utils.dist import Ranks
 
@@ -238,7 +238,7 @@ def test_frozen_batchnorm_keeps_its_statistics(cli: Cli, folders: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.losses.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
+    monkeypatch.setattr("training.queries.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
     assert "img_0.png" in outcome.err and "img_2.png" in outcome.err  # the batch of 4 shows all 3 images

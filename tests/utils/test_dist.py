@@ -20,9 +20,9 @@ from models.build import build_original
 from models.checkpoint import load_model
 from models.flops import network_flops
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
-from training.engine import train
+from training.engine import synchronize_batchnorm, train
 from utils.config import OriginalSpec
-from utils.dist import Ranks, check_restarts, gather, synchronize_batchnorm
+from utils.dist import Ranks, check_restarts, gather
 from utils.errors import InputError
 from utils.launch import main as launch
 
@@ -224,7 +224,7 @@ def test_synchronised_batchnorm_keeps_names_and_flops() -> None:
     with pytest.raises(InputError, match=r"train\.sync_bn.*CUDA"):
         synchronize_batchnorm(TWO, model)
     with pytest.raises(InputError, match=r"train\.sync_bn"):
-        train(config_for(spec, sync_bn=True), nn.Module(), list, Path("never"), TWO, False)  # type: ignore[arg-type]
+        train(config_for(spec, sync_bn=True), nn.Module(), list, Path("never"), TWO, None)  # type: ignore[arg-type]
     synchronize_batchnorm(Ranks(0, 1, torch.device("cpu")), model)
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
     synchronize_batchnorm(Ranks(0, 2, torch.device("cuda", 0)), model)  # converting needs no GPU, running does

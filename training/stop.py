@@ -1,4 +1,4 @@
-"""Stopping a long job on request: SIGTERM and SIGINT (Ctrl-C) let it finish what it is at and save."""
+"""Stopping a training on request: SIGTERM and SIGINT (Ctrl-C) let it finish its iteration and save."""
 
 import signal
 from types import FrameType
@@ -7,9 +7,9 @@ from utils.errors import StoppedError
 
 
 class StopRequest:
-    """While entered, a signal only sets `signal`; a second Ctrl-C acts as it does without us.
+    """While entered, a signal only sets `signal`; a second Ctrl-C then has its usual effect.
 
-    A second SIGTERM does not: whoever ends a whole job sends it to torchrun too, which sends it on to its processes.
+    A second SIGTERM has not: whoever ends a whole job sends it to torchrun too, which sends it on to its processes.
     """
 
     def __init__(self) -> None:
