@@ -44,27 +44,27 @@ def original_config(args: argparse.Namespace) -> Config:
     config = read_config(args)
     if not isinstance(config.model, OriginalSpec):
         raise InputError(f"{args.config}: describes a PCSR model; use train_pcsr.py")
-    scale = config.model.scale
-    if isinstance(config.data.scale, tuple):
+    scale, of_data = config.model.scale, config.data.scale
+    if isinstance(of_data, tuple):
         raise InputError(f"{args.config}: data.scale is a range, but an original model has one scale; set {scale}")
-    if scale != config.data.scale:
-        raise InputError(f"{args.config}: model.scale is {scale} but data.scale is {config.data.scale}")
+    if scale != of_data:
+        raise InputError(f"{args.config}: model.scale is {scale} but data.scale is {of_data}")
     return config
 
 
 def pcsr_config(args: argparse.Namespace) -> Config:
     """The config of phase 0 or phase 1. Raises InputError if it describes neither."""
     config = read_config(args)
-    if not isinstance(config.model, PCSRSpec) or config.train.phase is None:
-        raise InputError(
-            f"{args.config}: needs a model of kind pcsr and train.phase 0 or 1; use train.py for originals"
-        )
+    phase = config.train.phase
+    if not isinstance(config.model, PCSRSpec) or phase is None:
+        needed = "needs a model of kind pcsr and train.phase 0 or 1; use train.py for originals"
+        raise InputError(f"{args.config}: {needed}")
     several = len(config.model.upsamplers) > 1
-    if config.train.phase == 0 and several:
+    if phase == 0 and several:
         raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
-    if config.train.phase == 1 and not several:
+    if phase == 1 and not several:
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
-    if config.train.phase == 1 and config.train.init is None:
+    if phase == 1 and config.train.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
     return config
 

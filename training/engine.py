@@ -1,6 +1,7 @@
 """The training loop that train.py and train_pcsr.py share: `train`, and below it the steps it calls, in order."""
 
 import random
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,14 +19,13 @@ from models.checkpoint import save_weights
 from training.ema import Average
 from training.log import Log
 from training.muon import Muon
-from training.progress import Progress
 from training.runs import State, write_state
-from training.schedule import Pace, learning_rate, set_rate
-from training.stop import StopRequest
+from training.schedule import learning_rate, progress_made
+from training.stop import noted_signals, stopped
 from training.tasks import Task
 from training.validation import Validate
 from utils.config import Config, DataSpec, TrainSpec
-from utils.dist import Ranks, first_on_node, gather
+from utils.dist import Ranks, first_on_node, from_main, gather
 from utils.errors import InputError
 from utils.resize import downscale
 
@@ -50,51 +50,47 @@ def train(
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
     announce(config, folder, start, ranks)
-    log, pace = Log(folder, ranks.main, start), Pace(spec, ranks, spent)
     unread: list[Tensor] = []  # losses that the host has not looked at yet
-    iteration, done = start, pace.progress(start + 1)
-    with StopRequest() as stop, Progress(folder.name, start, spec.iter_max, ranks.main) as shown:
+    began = time.monotonic() - spent
+    iteration, done = start, progress(spec, ranks, start + 1, began)
+    with noted_signals() as signals, Log(folder, start, spec.iter_max, ranks.main) as log:
         while done < 1:
             iteration += 1
             rate = learning_rate(spec, iteration, done)  # schedule
-            set_rate(optimizers, rate)
 
-            seed_iteration(spec.seed, iteration, ranks.rank)
+            torch.manual_seed(random.Random(f"{spec.seed} {iteration} {ranks.rank}").getrandbits(63))
             losses = gradients(module, *patches(crops, iteration, config.data), spec)  # step
-            take_step(optimizers, average, iteration)
+            take_step(optimizers, rate, average, iteration)
             unread.append(losses["loss"])
-            shown.advance()
+            log.advance()
 
-            done = pace.progress(iteration + 1)  # under a time limit this waits for rank 0, not for the device
+            done = progress(spec, ranks, iteration + 1, began)  # under a time limit this waits for rank 0
             last = done >= 1
-            stopping = not last and ranks.any(stop.signal is not None)  # waits for the other processes' hosts
+            stopping = not last and ranks.any(bool(signals))  # waits for the other processes, not for the device
             saving = last or stopping or iteration % spec.save_every == 0
             logging = last or iteration % spec.log_every == 0
             if saving or logging or ranks.device.type == "cpu":  # log; reading losses waits for the device
                 check_finite(unread, iteration, crops, ranks)
             if logging:
-                scalars = {f"train/{name}": ranks.mean(value).item() for name, value in losses.items()}
-                log.write(iteration, {**scalars, "train/learning_rate": rate})
-                shown.losses(iteration, scalars)
+                log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
 
             if last or iteration % spec.val_every == 0:  # validate; waits for the device with each image
-                means = validate(shipped)
-                log.write_validation(iteration, means)
-                shown.validation(iteration, means)
+                log.validation(iteration, validate(shipped))
 
             if saving and ranks.main:  # save, which waits for the device; the state last, as it tells that all is saved
                 save_weights(folder, shipped, config)
-                write_state(folder, iteration, config, state.dump(pace.seconds), spec.keep_checkpoints)
+                write_state(folder, iteration, config, state.dump(time.monotonic() - began), spec.keep_checkpoints)
             if stopping:
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
-                raise stop.stopped(f"iteration {iteration} is saved in {folder}; go on with --resume")
-    log.close()
+                raise stopped(signals, f"iteration {iteration} is saved in {folder}; go on with --resume")
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
     """Give the task its BatchNorm, its device, its modes and, a third faster on CPUs, its layout."""
-    if spec.sync_bn:
-        synchronize_batchnorm(ranks, task)
+    if spec.sync_bn and ranks.world > 1:
+        if ranks.device.type != "cuda":
+            raise InputError("train.sync_bn: torch's SyncBatchNorm runs between CUDA devices only; set it to false")
+        nn.SyncBatchNorm.convert_sync_batchnorm(task)  # over the whole batch; names in the state_dict stay
     task.to(ranks.device)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task.train()
@@ -102,18 +98,6 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
         for module in task.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-
-
-def synchronize_batchnorm(ranks: Ranks, module: nn.Module) -> None:
-    """Let every BatchNorm in `module` normalise with the whole batch instead of its process's share of it.
-
-    The names in the state_dict stay, and a job of one process has nothing to do. Raises InputError on CPU processes.
-    """
-    if ranks.world == 1:
-        return
-    if ranks.device.type != "cuda":
-        raise InputError("train.sync_bn: torch's SyncBatchNorm runs between CUDA devices only; set it to false")
-    nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
 def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
@@ -129,8 +113,7 @@ def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
 
 def open_crops(config: Config, ranks: Ranks) -> Crops:
     """The training data. Raises InputError if it cannot be used, or its batches not be divided as configured."""
-    with first_on_node(ranks):  # it builds the cache, the others find it
-        cache = open_cache(config.data.train, config.data.cache_dir)
+    cache = first_on_node(ranks, lambda: open_cache(config.data.train, config.data.cache_dir))  # the first builds it
     crops = Crops(cache, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
     share, passes = config.data.batch_size // ranks.world, config.train.accumulation
     if share % passes:
@@ -146,17 +129,15 @@ def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
 
 def announce(config: Config, folder: Path, start: int, ranks: Ranks) -> None:
     last = config.train.iter_max
-    if not ranks.main:
-        return
-    if start == last:
-        print(f"{folder}: all {last} iterations are done")
-    else:
-        print(f"training {config.model.backbone} into {folder}, iterations {start + 1} to {last}", flush=True)
+    begins = f"training {config.model.backbone} into {folder}, iterations {start + 1} to {last}"
+    if ranks.main:
+        print(f"{folder}: all {last} iterations are done" if start == last else begins, flush=True)
 
 
-def seed_iteration(seed: int, iteration: int, rank: int) -> None:
-    """Set torch's generators to what this iteration has in any run of this seed."""
-    torch.manual_seed(random.Random(f"{seed} {iteration} {rank}").getrandbits(63))
+def progress(spec: TrainSpec, ranks: Ranks, iteration: int, began: float) -> float:
+    """How far the training is before an iteration, 0 .. 1; under a time limit all processes go by rank 0's clock."""
+    seconds = from_main(ranks, lambda: time.monotonic() - began) if spec.time_limit else 0.0
+    return progress_made(spec, iteration, seconds)
 
 
 def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tensor]:
@@ -182,9 +163,11 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
     return means
 
 
-def take_step(optimizers: Sequence[Optimizer], average: Average | None, iteration: int) -> None:
-    """Use up the gradients."""
+def take_step(optimizers: Sequence[Optimizer], rate: float, average: Average | None, iteration: int) -> None:
+    """Use up the gradients, at the same learning rate for all parameters."""
     for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
     if average:

@@ -1,10 +1,13 @@
-"""The logs of a run on disk: metrics.jsonl and TensorBoard, and metrics.csv with the validations."""
+"""What a run reports: metrics.jsonl, metrics.csv and TensorBoard on disk, a bar in a terminal, lines elsewhere."""
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from training.runs import mark_job
 from utils.errors import InputError
@@ -12,24 +15,60 @@ from utils.files import write_atomic
 
 
 class Log:
-    """Writes scalars, on rank 0 (`active`) alone; `start` is the iteration of the state that a run goes on from.
+    """The reports on the iterations after `start` up to `total`; silent unless `active`, as rank 0 is.
 
     Nothing is made on disk before the first scalar, so that a run that cannot start leaves no trace.
     """
 
-    def __init__(self, folder: Path, active: bool, start: int) -> None:
-        self.folder = folder
-        self.active = active
-        self.start = start
+    def __init__(self, folder: Path, start: int, total: int, active: bool) -> None:
+        self.folder, self.start, self.total, self.active = folder, start, total, active
         self.lines = folder / "metrics.jsonl"
         self.board: SummaryWriter | None = None
+        self.terminal = active and sys.stderr.isatty()
+        self.bar = tqdm(initial=start, total=total, desc=folder.name, unit="it", disable=not self.terminal)
+        self.last = (start, time.perf_counter())  # what the speed is counted from
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+    def advance(self) -> None:
+        """To be called after each iteration."""
+        self.bar.update()
+
+    def losses(self, iteration: int, losses: dict[str, float], rate: float) -> None:
+        """Losses, of which `loss` is shown, and the learning rate."""
+        scalars = {f"train/{name}": value for name, value in losses.items()}
+        self.write(iteration, {**scalars, "train/learning_rate": rate})
+        self.bar.set_postfix(loss=f"{losses['loss']:.4f}")
+        if self.active and not self.terminal:
+            (before, then), now = self.last, time.perf_counter()
+            speed = (iteration - before) / (now - then)
+            print(f"iteration {iteration}/{self.total}: loss {losses['loss']:.4f}, {speed:.2f} it/s", flush=True)
+            self.last = (iteration, now)
+
+    def validation(self, iteration: int, means: dict[str, float]) -> None:
+        """The means of a validation; metrics.csv has those of all validations so far."""
+        self.write(iteration, means)
+        if self.active:
+            records = pd.read_json(self.lines, lines=True)
+            columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
+            table = records[columns].dropna(thresh=2)
+            write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
+            self.bar.write(f"iteration {iteration}: " + ", ".join(f"{name} {means[name]:.4f}" for name in means))
+            sys.stdout.flush()
+        self.last = (iteration, time.perf_counter())  # the time of a validation is no training
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Append to the logs. Raises InputError if they cannot be written."""
+        """Append to the logs on disk. Raises InputError if they cannot be written."""
         if not self.active:
             return
         try:
-            board = self.board or self.open()
+            board = self.board or self.open_board()
             with self.lines.open("a") as file:
                 file.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
             for name, value in scalars.items():
@@ -37,8 +76,8 @@ class Log:
         except OSError as error:
             raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
 
-    def open(self) -> SummaryWriter:
-        """Make the folder, or drop from its logs what came after the state, which this run repeats."""
+    def open_board(self) -> SummaryWriter:
+        """Make the folder; drop from its logs what came after iteration `start`, because this run repeats it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         mark_job(self.folder)
         if self.lines.exists():
@@ -47,17 +86,3 @@ class Log:
             write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
         return self.board
-
-    def write_validation(self, iteration: int, means: dict[str, float]) -> None:
-        """Append to the logs, and write metrics.csv anew with every validation so far."""
-        self.write(iteration, means)
-        if not self.active:
-            return
-        records = pd.read_json(self.lines, lines=True)
-        columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
-        table = records[columns].dropna(thresh=2)
-        write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
-
-    def close(self) -> None:
-        if self.board is not None:
-            self.board.close()

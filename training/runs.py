@@ -83,8 +83,7 @@ class State:
         """Everything, and the seconds of training until now."""
         average = self.average.state_dict() if self.average else None
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        model = self.model.state_dict()
-        return {"seconds": seconds, "model": model, "average": average, "optimizers": optimizers}
+        return {"seconds": seconds, "model": self.model.state_dict(), "average": average, "optimizers": optimizers}
 
     def load(self, begun: dict[str, Any]) -> tuple[int, float]:
         """Take up what `read_state` returned; returns its iteration and the seconds of training until then."""

@@ -25,39 +25,28 @@ class Task(nn.Module, Generic[Model]):
     lr (b,3,h,w) and hr (b,3,H,W) are in [0,1]. A task is made from the weights that its training begins with.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, spec: TrainSpec) -> None:
         super().__init__()
         self.model: Model = model
-
-    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
+        self.spec = spec
 
 
 class OriginalTask(Task[Backbone]):
     """The loss between SR and HR, L1 in the paper."""
 
-    def __init__(self, model: Backbone, loss: str = "l1") -> None:
-        super().__init__(model)
-        self.loss = loss
-
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        return {"loss": deviation(self.model(lr) - hr, self.loss).mean()}
+        return {"loss": deviation(self.model(lr) - hr, self.spec.loss).mean()}
 
 
 class Phase0(Task[PCSR]):
     """Encoder and heavy upsampler: the loss (paper: L1) of all HR pixels, or of `pixels_per_patch` random ones."""
 
-    def __init__(self, model: PCSR, pixels_per_patch: int | None = None, loss: str = "l1") -> None:
-        super().__init__(model)
-        self.pixels_per_patch = pixels_per_patch
-        self.loss = loss
-
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         (heavy,) = self.model.mlps()
-        groups = queries(lr, hr, self.pixels_per_patch).groups(self.loss)
+        groups = queries(lr, hr, self.spec.pixels_per_patch).groups(self.spec.loss)
 
         def reconstruction(tables: Sequence[Tensor], group: Group) -> Tensor:
-            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, self.loss)
+            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, self.spec.loss)
 
         tables = self.model.encode(lr).tables
         return {"loss": summed(reconstruction, tables, list(heavy.parameters()), groups)}
@@ -69,21 +58,9 @@ class Phase1(Task[PCSR]):
     loss_l1_w * L1(sum_j prob_j * sr_j, hr) + loss_avg_w * |sum prob_heavy - N/2| / (N/2), with N queried pixels.
     """
 
-    def __init__(
-        self,
-        model: PCSR,
-        loss_l1_w: float,
-        loss_avg_w: float,
-        ranks: Ranks,
-        pixels_per_patch: int | None = None,
-        loss: str = "l1",
-    ) -> None:
-        super().__init__(model)
-        self.loss_l1_w = loss_l1_w
-        self.loss_avg_w = loss_avg_w
+    def __init__(self, model: PCSR, spec: TrainSpec, ranks: Ranks) -> None:
+        super().__init__(model, spec)
         self.ranks = ranks
-        self.pixels_per_patch = pixels_per_patch
-        self.loss = loss
         self.encoder = folded(model.encoder)  # computes the same, faster
         self.frozen = [model.encoder, model.upsamplers[-1], self.encoder]
         for module in self.frozen:
@@ -100,8 +77,8 @@ class Phase1(Task[PCSR]):
         with torch.no_grad():
             feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
         tables = [mlp.project(feat) for mlp in mlps]
-        chosen = queries(lr, hr, self.pixels_per_patch)
-        groups, pixels = chosen.groups(self.loss), chosen.nearest.numel()
+        spec, chosen = self.spec, queries(lr, hr, self.spec.pixels_per_patch)
+        groups, pixels = chosen.groups(spec.loss), chosen.nearest.numel()
 
         def probabilities(tables: Sequence[Tensor], group: Group) -> Tensor:
             """(M,n); transposed, as a softmax along a dimension of two is several times slower on a CPU."""
@@ -123,39 +100,35 @@ class Phase1(Task[PCSR]):
             mixed = prob[-1, :, None] * heavy_sr
             for j, mlp in enumerate(light):
                 mixed = mixed + prob[j, :, None] * mlp.at(tables[j], group.nearest, group.coords)
-            reconstruction = group_loss(mixed, group, self.loss)
-            return self.loss_l1_w * reconstruction + self.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
+            reconstruction = group_loss(mixed, group, spec.loss)
+            return spec.loss_l1_w * reconstruction + spec.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
 
         learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
-        loss = summed(weighted, tables, learnt, groups) - self.loss_avg_w * sign
+        loss = summed(weighted, tables, learnt, groups) - spec.loss_avg_w * sign
         average = (2 * heavy_share - 1).abs()
-        reconstruction = (loss.detach() - self.loss_avg_w * average) / self.loss_l1_w
-        return {"loss": loss, self.loss: reconstruction, "average": average, "heavy_share": heavy_share}
+        reconstruction = (loss.detach() - spec.loss_avg_w * average) / spec.loss_l1_w
+        return {"loss": loss, spec.loss: reconstruction, "average": average, "heavy_share": heavy_share}
 
 
 def build_task(spec: TrainSpec, model: Backbone | PCSR, ranks: Ranks) -> Task[Any]:
     """The task of an original model, or of the config's phase."""
     if isinstance(model, Backbone):
-        return OriginalTask(model, spec.loss)
-    if spec.phase == 0:
-        return Phase0(model, spec.pixels_per_patch, spec.loss)
-    return Phase1(model, spec.loss_l1_w, spec.loss_avg_w, ranks, spec.pixels_per_patch, spec.loss)
+        return OriginalTask(model, spec)
+    return Phase0(model, spec) if spec.phase == 0 else Phase1(model, spec, ranks)
 
 
 def start_from(model: Backbone | PCSR, path: str) -> None:
     """Take the weights of another training; a PCSR model takes the encoder and the heavy upsampler alone.
 
-    Raises InputError if the file has not the same ones.
+    Raises InputError if they do not fit.
     """
     trained, _ = load_model(path)
-    if isinstance(model, PCSR) and not isinstance(trained, PCSR):
-        raise InputError(f"train.init: {path} is an original model, not a PCSR phase 0")
+    taken: list[tuple[nn.Module, nn.Module]] = [(model, trained)]
+    if isinstance(model, PCSR) and isinstance(trained, PCSR):
+        taken = [(model.encoder, trained.encoder), (model.upsamplers[-1], trained.upsamplers[-1])]
     try:
-        if isinstance(model, PCSR) and isinstance(trained, PCSR):
-            model.encoder.load_state_dict(trained.encoder.state_dict())
-            model.upsamplers[-1].load_state_dict(trained.upsamplers[-1].state_dict())
-        else:
-            model.load_state_dict(trained.state_dict())
+        for module, source in taken:
+            module.load_state_dict(source.state_dict())
     except RuntimeError:
-        what = "encoder or heavy upsampler" if isinstance(model, PCSR) else "model"
-        raise InputError(f"train.init: {path} has another {what} than this config") from None
+        reason = "is another model than this config's, or has another encoder or heavy upsampler"
+        raise InputError(f"train.init: {path} {reason}") from None

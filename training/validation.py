@@ -1,12 +1,12 @@
 """Validation during training: the evaluation of whole images, shared out between the processes."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import distributed
 
 from datasets.folder import PairedFolder
-from evaluation.evaluate import Protocol, Row, evaluate, gather_rows
+from evaluation.evaluate import Protocol, evaluate, gather_rows
 from inference.restore import Setting, original_restorer
 from inference.restore_pcsr import REFINE, pcsr_restorer
 from models.blocks import Backbone
@@ -15,6 +15,7 @@ from utils.config import DataSpec
 from utils.dist import Ranks
 
 Validate = Callable[[Backbone | PCSR], dict[str, float]]  # a model -> the means that are logged
+LOGGED = {"val/psnr": "psnr", "val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # of a Row
 
 
 def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
@@ -29,26 +30,14 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
 
     def validate(model: Backbone | PCSR) -> dict[str, float]:
         model = copy.deepcopy(model)
-        if ranks.world > 1:  # each process has running statistics of BatchNorm from its own crops; rank 0 saves its own
+        if ranks.world > 1:  # each process has its own running statistics of BatchNorm; those of rank 0 are saved
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)
         if isinstance(model, Backbone):
             restore = original_restorer(model, ranks.device)
         else:
             restore = pcsr_restorer(model, [Setting("k")], REFINE, ranks.device)
-        return means(gather_rows(ranks, evaluate(pairs, restore, protocol)))
+        rows = gather_rows(ranks, evaluate(pairs, restore, protocol))
+        return {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
 
     return validate
-
-
-def means(rows: Sequence[Row]) -> dict[str, float]:
-    """Over the images: PSNR in dB, and the shares of pixels and of FLOPs that a PCSR model spends, 0 .. 1."""
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
-    return {
-        "val/psnr": mean([row.psnr for row in rows]),
-        "val/heavy_share": mean([row.heavy_share for row in rows]),
-        "val/flops_share": mean([row.flops_paper_share for row in rows]),
-    }

@@ -5,8 +5,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -46,11 +45,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; it is exchanged on the CPU, so that no device is waited for."""
-        if self.world == 1:
-            return flag
-        flags = torch.tensor(float(flag))
-        distributed.all_reduce(flags)
-        return flags.item() > 0
+        return flag if self.world == 1 else self.mean(torch.tensor(float(flag))).item() > 0
 
 
 def start_ranks(device_name: str) -> Ranks:
@@ -59,7 +54,12 @@ def start_ranks(device_name: str) -> Ranks:
     Raises InputError for a device that this machine lacks, and for a job that torchrun could not restart as asked.
     """
     device, world = pick_device(device_name), int(os.environ.get("WORLD_SIZE", "1"))
-    check_restarts()
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        if job_id() is None:
+            raise InputError("--max_restarts: a restarted job finds its run by --rdzv_id; give it one of its own")
+        # pytorch issue 135712: restarted processes find the addresses of those before them in torchrun's own store
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            raise InputError("--max_restarts: torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
     if world == 1:
         return Ranks(0, 1, device)
     if device.type == "cuda":
@@ -82,17 +82,6 @@ def job_id() -> str | None:
     return None if name == "none" else name
 
 
-def check_restarts() -> None:
-    """Raises InputError for a plain `torchrun --max_restarts` that lacks what dist.sh gives it."""
-    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) == 0:
-        return
-    if job_id() is None:
-        raise InputError("--max_restarts: a restarted job finds its run by --rdzv_id; give it one of its own")
-    # pytorch issue 135712: restarted processes find the addresses of those before them in torchrun's own store
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        raise InputError("--max_restarts: torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
-
-
 def gather(ranks: Ranks, value: T) -> list[T]:
     """Every process's value, in the order of the ranks; no process goes on before all have come here."""
     if ranks.world == 1:
@@ -107,15 +96,11 @@ def from_main(ranks: Ranks, make: Callable[[], T]) -> T:
     return gather(ranks, make() if ranks.main else None)[0]  # type: ignore[return-value]  # rank 0 has made it
 
 
-@contextmanager
-def first_on_node(ranks: Ranks) -> Iterator[None]:
-    """One process of each machine runs the block before the others do. If it fails, torchrun ends the others."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if ranks.world > 1 and not first:
-        distributed.barrier()
-    yield
-    if ranks.world > 1 and first:
-        distributed.barrier()
+def first_on_node(ranks: Ranks, make: Callable[[], T]) -> T:
+    """What `make` returns; one process of each machine calls it before the others do, which find what it has made."""
+    made = make() if os.environ.get("LOCAL_RANK", "0") == "0" else None
+    gather(ranks, None)
+    return make() if made is None else made
 
 
 def run_rank(main: Callable[[], None]) -> None:

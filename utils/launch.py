@@ -14,7 +14,7 @@ from utils.dist import LAUNCHER
 from utils.errors import InputError, Parser, print_error, run
 
 
-def launch_parser() -> Parser:
+def main() -> None:
     parser = Parser(
         prog="./dist.sh",
         usage="./dist.sh SCRIPT OPTIONS... (--gpu 0,1 | --cpu N) [--max_restarts N]",
@@ -28,32 +28,24 @@ def launch_parser() -> Parser:
     where.add_argument("--cpu", type=int, metavar="N", help="the number of processes on the CPU")
     restarts = "how often to start again after a crash (default: 0)"
     parser.add_argument("--max_restarts", type=int, default=0, metavar="N", help=restarts)
-    return parser
-
-
-def choose_gpus(ids: str) -> int:
-    """Let this process and its children see these GPUs alone. Raises InputError unless all of them can be used."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ids
-    asked, found = len(ids.split(",")), torch.cuda.device_count()
-    if found != asked:
-        raise InputError(f"--gpu {ids}: {found} of these {asked} can be used here; nvidia-smi lists the GPUs")
-    return asked
-
-
-def main() -> None:
-    args, options = launch_parser().parse_known_args()
+    args, options = parser.parse_known_args()
     if not Path(args.script).is_file():
         raise InputError(f"{args.script}: no such script")
     if args.max_restarts < 0:
         raise InputError(f"--max_restarts {args.max_restarts}: must be 0 or more")
-    if args.cpu is not None and args.cpu < 1:
-        raise InputError(f"--cpu {args.cpu}: must be 1 or more")
-    processes, device = (args.cpu, "cpu") if args.gpu is None else (choose_gpus(args.gpu), "cuda")
+    device, processes = "cpu", args.cpu
+    if args.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu  # for the processes too: they see these alone
+        device, processes = "cuda", len(args.gpu.split(","))
+        if (found := torch.cuda.device_count()) != processes:
+            raise InputError(f"--gpu {args.gpu}: {found} of {processes} can be used here; nvidia-smi lists the GPUs")
+    elif processes < 1:
+        raise InputError(f"--cpu {processes}: must be 1 or more")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if "LOGLEVEL" not in os.environ:  # what torchrun and NCCL tell of a failure buries the error itself
         logging.disable()
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", LAUNCHER: str(os.getpid())}  # the first: check_restarts
+    os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", LAUNCHER: str(os.getpid())}  # the first: see start_ranks
     job = ["--standalone", f"--nproc_per_node={processes}", f"--max_restarts={args.max_restarts}"]
     # without SIGINT: Ctrl-C reaches the processes as SIGTERM, which ends one quietly even while it imports
     job += ["--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT,SIGUSR2"]
