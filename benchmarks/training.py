@@ -24,10 +24,8 @@ from benchmarks.published import run_mlp
 from models.build import build_original, build_pcsr
 from models.grid import bilinear, grid_over
 from models.pcsr import PCSR
-from train import OriginalTask
-from train_pcsr import Phase0, Phase1
-from training.engine import Task
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from training.tasks import OriginalTask, Phase0, Phase1, Task
+from utils.config import OriginalSpec, PCSRSpec, TrainSpec, load_config
 from utils.device import add_device_option, pick_device, synchronize
 from utils.dist import Ranks
 from utils.errors import Parser, run
@@ -56,8 +54,8 @@ class PublishedTask(Task[PCSR]):
         return {"loss": 1000 * (sr - target).abs().mean() + 3 * (prob[..., -1].sum() - half).abs() / half}
 
 
-def published_phase1(model: PCSR) -> PublishedTask:
-    task = PublishedTask(model)
+def published_phase1(model: PCSR, spec: TrainSpec) -> PublishedTask:
+    task = PublishedTask(model, spec)
     task.train()
     for module in (model.encoder, model.upsamplers[-1]):
         module.requires_grad_(False).eval()
@@ -89,14 +87,18 @@ def jobs(backbone: str, device: torch.device, pixels: int) -> dict[str, dict[str
         spec = load_config(f"configs/{backbone}-{name}.yaml").model
         return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(pcsr_spec(spec))
 
+    def recipe(name: str, pixels_per_patch: int | None = None) -> TrainSpec:
+        spec = load_config(f"configs/{backbone}-{name}.yaml").train
+        return spec.model_copy(update={"pixels_per_patch": pixels_per_patch})
+
     def original() -> OriginalTask:
-        return OriginalTask(fresh("x4"))  # type: ignore[arg-type]
+        return OriginalTask(fresh("x4"), recipe("x4"))  # type: ignore[arg-type]
 
     def phase0(pixels_per_patch: int | None = None) -> Phase0:
-        return Phase0(fresh("pcsr-phase0"), pixels_per_patch)  # type: ignore[arg-type]
+        return Phase0(fresh("pcsr-phase0"), recipe("pcsr-phase0", pixels_per_patch))  # type: ignore[arg-type]
 
     def phase1(pixels_per_patch: int | None = None) -> Phase1:
-        task = Phase1(fresh("pcsr-phase1"), 1000, 3, ranks, pixels_per_patch)  # type: ignore[arg-type]
+        task = Phase1(fresh("pcsr-phase1"), recipe("pcsr-phase1", pixels_per_patch), ranks)  # type: ignore[arg-type]
         return task.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
 
     def ways(published: Task[PCSR] | OriginalTask, ours: Callable[..., Task[PCSR]]) -> dict[str, Step]:
@@ -114,8 +116,8 @@ def jobs(backbone: str, device: torch.device, pixels: int) -> dict[str, dict[str
             "ours": step_of(original(), device, channels_last=True),
             "ours, amp": step_of(original(), device, channels_last=True, amp=True),
         },
-        "phase 0": ways(PublishedTask(fresh("pcsr-phase0")), phase0),  # type: ignore[arg-type]
-        "phase 1": ways(published_phase1(fresh("pcsr-phase1")), phase1),  # type: ignore[arg-type]
+        "phase 0": ways(PublishedTask(fresh("pcsr-phase0"), recipe("pcsr-phase0")), phase0),  # type: ignore[arg-type]
+        "phase 1": ways(published_phase1(fresh("pcsr-phase1"), recipe("pcsr-phase1")), phase1),  # type: ignore[arg-type]
     }
 
 

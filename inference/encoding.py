@@ -20,7 +20,7 @@ from models.flops import PCSRFlops
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from models.tile import Tile, whole
-from utils.allocator import give_back
+from utils.device import give_back
 from utils.errors import InputError
 from utils.patches import Patches
 

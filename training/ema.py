@@ -1,21 +1,22 @@
 """Exponential moving average of a model's weights."""
 
 import copy
-from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-Model = TypeVar("Model", bound=nn.Module)
+from models.blocks import Backbone
+from models.pcsr import PCSR
 
 
-class Average(Generic[Model]):
+class Average:
     """average <- decay * average + (1 - decay) * model after every iteration, BatchNorm's statistics included.
 
-    The decay rises with the iterations, (1 + i) / (10 + i) up to `decay`, so that the untrained beginning is forgotten.
+    The decay, in (0,1), rises with the iterations i, (1 + i) / (10 + i) up to `decay`, so that the untrained beginning
+    is forgotten.
     """
 
-    def __init__(self, model: Model, decay: float) -> None:
+    def __init__(self, model: Backbone | PCSR, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.average, self.source = tensors(self.model), tensors(model)

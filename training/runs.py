@@ -1,8 +1,8 @@
-"""A training run's folder under save/: resumable states, logs, weights. Nothing in it is ever replaced by another run.
+"""A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
 save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
 save/<name>/state/00012000.pth                            resumable training states, the last few
-save/<name>/metrics.jsonl, tensorboard/                   logs
+save/<name>/metrics.jsonl, tensorboard/                   logs, see training/log.py
 save/<name>/job                                           torchrun's name for the job that writes here
 """
 
@@ -16,11 +16,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoint import SAVE
 from utils.config import Config
@@ -37,9 +35,23 @@ CHANGEABLE = {
 }
 
 
-def states(folder: Path) -> list[Path]:
-    """Resumable states in a run's folder, oldest first."""
-    return sorted((folder / STATE).glob("*.pth"))
+def choose_run(name: str, resume: bool) -> tuple[Path, bool]:
+    """A training command's run folder, and whether to go on from the newest state in it.
+
+    A job that torchrun restarts keeps the folder it began with, whether or not it came as far as writing a state.
+    Raises InputError if there is nothing to resume.
+    """
+    numbered = re.compile(re.escape(name) + r"(-\d+)?")
+    runs = [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
+    for folder in runs:
+        if (folder / JOB).is_file() and (folder / JOB).read_text() == job_id():
+            return folder, bool(states(folder))
+    if not resume:
+        return new_run(name), False
+    resumable = [folder for folder in runs if states(folder)]
+    if not resumable:
+        raise InputError(f"--resume: no state under {SAVE / name}/{STATE}; start without --resume")
+    return max(resumable, key=lambda folder: states(folder)[-1].stat().st_mtime), True
 
 
 def new_run(name: str) -> Path:
@@ -48,61 +60,46 @@ def new_run(name: str) -> Path:
     return next(folder for folder in folders if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
 
 
-def runs(name: str) -> list[Path]:
-    """All folders of a name: save/name and save/name-N."""
-    numbered = re.compile(re.escape(name) + r"(-\d+)?")
-    return [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
-
-
-def mark(folder: Path) -> None:
+def mark_job(folder: Path) -> None:
     """Leave the job's name, by which a restart finds the folder."""
     if job := job_id():
         write_atomic(folder / JOB, job.encode())
 
 
-def begun_run(name: str) -> Path | None:
-    """The folder that this job wrote to before torchrun restarted it, if it came that far."""
-    marks = (folder / JOB for folder in runs(name))
-    return next((mark.parent for mark in marks if mark.is_file() and mark.read_text() == job_id()), None)
-
-
-def resumed_run(name: str) -> Path:
-    """The folder of a name, save/name or save/name-N, with the newest state. Raises InputError if there is none."""
-    resumable = [folder for folder in runs(name) if states(folder)]
-    if not resumable:
-        raise InputError(f"--resume: no state under {SAVE / name}/{STATE}; start without --resume")
-    return max(resumable, key=lambda folder: states(folder)[-1].stat().st_mtime)
+def states(folder: Path) -> list[Path]:
+    """Resumable states in a run's folder, oldest first."""
+    return sorted((folder / STATE).glob("*.pth"))
 
 
 @dataclass(frozen=True)
 class State:
-    """The parts of a run that a resumed one takes up again. Generators are none: see training.engine.train."""
+    """What a resumed run takes up again. Random generators are not in it: training.engine seeds each iteration."""
 
     model: nn.Module
     average: nn.Module | None
     optimizers: Sequence[Optimizer]
 
     def dump(self, seconds: float) -> dict[str, Any]:
+        """Everything, and the seconds of training until now."""
         average = self.average.state_dict() if self.average else None
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        model = self.model.state_dict()
-        return {"seconds": seconds, "model": model, "average": average, "optimizers": optimizers}
+        return {"seconds": seconds, "model": self.model.state_dict(), "average": average, "optimizers": optimizers}
 
-    def load(self, state: dict[str, Any]) -> tuple[int, float]:
+    def load(self, begun: dict[str, Any]) -> tuple[int, float]:
         """Take up what `read_state` returned; returns its iteration and the seconds of training until then."""
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(begun["model"])
         if self.average:
-            self.average.load_state_dict(state["average"])
-        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
+            self.average.load_state_dict(begun["average"])
+        for optimizer, content in zip(self.optimizers, begun["optimizers"], strict=True):
             optimizer.load_state_dict(content)
-        return int(state["iteration"]), float(state.get("seconds", 0.0))
+        return int(begun["iteration"]), float(begun.get("seconds", 0.0))
 
 
-def write_state(folder: Path, iteration: int, config: Config, state: dict[str, Any], keep: int) -> None:
-    """Write a resumable state atomically and drop all but the last `keep`."""
-    mark(folder)
+def write_state(folder: Path, iteration: int, config: Config, content: dict[str, Any], keep: int) -> None:
+    """Write a resumable state atomically and delete all but the last `keep`. Raises InputError if the disk is full."""
+    mark_job(folder)
     buffer = io.BytesIO()
-    torch.save({"iteration": iteration, "config": config.model_dump_json(), **state}, buffer)
+    torch.save({"iteration": iteration, "config": config.model_dump_json(), **content}, buffer)
     write_atomic(folder / STATE / f"{iteration:08d}.pth", buffer.getvalue())
     for old in states(folder)[:-keep]:
         old.unlink()
@@ -131,56 +128,5 @@ def read_state(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def flatten(content: dict[str, Any]) -> dict[str, Any]:
+    """Keys of the sections as `section.key`."""
     return {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
-
-
-class Log:
-    """Scalars to metrics.jsonl and TensorBoard; validation results also to metrics.csv. Silent off rank 0.
-
-    Nothing is made on disk before the first scalar, so that a run that cannot start leaves no trace.
-    """
-
-    def __init__(self, folder: Path, active: bool, start: int) -> None:
-        self.folder = folder
-        self.active = active
-        self.start = start
-        self.board: SummaryWriter | None = None
-
-    def forget_after(self, iteration: int) -> None:
-        """A resumed run repeats what came after its state: drop those lines, and one that a crash cut short."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            *whole, _ = path.read_text().split("\n")
-            lines = [line for line in whole if json.loads(line)["iteration"] <= iteration]
-            write_atomic(path, "".join(line + "\n" for line in lines).encode())
-
-    def write(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Append to the logs. Raises InputError if they cannot be written."""
-        if not self.active:
-            return
-        try:
-            if self.board is None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                mark(self.folder)
-                self.forget_after(self.start)
-                self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
-            for name, value in scalars.items():
-                self.board.add_scalar(name, value, iteration)
-        except OSError as error:
-            raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
-
-    def write_validation(self, iteration: int, means: dict[str, float]) -> None:
-        """Append to the logs, and to metrics.csv, which has every validation so far."""
-        self.write(iteration, means)
-        if not self.active:
-            return
-        records = pd.read_json(self.folder / "metrics.jsonl", lines=True)
-        columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
-        table = records[columns].dropna(thresh=2)
-        write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
-
-    def close(self) -> None:
-        if self.board is not None:
-            self.board.close()

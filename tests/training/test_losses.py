@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import training.losses
+import training.queries
 from models.build import build_pcsr
 from models.decide import probabilities
 from models.fast.fold import folded
 from models.grid import bilinear, grid_over
 from models.pcsr import PCSR
-from tests.conftest import TINY_PCSR
-from train_pcsr import Phase0, Phase1
-from training.engine import Task
-from training.losses import FLOOR, queries
-from utils.config import PCSRSpec
+from tests.conftest import TINY_PCSR, config_for
+from training.losses import FLOOR
+from training.queries import queries
+from training.tasks import Phase0, Phase1, Task
+from utils.config import PCSRSpec, TrainSpec
 from utils.dist import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -28,6 +28,10 @@ def spec(backbone: str, upsamplers: int, hidden_classifier: bool = True) -> PCSR
     classifier = None if upsamplers == 1 else (4,) if hidden_classifier else ()
     changes = {"backbone": backbone, "width": 8, "upsamplers": hidden, "classifier": classifier}
     return TINY_PCSR.model_copy(update=changes)
+
+
+def recipe(**settings: object) -> TrainSpec:
+    return config_for(TINY_PCSR, **settings).train
 
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,7 +67,7 @@ def assert_same(
     task: Phase0 | Phase1, plain: Callable[[PCSR, Tensor, Tensor, str], Tensor], lr: Tensor, hr: Tensor
 ) -> None:
     value, ours = gradients(task, lambda: task(lr, hr)["loss"])
-    expected, reference = gradients(task, lambda: plain(task.model, lr, hr, task.loss))
+    expected, reference = gradients(task, lambda: plain(task.model, lr, hr, task.spec.loss))
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
     learnt = {name for name, p in task.named_parameters() if p.requires_grad}
     assert ours.keys() == reference.keys() == learnt
@@ -78,8 +82,8 @@ def assert_same(
 def test_phase0_gradients_are_exact(
     backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.losses, "PIECE_PIXELS", 300)  # several pieces per image, the last one shorter
-    task = Phase0(build_pcsr(spec(backbone, 1)), loss=loss).train()
+    monkeypatch.setattr(training.queries, "GROUP_PIXELS", 300)  # several groups per image, the last one shorter
+    task = Phase0(build_pcsr(spec(backbone, 1)), recipe(loss=loss)).train()
     for lr in (torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8).contiguous(memory_format=torch.channels_last)):
         assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
 
@@ -98,23 +102,23 @@ def test_phase1_gradients_are_exact(
     loss: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training.losses, "PIECE_PIXELS", 300)
+    monkeypatch.setattr(training.queries, "GROUP_PIXELS", 300)
     model = build_pcsr(spec(backbone, upsamplers, hidden_classifier))
     for towards_heavy in (-1.0, 1.0):  # on both sides of the average loss's kink
         assert model.classifier is not None
         with torch.no_grad():
             model.mlps()[-1].linears()[-1].bias[-1] = towards_heavy
-        task = Phase1(model, 1000, 3, ALONE, loss=loss).train()
+        task = Phase1(model, recipe(loss=loss), ALONE).train()
         assert_same(task, plain_phase1, torch.rand(3, 3, 8, 8), torch.rand(3, 3, *size))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_one_piece_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Devices other than CPUs take the whole batch as one piece."""
-    task = Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE, loss=loss).train()
+def test_one_group_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices other than CPUs take the whole batch as one group."""
+    task = Phase1(build_pcsr(spec("carn", 2)), recipe(loss=loss), ALONE).train()
     lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
     _, several = gradients(task, lambda: task(lr, hr)["loss"])
-    monkeypatch.setattr(training.losses, "CACHED", ())
+    monkeypatch.setattr(training.queries, "CACHED", ())
     _, one = gradients(task, lambda: task(lr, hr)["loss"])
     for name, gradient in several.items():
         torch.testing.assert_close(gradient, one[name], rtol=1e-4, atol=1e-5)
@@ -134,11 +138,11 @@ def test_random_pixels_are_a_subset_without_repeats() -> None:
 
 
 def test_a_subset_is_unbiased() -> None:
-    task = Phase0(build_pcsr(spec("srresnet", 1))).train()
+    model = build_pcsr(spec("srresnet", 1))
+    whole, some = Phase0(model, recipe()).train(), Phase0(model, recipe(pixels_per_patch=256)).train()
     lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
-    everything = task(lr, hr)["loss"].item()
-    task.pixels_per_patch = 256
-    assert sum(task(lr, hr)["loss"].item() for _ in range(50)) / 50 == pytest.approx(everything, rel=0.05)
+    everything = whole(lr, hr)["loss"].item()
+    assert sum(some(lr, hr)["loss"].item() for _ in range(50)) / 50 == pytest.approx(everything, rel=0.05)
 
 
 def test_folding_keeps_the_output() -> None:
@@ -164,17 +168,11 @@ def test_the_processes_agree_on_the_average_losss_sign() -> None:
     lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         model.mlps()[-1].linears()[-1].bias[-1] = -1
-    alone, job = Phase1(model, 1e-9, 1, ALONE).train(), Phase1(model, 1e-9, 1, Heavy(0, 2, ALONE.device)).train()
+    average = recipe(loss_l1_w=1e-9, loss_avg_w=1)
+    alone, job = Phase1(model, average, ALONE).train(), Phase1(model, average, Heavy(0, 2, ALONE.device)).train()
     _, ours = gradients(alone, lambda: alone(lr, hr)["loss"])
     _, theirs = gradients(job, lambda: job(lr, hr)["loss"])
     for name in ours:
         if "classifier" in name:
             torch.testing.assert_close(ours[name], -theirs[name], rtol=1e-4, atol=1e-7)
     assert alone(lr, hr)["average"] == pytest.approx(1 - 2 * alone(lr, hr)["heavy_share"].item())
-
-
-def test_phase1_follows_loaded_weights() -> None:
-    task, other = (Phase1(build_pcsr(spec("carn", 2)), 1000, 3, ALONE).train() for _ in range(2))
-    task.model.load_state_dict(other.model.state_dict())
-    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-    assert task.train()(lr, hr)["loss"] == other(lr, hr)["loss"]

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from models.checkpoint import load_model
 from tests.conftest import ROOT, Cli, make_folder
-from training.progress import Progress
+from training.log import Log
 
 JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),
@@ -60,13 +60,13 @@ def at_iteration(number: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], 
     """Do something once, after the step of an iteration."""
     seen = 0
 
-    def advance(self: Progress) -> None:
+    def advance(self: Log) -> None:
         nonlocal seen
         seen += 1
         if seen == number:
             do()
 
-    monkeypatch.setattr(Progress, "advance", advance)
+    monkeypatch.setattr(Log, "advance", advance)
 
 
 def assert_same_run(one: Path, two: Path) -> None:
@@ -99,7 +99,7 @@ def test_signals(job: str, number: signal.Signals, cli: Cli, folders: Path, monk
 @pytest.mark.parametrize(
     "module,name,call,torn",
     [
-        ("training.progress", "Progress.advance", 5, None),  # between checkpoints
+        ("training.log", "Log.advance", 5, None),  # between checkpoints
         # a checkpoint syncs config, weights and state, a validation its table
         ("os", "fsync", 6, ".model.safetensors.*"),  # within the second write of weights
         ("os", "fsync", 7, "state/.*"),  # and of a state

@@ -12,13 +12,14 @@ from models.checkpoint import load_model
 from models.decide import probabilities
 from models.grid import bilinear, grid_over
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
-from train_pcsr import Phase0, Phase1
 from training.muon import RMS, Muon
 from training.schedule import learning_rate, progress_made
+from training.tasks import Phase0, Phase1
 from utils.config import load_config
 from utils.dist import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+RECIPE = config_for(TINY_PCSR).train
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
 
 
@@ -133,7 +134,7 @@ def test_bad_input(script: str, name: str, settings: list[str], message: str, cl
 def test_phase1_loss_is_the_papers() -> None:
     model = build_pcsr(TINY_PCSR)
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-    losses = Phase1(model, 1000, 3, ALONE).train()(lr, hr)
+    losses = Phase1(model, RECIPE, ALONE).train()(lr, hr)
     with torch.no_grad():
         feat, grid = model.eval().encode(lr), grid_over(lr, (32, 32))
         prob = probabilities(model.classify(feat, grid))
@@ -145,12 +146,12 @@ def test_phase1_loss_is_the_papers() -> None:
 
 
 def test_phase1_moves_only_light_and_classifier() -> None:
-    task = Phase1(build_pcsr(TINY_PCSR), 1000, 3, ALONE).train()
-    assert not task.frozen[0].training and task.model.training
+    task = Phase1(build_pcsr(TINY_PCSR), RECIPE, ALONE).train()
+    assert task.model.training and not any(module.training for module in task.frozen)
     task(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32))["loss"].backward()
     moved = {name.split(".")[1] for name, p in task.named_parameters() if p.grad is not None}
     assert moved == {"upsamplers", "classifier"}
-    assert all(p.grad is None for p in task.frozen[1].parameters())
+    assert all(p.grad is None for module in task.frozen for p in module.parameters())
 
 
 def test_schedule() -> None:
@@ -192,7 +193,7 @@ def test_a_run_ends_with_its_time(cli: Cli, folders: Path) -> None:
 def test_phase0_trains_the_heavy_upsampler() -> None:
     model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
     lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
-    task = Phase0(model)
+    task = Phase0(model, RECIPE)
     before = task(lr, hr)["loss"]
     optimizer = torch.optim.Adam(task.parameters(), 1e-2)
     for _ in range(20):
@@ -240,7 +241,7 @@ def test_frozen_batchnorm_keeps_its_statistics(cli: Cli, folders: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.losses.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
+    monkeypatch.setattr("training.queries.F.interpolate", lambda lr, size, **_: torch.full((4, 3, *size), np.nan))
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
     assert "img_0.png" in outcome.err and "img_2.png" in outcome.err  # the batch of 4 shows all 3 images

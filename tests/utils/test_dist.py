@@ -20,9 +20,10 @@ from models.build import build_original
 from models.checkpoint import load_model
 from models.flops import network_flops
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
-from training.engine import train
+from training.engine import settle, train
+from training.tasks import OriginalTask
 from utils.config import OriginalSpec
-from utils.dist import Ranks, check_restarts, gather, synchronize_batchnorm
+from utils.dist import Ranks, gather, start_ranks
 from utils.errors import InputError
 from utils.launch import main as launch
 
@@ -170,12 +171,12 @@ def test_a_restart_that_could_not_work_is_refused(monkeypatch: pytest.MonkeyPatc
     for name, value in {"MAX_RESTARTS": "1", "USE_AGENT_STORE": "True", "RUN_ID": "none"}.items():
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
     with pytest.raises(InputError, match="--rdzv_id"):
-        check_restarts()
+        start_ranks("cpu")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        check_restarts()
+        start_ranks("cpu")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
-    check_restarts()
+    start_ranks("cpu")
 
 
 def test_evaluation_is_shared_out(cli: Cli, folders: Path) -> None:
@@ -217,17 +218,18 @@ def test_shares_make_up_a_folder(folders: Path) -> None:
     assert gather(Ranks(0, 1, torch.device("cpu")), "mine") == ["mine"]
 
 
-def test_synchronised_batchnorm_keeps_names_and_flops() -> None:
+def test_synchronised_batchnorm_keeps_names_and_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = OriginalSpec(kind="original", backbone="carn", width=8, scale=4)
     model = build_original(spec)
     before, flops = model.state_dict(), network_flops(model)
+    synchronised = config_for(spec, sync_bn=True)
     with pytest.raises(InputError, match=r"train\.sync_bn.*CUDA"):
-        synchronize_batchnorm(TWO, model)
-    with pytest.raises(InputError, match=r"train\.sync_bn"):
-        train(config_for(spec, sync_bn=True), nn.Module(), list, Path("never"), TWO, False)  # type: ignore[arg-type]
-    synchronize_batchnorm(Ranks(0, 1, torch.device("cpu")), model)
+        train(synchronised, nn.Module(), list, Path("never"), TWO, None)  # type: ignore[arg-type]
+    task = OriginalTask(model, synchronised.train)
+    settle(task, Ranks(0, 1, torch.device("cpu")), synchronised.train)
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
-    synchronize_batchnorm(Ranks(0, 2, torch.device("cuda", 0)), model)  # converting needs no GPU, running does
+    monkeypatch.setattr(nn.Module, "to", lambda *args, **kwargs: None)  # converting needs no GPU, running does
+    settle(task, Ranks(0, 2, torch.device("cuda", 0)), synchronised.train)
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
     assert all(value is before[key] or torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.state_dict().keys() == before.keys() and network_flops(model) == flops

@@ -1,0 +1,34 @@
+"""Stopping a training on request: SIGTERM and SIGINT (Ctrl-C) let it finish its iteration and save."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from utils.errors import StoppedError
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[signal.Signals]]:
+    """Within it SIGTERM and SIGINT are only added to the list that it gives; a second Ctrl-C has its usual effect.
+
+    A second SIGTERM has not: whoever ends a whole job sends it to torchrun too, which sends it on to its processes.
+    """
+    noted: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(signal.Signals(number))
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopped(noted: list[signal.Signals], remedy: str) -> StoppedError:
+    """What to raise once everything is saved; with nothing noted, another process of the job was told to stop."""
+    name, number = (noted[0].name, noted[0]) if noted else ("another process", signal.SIGTERM)
+    return StoppedError(f"stopped by {name}; {remedy}", number)

@@ -1,0 +1,135 @@
+"""What is trained: an original model, or one of the two phases of PCSR (paper, section on training)."""
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import Backbone
+from models.checkpoint import load_model
+from models.fast.fold import folded
+from models.mlp import rows_of
+from models.pcsr import PCSR
+from training.losses import deviation, group_loss, summed
+from training.queries import Group, queries
+from utils.config import TrainSpec
+from utils.dist import Ranks
+from utils.errors import InputError
+
+Model = TypeVar("Model", Backbone, PCSR)
+
+
+class Task(nn.Module, Generic[Model]):
+    """forward(lr, hr) returns scalar losses, of which `loss` is minimised and the others are logged.
+
+    lr (b,3,h,w) and hr (b,3,H,W) are in [0,1]. A task is made from the weights that its training begins with.
+    """
+
+    def __init__(self, model: Model, spec: TrainSpec) -> None:
+        super().__init__()
+        self.model: Model = model
+        self.spec = spec
+
+
+class OriginalTask(Task[Backbone]):
+    """The loss between SR and HR, L1 in the paper."""
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        return {"loss": deviation(self.model(lr) - hr, self.spec.loss).mean()}
+
+
+class Phase0(Task[PCSR]):
+    """Encoder and heavy upsampler: the loss (paper: L1) of all HR pixels, or of `pixels_per_patch` random ones."""
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        (heavy,) = self.model.mlps()
+        groups = queries(lr, hr, self.spec.pixels_per_patch).groups(self.spec.loss)
+
+        def reconstruction(tables: Sequence[Tensor], group: Group) -> Tensor:
+            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, self.spec.loss)
+
+        tables = [heavy.project(rows_of(self.model.encode(lr)))]
+        return {"loss": summed(reconstruction, tables, list(heavy.parameters()), groups)}
+
+
+class Phase1(Task[PCSR]):
+    """Light upsamplers and classifier; encoder and heavy upsampler are frozen and in eval mode (paper).
+
+    loss_l1_w * L1(sum_j prob_j * sr_j, hr) + loss_avg_w * |sum prob_heavy - N/2| / (N/2), with N queried pixels.
+    """
+
+    def __init__(self, model: PCSR, spec: TrainSpec, ranks: Ranks) -> None:
+        super().__init__(model, spec)
+        self.ranks = ranks
+        self.encoder = folded(model.encoder)  # computes the same, faster
+        self.frozen = [model.encoder, model.upsamplers[-1], self.encoder]
+        for module in self.frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Phase1":
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()  # or BatchNorm would go on collecting statistics
+        return self
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        *light, heavy, classifier = mlps = self.model.mlps()
+        with torch.no_grad():
+            feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
+        tables = [mlp.project(feat) for mlp in mlps]
+        spec, chosen = self.spec, queries(lr, hr, self.spec.pixels_per_patch)
+        groups, pixels = chosen.groups(spec.loss), chosen.nearest.numel()
+
+        def probabilities(tables: Sequence[Tensor], group: Group) -> Tensor:
+            """(M,n); transposed, as a softmax along a dimension of two is several times slower on a CPU."""
+            return classifier.at(tables[-1], group.nearest, group.coords).t().softmax(0)
+
+        def heavy_sum(tables: Sequence[Tensor], group: Group) -> Tensor:
+            return probabilities(tables, group)[-1].sum()
+
+        # |sum prob_heavy - N/2| / (N/2) is one of two linear functions of prob_heavy; which one, the sign decides. With
+        # it known in advance (and agreed on by all processes) the whole loss is a sum over pixels.
+        with torch.no_grad():
+            heavy_share = self.ranks.mean(summed(heavy_sum, tables, [], groups) / pixels)
+        sign = (2 * heavy_share - 1).sign()
+
+        def weighted(tables: Sequence[Tensor], group: Group) -> Tensor:
+            prob = probabilities(tables, group)
+            with torch.no_grad():
+                heavy_sr = heavy.at(tables[-2], group.nearest, group.coords)  # (n,3), as are the others
+            mixed = prob[-1, :, None] * heavy_sr
+            for j, mlp in enumerate(light):
+                mixed = mixed + prob[j, :, None] * mlp.at(tables[j], group.nearest, group.coords)
+            reconstruction = group_loss(mixed, group, spec.loss)
+            return spec.loss_l1_w * reconstruction + spec.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
+
+        learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
+        loss = summed(weighted, tables, learnt, groups) - spec.loss_avg_w * sign
+        average = (2 * heavy_share - 1).abs()
+        reconstruction = (loss.detach() - spec.loss_avg_w * average) / spec.loss_l1_w
+        return {"loss": loss, spec.loss: reconstruction, "average": average, "heavy_share": heavy_share}
+
+
+def build_task(spec: TrainSpec, model: Backbone | PCSR, ranks: Ranks) -> Task[Any]:
+    """The task of an original model, or of the config's phase."""
+    if isinstance(model, Backbone):
+        return OriginalTask(model, spec)
+    return Phase0(model, spec) if spec.phase == 0 else Phase1(model, spec, ranks)
+
+
+def start_from(model: Backbone | PCSR, path: str) -> None:
+    """Take the weights of another training; a PCSR model takes the encoder and the heavy upsampler alone.
+
+    Raises InputError if they do not fit.
+    """
+    trained, _ = load_model(path)
+    taken: list[tuple[nn.Module, nn.Module]] = [(model, trained)]
+    if isinstance(model, PCSR) and isinstance(trained, PCSR):
+        taken = [(model.encoder, trained.encoder), (model.upsamplers[-1], trained.upsamplers[-1])]
+    try:
+        for module, source in taken:
+            module.load_state_dict(source.state_dict())
+    except RuntimeError:
+        reason = "is another model than this config's, or has another encoder or heavy upsampler"
+        raise InputError(f"train.init: {path} {reason}") from None

@@ -1,0 +1,44 @@
+"""Validation during training: the evaluation of whole images, shared out between the processes."""
+
+import copy
+from collections.abc import Callable
+
+from torch import distributed
+
+from datasets.folder import PairedFolder
+from evaluation.evaluate import Protocol, evaluate, gather_rows
+from inference.encoding import pcsr_restorer
+from inference.restore import original_restorer
+from models.blocks import Backbone
+from models.pcsr import PCSR
+from models.setting import Setting
+from utils.config import DataSpec
+from utils.dist import Ranks
+
+Validate = Callable[[Backbone | PCSR], dict[str, float]]  # a model -> the means that are logged
+LOGGED = {"val/psnr": "psnr", "val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # of a Row
+
+
+def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
+    """Read this process's share of the validation images. Raises InputError if they cannot be used.
+
+    The result gives means over the images of all processes. It works on a copy: what evaluation does to a model (eval
+    mode, another memory layout) does not reach the one that is trained.
+    """
+    _, scale = data.scales
+    pairs = list(PairedFolder(data.val, None, scale, not data.lr_round, ranks.rank, ranks.world))
+    protocol = Protocol(scale, with_ssim=False)
+
+    def validate(model: Backbone | PCSR) -> dict[str, float]:
+        model = copy.deepcopy(model)
+        if ranks.world > 1:  # each process has its own running statistics of BatchNorm; those of rank 0 are saved
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, src=0)
+        if isinstance(model, Backbone):
+            restore = original_restorer(model, ranks.device)
+        else:
+            restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
+        rows = gather_rows(ranks, evaluate(pairs, restore, protocol))
+        return {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
+
+    return validate
