@@ -1,11 +1,11 @@
-"""A web page that enlarges pictures: drop one, move the knob, and see which pixels it costs and what it buys.
+"""A web page that restores pictures: drop one, move the knob, and see which pixels it costs and what it buys.
 
 python app.py                 then open http://127.0.0.1:7860 in a browser on this machine
 python app.py --host 0.0.0.0  lets other machines in; visitors are answered in turn
 
 It needs more than the rest: pip install -r requirements-app.txt. The models are those under save/ that have something
 to decide. The page takes nothing from other servers and sends nothing to any; what visitors send and get is deleted
-when they leave or within hours, and all of it when the server ends.
+within hours, and all of it when the server ends.
 """
 
 import argparse
@@ -15,15 +15,11 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from types import FrameType
 
 from models.checkpoint import SAVE
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
-from web.source import Limits
-from web.studio import Studio, models_in
-
-NEEDS = "requirements-app.txt"
+from web.session import Service, load_engines
 
 
 def parse_options() -> argparse.Namespace:
@@ -44,23 +40,17 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the server as Ctrl-C does, so that its files go."""
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     args = parse_options()
-    device, models = pick_device(args.device), models_in(SAVE)
+    engines = load_engines(SAVE, pick_device(args.device))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does, so that its files go
     with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
-        root = Path(folder).resolve()
-        os.environ["GRADIO_TEMP_DIR"] = str(root)  # read as the page is built
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built
         try:
-            web = importlib.import_module("web.page")
+            page = importlib.import_module("web.page")
         except ModuleNotFoundError as error:
-            raise InputError(f"the page needs {error.name}: pip install -r {NEEDS}") from None
-        signal.signal(signal.SIGTERM, stop)
-        web.serve(Studio(models, device, Limits(int(args.max_pixels)), root), args.host, args.port, args.max_mb)
+            raise InputError(f"the page needs {error.name}: pip install -r requirements-app.txt") from None
+        page.serve(Service(engines, int(args.max_pixels), Path(folder).resolve()), args.host, args.port, args.max_mb)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import SAVE
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 from benchmarks.tables import ROOT
+from models.checkpoint import SAVE
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 

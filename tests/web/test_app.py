@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from inference.restore_pcsr import pcsr_restorer
 
 from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
-from inference.restore import Setting
+from inference.encoding import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
+from models.setting import Setting
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
@@ -86,8 +86,8 @@ def send(browser: Any, path: Path) -> None:
 
 def expected(folder: Path, picture: np.ndarray, k: float) -> np.ndarray:
     model, _ = load_model(folder / "save" / "tiny")
-    restore = pcsr_restorer(model, [Setting("k", k)], True, torch.device("cpu"))  # type: ignore[arg-type]
-    return restore(to_tensor(picture), 4)[0].pixels
+    restore = pcsr_restorer(model, [Setting("k", k)], torch.device("cpu"))  # type: ignore[arg-type]
+    return restore(to_tensor(picture))[0].pixels
 
 
 @needs_browser

@@ -1,0 +1,167 @@
+"""What visitors of the web page get, without the web: pictures, numbers, limits, memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.encoding import pcsr_restorer
+from models.checkpoint import load_model
+from models.decide import least_budget
+from models.setting import Setting
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from utils.decode import read_image
+from utils.encode import write_image
+from utils.errors import InputError
+from utils.image import to_tensor
+from web.session import Answer, Ask, Service, Session, load_engines
+
+CPU = torch.device("cpu")
+SETTING = Setting("k", 0.1)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    save_tiny(tmp_path / "save" / "tiny", TINY_PCSR)
+    write_image(tmp_path / "photo.png", photo(20, 28))
+    (tmp_path / "root").mkdir()
+    return Service(load_engines(tmp_path / "save", CPU), 50_000, tmp_path / "root")
+
+
+def visitor(service: Service, name: str = "photo.png", **changes: object) -> Session:
+    ask = Ask(service.root.parent / name, None, shrink=False, model="tiny", scale=4.0)
+    return Session(ask._replace(**changes), service)  # type: ignore[arg-type]
+
+
+def last(session: Session, setting: Setting = SETTING) -> Answer:
+    return list(session.answer(replace(setting, scale=session.ask.scale)))[-1]
+
+
+def values(answer: Answer) -> dict[str, str]:
+    return {label: value for label, value, _ in answer.numbers}
+
+
+def remarks(answer: Answer) -> dict[str, str]:
+    return {label: remark for label, _, remark in answer.numbers}
+
+
+def test_models_that_have_something_to_decide(tmp_path: Path) -> None:
+    save = tmp_path / "save"
+    with pytest.raises(InputError, match="no PCSR model"):
+        load_engines(save, CPU)
+    save_tiny(save / "phase0", TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
+    save_tiny(save / "original", TINY_ORIGINAL)
+    with pytest.raises(InputError, match="no PCSR model"):
+        load_engines(save, CPU)
+    save_tiny(save / "phase1", TINY_PCSR)
+    assert [*load_engines(save, CPU)] == ["phase1"]
+
+
+@pytest.mark.parametrize("setting", [SETTING, Setting("adaptive")], ids=str)
+@pytest.mark.parametrize("refinement", [True, False])
+@pytest.mark.parametrize("memory", [2 << 30, 1])
+def test_the_pixels_are_the_restorers(setting: Setting, refinement: bool, memory: int, service: Service) -> None:
+    service.memory = memory
+    setting = replace(setting, refinement=refinement)
+    answer = last(visitor(service), setting)
+    model, _ = load_model(service.root.parent / "save" / "tiny")
+    (expected,) = pcsr_restorer(model, [setting], CPU)(to_tensor(photo(20, 28)))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read_image(answer.after).pixels, expected.pixels)
+    assert read_image(answer.before).pixels.shape == read_image(answer.overlay).pixels.shape == (80, 112, 3)
+    assert values(answer)["Heavy pixels"] == f"{100 * expected.heavy_share:.1f} %"
+    assert ("too large" in remarks(answer)["Seconds"]) == (memory == 1)
+    assert "PSNR, dB" not in values(answer)
+
+
+def test_the_knob_moves_pictures_and_numbers(service: Service) -> None:
+    session = visitor(service)
+    answers = [last(session, Setting("k", k)) for k in (-99, 99)]
+    picture = service.encoded[session]
+    assert [values(answer)["Heavy pixels"] for answer in answers] == ["100.0 %", "0.0 %"]
+    assert remarks(answers[0])["GFLOPs, paper"] == "100.0 % of all heavy"
+    heavy, light = (read_image(answer.after).pixels for answer in answers)
+    assert (heavy != light).any()
+    least = least_budget(service.engines["tiny"].account, 4)
+    answers = [last(session, Setting("budget", share)) for share in (0.0, least)]
+    assert values(answers[0])["Heavy pixels"] == values(answers[1])["Heavy pixels"] == "0.0 %"
+    assert service.encoded == {session: picture}  # not encoded again
+
+
+def test_shrunk_first_or_against_a_reference(service: Service) -> None:
+    write_image(service.root.parent / "hr.png", photo(83, 64))
+    first, *_, answer = visitor(service, "hr.png", shrink=True).answer(SETTING)
+    assert values(first)["SSIM"] == "..." and values(first)["PSNR, dB"] == values(answer)["PSNR, dB"]
+    assert float(values(answer)["SSIM"]) > 0.3
+    assert read_image(answer.after).pixels.shape == (80, 64, 3)
+    reference = service.root.parent / "reference.png"
+    write_image(reference, photo(82, 113))
+    answer = last(visitor(service, reference=reference))
+    assert float(values(answer)["PSNR, dB"]) > 15
+    with pytest.raises(InputError, match=r"reference.png: HR is 113x82 .* 140x100; check .*scale"):
+        last(visitor(service, reference=reference, scale=5.0))
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "16", "gray"])
+def test_the_download_is_what_the_file_was(kind: str, service: Service) -> None:
+    path, picture = service.root.parent / "in.png", photo(11, 14)
+    if kind == "16":
+        write_image(path, picture.astype(np.uint16) * 257)
+    else:
+        alpha = np.full((11, 14), 200, np.uint8) if kind == "RGBA" else None
+        write_image(path, picture if kind == "RGBA" else picture[:, :, 0], alpha)
+    answer = last(visitor(service, "in.png", scale=2.5))
+    before, *made = (read_image(file) for file in (path, answer.before, answer.after))
+    for image in made:
+        assert image.pixels.shape == (28, 35, 3)
+        assert (image.bits, image.gray, image.alpha is None) == (before.bits, before.gray, before.alpha is None)
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "one pixel", "too many", "made too many"])
+def test_bad_files_are_named_without_their_folder(kind: str, service: Service) -> None:
+    path = service.root.parent / "bad.png"
+    if kind in ("text", "truncated"):
+        path.write_bytes(b"hello" if kind == "text" else (service.root.parent / "photo.png").read_bytes()[:400])
+    elif kind != "missing":
+        size = {"one pixel": (1, 1), "too many": (225, 225), "made too many": (60, 60)}[kind]
+        write_image(path, np.zeros((*size, 3), np.uint8))
+    with pytest.raises(InputError, match=r"^bad.png: ") as error:
+        last(visitor(service, "bad.png", shrink=kind == "one pixel"))
+    assert str(service.root.parent) not in str(error.value)
+    assert not service.encoded and not [path for path in service.root.rglob("*") if path.is_file()]
+
+
+def test_visitors_do_not_meet_and_leave_nothing(service: Service) -> None:
+    sessions = [visitor(service), visitor(service)]
+    one, two = (last(session) for session in sessions)
+    assert not {one.before, one.after, one.overlay} & {two.before, two.after, two.overlay}
+    sessions[0].close()
+    assert two.after.exists() and not one.after.exists() and list(service.encoded) == sessions[1:]
+    sessions[1].close()
+    assert not service.encoded and not any(service.root.iterdir())
+
+
+def test_old_results_go(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = visitor(service)
+    answers = [last(session, Setting("k", k / 10)) for k in range(2)]
+    assert all(answer.after.exists() for answer in answers)
+    monkeypatch.setattr("web.session.LOADING", -1)
+    answers.append(last(session))
+    assert [answer.after.exists() for answer in answers] == [False, False, True]
+    assert answers[0].before == answers[2].before and answers[0].before.exists()
+
+
+def test_memory_is_taken_from_those_who_came_first(service: Service) -> None:
+    one, two = visitor(service), visitor(service)
+    first = last(one)
+    last(two)
+    last(one)
+    assert list(service.encoded) == [two, one]
+    service.memory, enough = sum(picture.nbytes for picture in service.encoded.values()) - 1, service.memory
+    last(two)
+    assert list(service.encoded) == [two]
+    assert first.after.exists()  # what the first one sees and may download stays
+    service.memory = enough
+    again = last(one)
+    assert list(service.encoded) == [two, one] and again.after.read_bytes() == first.after.read_bytes()
