@@ -113,12 +113,8 @@ class Picture:
         self.bicubic = math.nan if self.hr is None else psnr(bicubic, self.hr, round(ask.scale))
         self.kept = held_bytes(self.engine, self.lr, ask.scale) <= service.memory / 2
         self.encoding = Encoding(self.engine, self.lr, ask.scale, self.image.bits, keep=self.kept)
-        held = (
-            [self.image.pixels, self.lr, self.encoding]
-            if self.hr is None
-            else [self.image.pixels, self.lr, self.encoding, self.hr]
-        )
-        self.nbytes = sum(each.nbytes for each in held)
+        hr_bytes = 0 if self.hr is None else self.hr.nbytes
+        self.nbytes = self.image.pixels.nbytes + self.lr.nbytes + hr_bytes + self.encoding.nbytes
 
     def restore(self, setting: Setting) -> Restored:
         """The picture under one setting; a budget below the model's lowest becomes that."""

@@ -46,7 +46,8 @@ def save_decisive(folder: Path) -> None:
     last = model.classifier.linears()[-1]
     with torch.no_grad():
         last.weight.mul_(30)
-        log_odds = model.log_odds(model.encode(to_tensor(photo(24, 32))), (96, 128))
+        prob = model(to_tensor(photo(24, 32)), (96, 128), Setting()).prob
+        log_odds = (prob[:, 1:] / prob[:, :1]).log()
         last.bias.sub_(torch.tensor([0.0, float(log_odds.median())]))
         for mlp in model.mlps()[:-1]:
             mlp.linears()[-1].weight.mul_(0.1)
