@@ -11,13 +11,13 @@ from utils.errors import InputError
 from utils.files import list_images
 from utils.image import Array
 
-SCALE = 4
-SETS: Mapping[str, tuple[range, int]] = {  # DIV8K images, and what their HR is shrunk by
+TEST_SCALE = 4
+TEST_SETS: Mapping[str, tuple[range, int]] = {  # DIV8K images, and what their HR is shrunk by
     "Test2K": (range(1201, 1301), 4),
     "Test4K": (range(1301, 1401), 2),
     "Test8K": (range(1401, 1501), 1),
 }
-SHOWN = 5  # runs of numbers in a message
+SHOWN_RUNS = 5  # runs of numbers in a message
 
 
 def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int) -> None:
@@ -26,13 +26,13 @@ def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int
     Each worker holds one image at a time. What is there is kept, but for damaged files, which are made again. Raises
     InputError before anything is written if images are missing, naming them, and when all else is done if one failed.
     """
-    if not sets or not set(sets) <= set(SETS):
-        raise InputError(f"sets must be some of {' '.join(SETS)}")
+    if not sets or not set(sets) <= set(TEST_SETS):
+        raise InputError(f"sets must be some of {' '.join(TEST_SETS)}")
     paths: dict[int, list[Path]] = {}
     for path in list_images(source):
         if re.fullmatch("[0-9]+", path.stem):
             paths.setdefault(int(path.stem), []).append(path)
-    wanted = {number: name for name in sets for number in SETS[name][0]}
+    wanted = {number: name for name in sets for number in TEST_SETS[name][0]}
     if missing := sorted(wanted.keys() - paths.keys()):
         count = f"{len(missing)} of {len(wanted)} images are missing"
         raise InputError(f"{source}: {count}: {compact(missing)}; nothing was written")
@@ -40,7 +40,7 @@ def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int
         raise InputError(f"{source}: more than one file for images {compact(doubled)}; nothing was written")
     recipes = []
     for number, name in wanted.items():
-        path, factor = paths[number][0], SETS[name][1]
+        path, factor = paths[number][0], TEST_SETS[name][1]
         hr, lr = (output / name / kind / f"{path.stem}.png" for kind in ("HR", "LR"))
         make = partial(make_test_pair, hr=hr, lr=lr, source=path, factor=factor)
         recipes.append(Recipe(path, [hr, lr], make))
@@ -51,11 +51,11 @@ def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int
 def make_test_pair(pixels: Array, hr: Path, lr: Path, source: Path, factor: int) -> Files:
     exact = crop_to_fit(pixels, factor, source)  # so that the grid shrinks by the factor and not by nearly that
     small = shrink(exact, (exact.shape[0] // factor, exact.shape[1] // factor))
-    yield from make_pair(small, hr, lr, source, SCALE)
+    yield from make_pair(small, hr, lr, source, TEST_SCALE)
 
 
 def compact(numbers: Sequence[int]) -> str:
     """Ascending numbers as ranges, the first few: 1201-1204, 1300."""
     runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     named = [f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs]
-    return ", ".join(named[:SHOWN] + ["..."] * (len(named) > SHOWN))
+    return ", ".join(named[:SHOWN_RUNS] + ["..."] * (len(named) > SHOWN_RUNS))

@@ -9,46 +9,44 @@ from pathlib import Path
 
 import torch
 
-from inference.outputs import Identity, Output, Target, identity, left_to_do, mark, short
+from inference.outputs import Identity, OutputFiles, Target, identity, left_to_do, mark_line, short
 from inference.picture import restore_image
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
 from utils.decode import read_image
 from utils.encode import QUALITY, reduce_to, save_image
 from utils.errors import InputError
+from utils.files import read_bytes
 from utils.image import Image
 from utils.jobs import Job, Outcome, check_outputs, run_jobs, tell
 from utils.metadata import mark_exif
 
-Keep = Callable[[str, Restored], None]  # what else to do with a result of the image of this name
+Report = Callable[[str, Restored], None]  # is told of every result: the image's name, and what the model made
 
 
 @dataclass(frozen=True)
 class Upscale:
-    """How images are restored, and what of that the marks of the results say."""
+    """What restores image files, and how its results are named, written and marked."""
 
     restore: Restore
     settings: Sequence[str]  # a result of `restore` for each
     scale: float
-    output: Output
+    output: OutputFiles
     model: str  # its name, for people
     made_by: str  # digest of the model's weights and of what else decides the result beside the settings here
 
     def marks(self, source: Path, targets: Sequence[Target]) -> dict[Path, str]:
         """What each file bears once it is written. Raises InputError if the source cannot be read."""
-        try:
-            content = sha256(source.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(f"{source}: {error.strerror}") from None
+        content = sha256(read_bytes(source)).hexdigest()
         looks = (self.output.quality, f"overlay {self.output.opacity}")  # of a target's files, in their order
         marks = {}
         for target in targets:
             for path, look in zip(target.files(), looks, strict=False):
                 made = short(content, self.made_by, self.scale, target.setting, path.suffix, look)
-                marks[path] = mark(f"{self.model} x{self.scale:g} {target.setting}", made, source)
+                marks[path] = mark_line(f"{self.model} x{self.scale:g} {target.setting}", made, source)
         return marks
 
-    def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], keep: Keep) -> bool:
+    def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], report: Report) -> bool:
         """Upscale one image, unless it is done. Raises InputError if it cannot be read, restored or written."""
         marks = self.marks(source, targets)
         if not left_to_do(source, inputs, marks, self.output.overwrite):
@@ -58,12 +56,13 @@ class Upscale:
             results = restore_image(image, self.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
         except (MemoryError, torch.OutOfMemoryError):
-            size = "{1}x{0}".format(*image.pixels.shape)
-            raise InputError(f"{source}: {size} at x{self.scale:g} needs more memory than there is") from None
+            height, width = image.pixels.shape[:2]
+            size = f"{width}x{height} at x{self.scale:g}"
+            raise InputError(f"{source}: {size} needs more memory than there is") from None
         for note in notes[0]:  # those of other settings are the same
             tell(f"note: {source}: {note}")
         for _, restored in results:
-            keep(source.name, restored)
+            report(source.name, restored)
         return True
 
     def write(self, image: Image, restored: Restored, target: Target, marks: dict[Path, str]) -> list[str]:
@@ -81,7 +80,7 @@ def save_marked(path: Path, image: Image, marks: dict[Path, str], quality: int |
     save_image(path, replace(image, exif=mark_exif(image.exif, marks[path])), quality)
 
 
-def upscale_all(sources: Sequence[Path], how: Upscale, keep: Keep) -> Outcome:
+def upscale_all(sources: Sequence[Path], how: Upscale, report: Report) -> Outcome:
     """Upscale images, with a bar if there are several; of each that fails, a line on stderr says why.
 
     Raises InputError if nothing can be done at all: the folder cannot be written to, two results have one name; or if
@@ -91,7 +90,7 @@ def upscale_all(sources: Sequence[Path], how: Upscale, keep: Keep) -> Outcome:
     jobs = []
     for source, targets in zip(sources, how.output.targets(sources, how.settings), strict=True):
         files = [path for target in targets for path in target.files()]
-        jobs.append(Job(source, files, partial(how.one, source, targets, inputs, keep)))
+        jobs.append(Job(source, files, partial(how.one, source, targets, inputs, report)))
     check_outputs(jobs)
     return run_jobs(jobs)
 
@@ -109,7 +108,7 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--overwrite", action="store_true", help=about)
 
 
-def chosen_output(args: argparse.Namespace) -> Output:
+def chosen_output(args: argparse.Namespace) -> OutputFiles:
     """How results are named and written. Raises InputError for a suffix or a quality that cannot be."""
     suffix = f"_x{args.scale:g}" if args.suffix is None else args.suffix
     if Path(f"a{suffix}").name != f"a{suffix}":
@@ -119,4 +118,4 @@ def chosen_output(args: argparse.Namespace) -> Output:
     alone = len(args.img_path) == 1 and Path(args.img_path[0]).is_file()
     overlays = alone if args.assignment is None else args.assignment
     quality = None if args.format == "png" else args.quality
-    return Output(Path(args.out_dir), suffix, f".{args.format}", quality, overlays, args.opacity, args.overwrite)
+    return OutputFiles(Path(args.out_dir), suffix, f".{args.format}", quality, overlays, args.opacity, args.overwrite)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.outputs import OURS
+from inference.outputs import PROGRAM
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES, is_image, list_images
 from utils.metadata import read_mark
@@ -47,4 +47,4 @@ def matches(text: str) -> list[Path]:
 
 def is_result(path: Path, out_dir: Path) -> bool:
     in_place = out_dir.is_dir() and path.parent.samefile(out_dir)
-    return in_place and (read_mark(path) or "").startswith(OURS)
+    return in_place and (read_mark(path) or "").startswith(PROGRAM)

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from torch import nn
 
 from utils.errors import InputError
-from utils.files import folded
+from utils.files import caseless
 from utils.metadata import read_mark
 
-OURS = "PCSR "
+PROGRAM = "PCSR "
 Identity = tuple[int, int]  # of a file, whatever links lead to it
 
 
@@ -34,7 +34,7 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFiles:
     """How results are named and written: STEM SUFFIX [_SETTING] [_assignment] KIND."""
 
     folder: Path
@@ -48,10 +48,10 @@ class Output:
     def targets(self, sources: Sequence[Path], settings: Sequence[str]) -> list[list[Target]]:
         """A target per setting for each source; of sources whose names differ in nothing but their suffix (a.png,
         a.jpg) it is in the target's name."""
-        stems = Counter(folded(source.stem) for source in sources)
+        stems = Counter(caseless(source.stem) for source in sources)
         made = []
         for source in sources:
-            alone = stems[folded(source.stem)] == 1
+            alone = stems[caseless(source.stem)] == 1
             stem = (source.stem if alone else f"{source.stem}_{source.suffix[1:]}") + self.suffix
             made.append([self.target(f"{stem}_{each}" if len(settings) > 1 else stem, each) for each in settings])
         return made
@@ -78,14 +78,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def short(*parts: object) -> str:
+def short(*facts: object) -> str:
     """A digest of anything whose repr says all."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def mark(about: str, made: str, source: Path) -> str:
+def mark_line(about: str, made: str, source: Path) -> str:
     """One line of ASCII; `about` is for people, `made` the digest of what decides the result."""
-    return f"{OURS}{about}; {made}; {short(folded(source.name))}".encode("ascii", "replace").decode()
+    return f"{PROGRAM}{about}; {made}; {short(caseless(source.name))}".encode("ascii", "replace").decode()
 
 
 def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool) -> bool:
@@ -108,4 +108,4 @@ def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, 
 
 def same_origin(one: str, other: str) -> bool:
     """Whether two marks are of inputs of the same name."""
-    return one.startswith(OURS) and one.rpartition("; ")[2] == other.rpartition("; ")[2]
+    return one.startswith(PROGRAM) and one.rpartition("; ")[2] == other.rpartition("; ")[2]

@@ -15,7 +15,7 @@ from PIL import UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.errors import InputError
-from utils.files import FORMATS
+from utils.files import FORMATS, read_bytes
 from utils.image import MAX_PIXELS, Array, Image
 from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
 
@@ -28,14 +28,10 @@ def read_image(path: str | Path) -> Image:
 
     Raises InputError if it is missing, of a kind not supported, or damaged in any way that its format lets one notice.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+    content = read_bytes(Path(path))
     try:
         with warnings.catch_warnings(record=True, action="always"):  # of odd metadata; what harms pixels is raised
-            return decode(content)
+            return decode_image(content)
     except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "damaged or of another kind" if unknown else " ".join(str(error).split())
@@ -62,7 +58,7 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def decode(content: bytes) -> Image:
+def decode_image(content: bytes) -> Image:
     """Decode the content of a file. Raises whatever the decoders raise."""
     file = Pillow.open(io.BytesIO(content), formats=KINDS)
     bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith("I;16")

@@ -16,6 +16,14 @@ FORMATS |= {".bmp": "BMP"}
 IMAGE_SUFFIXES = frozenset(FORMATS)
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises InputError if there is none."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
 def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
     """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
 
@@ -71,6 +79,6 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def folded(name: str) -> str:
+def caseless(name: str) -> str:
     """Equal for names that some file system takes for one."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.files import check_folder, folded
+from utils.files import caseless, check_folder
 
 
 class Job(NamedTuple):
@@ -45,7 +45,7 @@ def check_outputs(jobs: Sequence[Job]) -> None:
     owners: dict[str, Path] = {}
     for job in jobs:
         for path in job.outputs:
-            other = owners.setdefault(folded(str(path)), job.source)
+            other = owners.setdefault(caseless(str(path)), job.source)
             if other != job.source:
                 raise InputError(f"{other} and {job.source} would both become {path}; rename one")
     for folder in dict.fromkeys(path.parent for job in jobs for path in job.outputs):
@@ -58,7 +58,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Outcome:
     Raises InputError if a worker process dies; and whatever the job raises if there is only one.
     """
     outcome = Outcome(len(jobs))
-    bar = tqdm(results(jobs, workers), total=len(jobs), unit="image", disable=None if len(jobs) > 1 else True)
+    bar = tqdm(attempts(jobs, workers), total=len(jobs), unit="image", disable=None if len(jobs) > 1 else True)
     for job, result in zip(jobs, bar, strict=True):
         if isinstance(result, str):
             outcome.failed += 1
@@ -75,7 +75,7 @@ def tell(line: str) -> None:
     tqdm.write(" ".join(line.split()), file=sys.stderr)
 
 
-def results(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
+def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
     """What each job returns, in order; of one that fails, why."""
     if len(jobs) == 1:
         yield jobs[0].work()

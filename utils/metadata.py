@@ -11,14 +11,17 @@ from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
 ORIENTATION = ExifTags.Base.Orientation
-SIZES = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # those of another picture, once it is resized
+SIZE_TAGS = (
+    ExifTags.Base.ExifImageWidth,
+    ExifTags.Base.ExifImageHeight,
+)  # of another picture, once it is resized
 # In a TIFF the tags of EXIF stand among those that say how the pixels are stored; these describe the picture.
 DESCRIPTIVE = {
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
     *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
-MARK = ExifTags.Base.ProcessingSoftware
+MARK_TAG = ExifTags.Base.ProcessingSoftware
 GRAY, RGB = b"GRAY", b"RGB "  # a profile's colour space, as its header says it
 
 
@@ -27,7 +30,7 @@ def read_exif(file: Pillow.Image) -> bytes | None:
     try:
         exif = file.getexif()
         details = exif.get_ifd(ExifTags.IFD.Exif)
-        for size in SIZES:
+        for size in SIZE_TAGS:
             details.pop(size, None)
         for tag in [*exif]:
             if tag == ORIENTATION or (isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE):
@@ -73,7 +76,7 @@ def read_mark(path: Path) -> str | None:
     """The line that mark_exif left in an image file; None for any other file."""
     try:
         with Pillow.open(path) as file:
-            text = file.getexif().get(MARK)
+            text = file.getexif().get(MARK_TAG)
     except Exception:  # no image, or a damaged one
         return None
     return text if isinstance(text, str) else None
@@ -84,5 +87,5 @@ def mark_exif(exif: bytes | None, text: str) -> bytes:
     block = Pillow.Exif()
     if exif is not None:
         block.load(exif)
-    block[MARK] = text
+    block[MARK_TAG] = text
     return block.tobytes()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
-from datasets.div8k import SETS, make_test_sets
+from datasets.div8k import TEST_SETS, make_test_sets
 from datasets.prepare import folders_parser
 from utils.errors import run
 
@@ -17,7 +17,7 @@ def main() -> None:
     )
     named = "DIV8K images named by number, such as 1201.png or 01201.png"
     parser = folders_parser(about, named, "gets Test2K/HR, Test2K/LR and so on")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="which to make")
+    parser.add_argument("--sets", nargs="+", choices=list(TEST_SETS), default=list(TEST_SETS), help="which to make")
     parser.set_defaults(workers=1)
     args = parser.parse_args()
     make_test_sets(args.input, args.output, args.sets, args.workers)

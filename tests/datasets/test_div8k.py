@@ -28,7 +28,7 @@ SIZE = (155, 182)  # neither the factors nor 4 divide it
 @pytest.fixture
 def sets(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, tuple[range, int]]:
     """A DIV8K of seven images."""
-    monkeypatch.setattr("datasets.div8k.SETS", SETS)
+    monkeypatch.setattr("datasets.div8k.TEST_SETS", SETS)
     return SETS
 
 
