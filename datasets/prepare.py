@@ -80,13 +80,13 @@ def generate_mod_lr_bic(
     recipes = []
     for path in list_images(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
-        check_scale(path, lr, scale)
+        check_stored_scale(path, lr, scale)
         make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8)
         recipes.append(Recipe(path, [hr, lr] if hr else [lr], make))
     make_all(recipes, source, [output, mod_output] if mod_output else [output], workers)
 
 
-def check_scale(hr: Path, lr: Path, scale: float) -> None:
+def check_stored_scale(hr: Path, lr: Path, scale: float) -> None:
     """Raises InputError if the LR image is there already and of another scale; what is unreadable is left to others."""
     size, found = stored_size(hr), stored_size(lr)
     expected = lr_size(size, scale)
