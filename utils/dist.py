@@ -114,7 +114,7 @@ def run_rank(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        wait(turn)
+        time.sleep(turn)
         print_error(f"rank {rank}: {error}" if turn else str(error))
         if os.environ.get(LAUNCHER) == str(os.getppid()):
             os.kill(os.getppid(), signal.SIGUSR2)  # or torchrun would start the job again, to fail again
@@ -128,7 +128,7 @@ def run_rank(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         code = 130
     except Exception:
-        wait(CRASH_WAIT + turn)  # it may only be that another process is gone
+        time.sleep(CRASH_WAIT + turn)  # it may only be that another process is gone
         print(f"rank {rank} failed:", file=sys.stderr)
         traceback.print_exc()
         code = 1
@@ -137,8 +137,3 @@ def run_rank(main: Callable[[], None]) -> None:
     # not sys.exit: DistributedDataParallel leaves gloo threads behind that can abort Python's own way out
     # ("terminate called without an active exception", pytorch pull request 179291)
     os._exit(code)
-
-
-def wait(seconds: float) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # main may have had another use for it
-    time.sleep(seconds)

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from models.checkpoint import load_model
+from models.build import build
+from models.checkpoint import load_model, save_weights
 from tests.conftest import ROOT, Cli, make_folder
 from training.log import Log
+from utils.config import load_config
 
 JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),
@@ -42,12 +44,11 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 @pytest.fixture
-def folders(tmp_path: Path, cli: Cli) -> Path:
+def folders(tmp_path: Path) -> Path:
     make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
     make_folder(tmp_path / "val", [(40, 44)])
-    phase0 = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--name", "zero", "--set", *SMALL, "iter_max=1"]
-    assert cli("train_pcsr.py", *phase0).code == 0
-    (tmp_path / "save/zero").rename(tmp_path / "zero")
+    config = load_config(ROOT / "configs/fsrcnn-pcsr-phase0.yaml")
+    save_weights(tmp_path / "zero", build(config.model), config)
     return tmp_path
 
 
@@ -80,45 +81,42 @@ def assert_same_run(one: Path, two: Path) -> None:
         assert torch.equal(leaf, other) if isinstance(leaf, torch.Tensor) else leaf == other
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("job", JOBS)
-def test_signals(job: str, number: signal.Signals, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals(job: str, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli(*arguments(job, "whole")).code == 0
-    before = signal.getsignal(number)
-    with monkeypatch.context() as patch:
-        at_iteration(5, patch, lambda: os.kill(os.getpid(), number))
-        stopped = cli(*arguments(job))
-    assert stopped.code == 128 + number and stopped.err.count("\n") == 1
-    assert f"stopped by {number.name}" in stopped.err and "iteration 5" in stopped.err and "--resume" in stopped.err
-    assert [path.name for path in sorted((folders / "save/run/state").iterdir())] == ["00000003.pth", "00000005.pth"]
-    assert signal.getsignal(number) == before
-    assert cli(*arguments(job), "--resume").code == 0
-    assert_same_run(folders / "save/whole", folders / "save/run")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        run, before = folders / "save" / number.name, signal.getsignal(number)
+        with monkeypatch.context() as patch:
+            at_iteration(5, patch, lambda number=number: os.kill(os.getpid(), number))  # type: ignore[misc]
+            stopped = cli(*arguments(job, run.name))
+        assert stopped.code == 128 + number and stopped.err.count("\n") == 1
+        assert f"stopped by {number.name}" in stopped.err and "iteration 5" in stopped.err and "--resume" in stopped.err
+        assert [path.name for path in sorted((run / "state").iterdir())] == ["00000003.pth", "00000005.pth"]
+        assert signal.getsignal(number) == before
+        assert cli(*arguments(job, run.name), "--resume").code == 0
+        assert_same_run(folders / "save/whole", run)
 
 
-@pytest.mark.parametrize(
-    "module,name,call,torn",
-    [
+def test_kill(cli: Cli, folders: Path) -> None:
+    assert cli(*arguments("phase 0", "whole")).code == 0
+    for module, name, call, torn in (
         ("training.log", "Log.advance", 5, None),  # between checkpoints
         # a checkpoint syncs config, weights and state, a validation its table
         ("os", "fsync", 6, ".model.safetensors.*"),  # within the second write of weights
         ("os", "fsync", 7, "state/.*"),  # and of a state
-    ],
-)
-def test_kill(module: str, name: str, call: int, torn: str | None, cli: Cli, folders: Path) -> None:
-    assert cli(*arguments("phase 0", "whole")).code == 0
-    script, *rest = arguments("phase 0")
-    code = KILLED.format(module=module, name=name, call=call, script=str(ROOT / script))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *rest]
-    killed = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    run = folders / "save/run"
-    assert [path.name for path in (run / "state").glob("*.pth")] == ["00000003.pth"]
-    assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
-    assert cli(*arguments("phase 0"), "--resume").code == 0
-    assert_same_run(folders / "save/whole", folders / "save/run")
-    assert not list(run.glob(".*")) and not list(run.glob("state/.*"))
+    ):
+        run = folders / f"save/{name}_{call}"
+        script, *rest = arguments("phase 0", run.name)
+        code = KILLED.format(module=module, name=name, call=call, script=str(ROOT / script))
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, *rest]
+        killed = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert [path.name for path in (run / "state").glob("*.pth")] == ["00000003.pth"]
+        assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
+        assert cli(*arguments("phase 0", run.name), "--resume").code == 0
+        assert_same_run(folders / "save/whole", run)
+        assert not list(run.glob(".*")) and not list(run.glob("state/.*"))
 
 
 @pytest.mark.parametrize("room,name", [(20_000, "model.safetensors"), (200_000, "state/00000006.pth")])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from models.build import build_pcsr
+from models.build import build_original, build_pcsr
 from models.checkpoint import load_model
 from models.decide import probabilities
 from models.grid import bilinear, grid_over
@@ -15,12 +15,15 @@ from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_t
 from training.muon import RMS, Muon
 from training.schedule import learning_rate, progress_made
 from training.tasks import Phase0, Phase1
-from utils.config import load_config
+from training.validation import open_validation
+from utils.config import OriginalSpec, load_config
 from utils.dist import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 RECIPE = config_for(TINY_PCSR).train
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
+
+LONG = ["iter_max=60", "val_every=60", "save_every=60"]
 
 
 @pytest.fixture
@@ -219,18 +222,32 @@ def test_a_muon_step_is_orthogonal() -> None:
 )
 def test_other_optimizer_and_loss(settings: list[str], cli: Cli, folders: Path) -> None:
     """Trained far enough, both come near the images; stopping half way is in test_resume.py."""
-    command = ["--config", config("fsrcnn-pcsr-phase0"), "--name", "run", "--set", *SMALL, "iter_max=60", "log_every=1"]
+    command = ["--config", config("fsrcnn-pcsr-phase0"), "--name", "run", "--set", *SMALL, *LONG]
     assert cli("train_pcsr.py", *command, *settings).code == 0
     first, *_, last = losses(folders / "save/run")
     assert last < first - 0.1 * abs(first)  # psnr is a logarithm, below 0
-    phase1 = ["--config", config("fsrcnn-pcsr-phase1"), "--name", "run1", "--set", *SMALL, "iter_max=60"]
+    phase1 = ["--config", config("fsrcnn-pcsr-phase1"), "--name", "run1", "--set", *SMALL, *LONG]
     assert cli("train_pcsr.py", *phase1, "init=save/run", "loss_avg_w=0", *settings).code == 0
     first, *_, last = losses(folders / "save/run1")
     assert last < first
 
 
+def test_validation_leaves_the_model_as_it_is(folders: Path) -> None:
+    """Evaluation puts its model into eval mode and into another memory layout; training goes on with neither."""
+    spec = load_config(config("carn-x4"))
+    model = build_original(OriginalSpec(kind="original", backbone="carn", width=8, scale=4)).train()
+    model.encoder.eval()  # a mixture, as frozen parts make it
+    modes = [module.training for module in model.modules()]
+    state = {name: (value.clone(), value.stride()) for name, value in model.state_dict().items()}
+    means = open_validation(spec.data.model_copy(update={"val": str(folders / "val")}), ALONE)(model)
+    assert 5 < means["val/psnr"] < 50 and means["val/heavy_share"] == 1
+    assert [module.training for module in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name][0]) and value.stride() == state[name][1], name
+
+
 def test_frozen_batchnorm_keeps_its_statistics(cli: Cli, folders: Path) -> None:
-    """Through validations too, which put the model into eval mode; scale and shift go on learning."""
+    """Scale and shift go on learning."""
     command = ["--config", config("carn-pcsr-phase0"), "--set", *SMALL, "iter_max=4", "width=8"]
     assert cli("train_pcsr.py", *command, "--name", "run").code == 0
     assert cli("train_pcsr.py", *command, "init=save/run", "frozen_bn=true", "--name", "frozen").code == 0

@@ -29,16 +29,17 @@ from utils.launch import main as launch
 
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
 TWO = Ranks(1, 2, torch.device("cpu"))
-# train_pcsr.py, but for rank 1, which ends at its CRASH_AT-th step; once
+# train_pcsr.py, but rank 1 ends at some step: the n-th word of CRASHES says how and when at the n-th start
 CRASHING = f"""
 import os, runpy, signal, torch
 step, steps = torch.optim.Adam.step, []
 def crashing(*args, **kwargs):
     steps.append(None)
-    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if first and os.environ["RANK"] == "1" and len(steps) == int(os.environ["CRASH_AT"]):
-        if os.environ["CRASH_BY"] == "SIGKILL":
-            os.kill(os.getpid(), signal.SIGKILL)
+    crashes, start = os.environ["CRASHES"].split(), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    crash = crashes[start] if start < len(crashes) and os.environ["RANK"] == "1" else None
+    if crash == f"SIGKILL:{{len(steps)}}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if crash == f"exception:{{len(steps)}}":
         raise RuntimeError("a bug")
     return step(*args, **kwargs)
 torch.optim.Adam.step = crashing
@@ -95,8 +96,7 @@ def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> 
     assert cli("train_pcsr.py", *phase0, "--name", "one").code == 0
     (folders / "save/two").mkdir()
     (folders / "save/two/notes.txt").write_text("taken")
-    crash = {"CRASH_AT": "5", "CRASH_BY": "SIGKILL"}
-    job = two_processes(folders, "crashing.py", *phase0, "--name", "two", "--max_restarts", 1, **crash)
+    job = two_processes(folders, "crashing.py", *phase0, "--name", "two", "--max_restarts", 1, CRASHES="SIGKILL:5")
     assert job.code == 0, job.err
     assert "save/two-2, iterations 1 to 6" in job.out and "save/two-2, iterations 5 to 6" in job.out
     assert_same_run(one, folders / "save/two-2")
@@ -104,25 +104,23 @@ def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> 
     some = ["iter_max=3", f"init={one}", "data.scale=[2,4]"]  # and the processes agree on each batch's scale
     phase1 = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, *some]
     assert cli("train_pcsr.py", *phase1, "--name", "light-one").code == 0
-    crash = {"CRASH_AT": "2", "CRASH_BY": "exception"}  # before there is a state
-    job = two_processes(folders, "crashing.py", *phase1, "--name", "light-two", "--max_restarts", 1, **crash)
-    assert job.code == 0, job.err
+    crashes = "exception:2 SIGKILL:3"  # before there is a state, and with one
+    job = two_processes(folders, "crashing.py", *phase1, "--name", "light-two", "--max_restarts", 1, CRASHES=crashes)
+    assert job.code == 137
     assert job.err.count("Traceback") == 1 and "rank 1 failed:" in job.err and "RuntimeError: a bug" in job.err
     assert job.out.count("save/light-two, iterations 1 to 3") == 2
+    assert "error: rank 1 was ended by SIGKILL" in job.err
+    assert cli("train_pcsr.py", *phase1, "--name", "light-two", "--resume").code == 0
     assert_same_run(folders / "save/light-one", folders / "save/light-two")
 
 
-def test_a_crash_ends_the_job(folders: Path) -> None:
-    args = ["--config", ROOT / "configs/fsrcnn-pcsr-phase0.yaml", "--set", *SMALL, "iter_max=6"]
-    killed = two_processes(folders, "crashing.py", *args, CRASH_AT="5", CRASH_BY="SIGKILL")
-    assert killed.code == 137
-    assert "error: rank 1 was ended by SIGKILL" in killed.err and "Traceback" not in killed.err
-
-
-def test_a_signal_saves(folders: Path) -> None:
-    """To every process at once, as schedulers do, and so to torchrun, which passes it on: each gets it twice."""
-    args = ["--config", ROOT / "configs/fsrcnn-pcsr-phase0.yaml", "--name", "run", "--set", *SMALL, "iter_max=9000"]
-    job = start_two(folders, ROOT / "train_pcsr.py", *args, "save_every=9000")
+def test_a_signal_saves_what_was_validated(folders: Path) -> None:
+    """The signal goes to every process at once, as schedulers do it, and so to torchrun, which passes it on: each gets
+    it twice. CARN's BatchNorm: each process normalises with its own crops, all validate with the statistics of rank 0.
+    """
+    make_folder(folders / "val", [(40, 44), (48, 40), (44, 44)])
+    args = ["--config", ROOT / "configs/carn-x4.yaml", "--name", "run", "--set", *SMALL, "iter_max=9000"]
+    job = start_two(folders, ROOT / "train.py", *args, "save_every=9000", "val_every=1")
     assert job.stdout is not None
     while "iteration 3/" not in job.stdout.readline():
         assert job.poll() is None
@@ -131,6 +129,13 @@ def test_a_signal_saves(folders: Path) -> None:
     assert job.returncode == 143 and err.count("\n") == 1 and "stopped by SIGTERM" in err, out + err
     (state,) = (folders / "save/run/state").iterdir()
     assert f"iteration {int(state.stem)} is saved" in err
+    model, _ = load_model(folders / "save/run")
+    assert isinstance(model, Backbone)
+    restore = original_restorer(model, torch.device("cpu"))
+    rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, Protocol(4))
+    mean = sum(row.psnr for row in rows) / 3
+    table = pd.read_csv(folders / "save/run/metrics.csv").iloc[-1]
+    assert table["iteration"] == int(state.stem) and table["val/psnr"] == pytest.approx(mean, abs=1e-3)
 
 
 def test_bad_input_is_one_line(folders: Path) -> None:
@@ -191,20 +196,6 @@ def test_evaluation_is_shared_out(cli: Cli, folders: Path) -> None:
     pd.testing.assert_frame_equal(one, two, rtol=1e-6)
     files = [{path.name: path.read_bytes() for path in (folders / n).rglob("*img_*.png")} for n in ("one", "two")]
     assert len(files[0]) == 6 and files[0].keys() == files[1].keys()
-
-
-def test_validation_is_of_what_is_saved(folders: Path) -> None:
-    """CARN's BatchNorm: each rank normalises with its own crops, all validate with the statistics of rank 0."""
-    make_folder(folders / "val", [(40, 44), (48, 40), (44, 44)])
-    args = ["--config", ROOT / "configs/carn-x4.yaml", "--name", "run", "--set", *SMALL, "iter_max=2"]
-    job = two_processes(folders, ROOT / "train.py", *args)
-    assert job.code == 0, job.err
-    model, _ = load_model(folders / "save/run")
-    assert isinstance(model, Backbone)
-    restore = original_restorer(model, torch.device("cpu"))
-    rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, Protocol(4))
-    mean = sum(row.psnr for row in rows) / 3
-    assert pd.read_csv(folders / "save/run/metrics.csv")["val/psnr"].item() == pytest.approx(mean, abs=1e-3)
 
 
 def test_shares_make_up_a_folder(folders: Path) -> None:
