@@ -83,6 +83,7 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skipped = ELSEWHERE if find_spec("onnx") else (*ELSEWHERE, "python export.py")

@@ -20,7 +20,8 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_model_and_scale_as_test_pcsr_measures_it(cli: Cli, work: Path) -> None:
+def test_every_model_and_scale_as_test_pcsr_measures_it(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.report.plot_curve", lambda _: b"")  # slow to draw, and not looked at
     models = [f"save/{name}" for name in ("plain", "m3", "phase0")]
     options = ["--hr_data", "hr", "--scales", 2.5, 4, "--out_dir", "out"]
     outcome = cli("benchmarks/axes.py", "--models", *models, *options)

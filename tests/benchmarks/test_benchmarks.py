@@ -15,7 +15,7 @@ from benchmarks.ways import Source, Way, ways
 from inference.onnx import INSTALL
 from models.build import build_original, build_pcsr
 from models.setting import Setting
-from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
+from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.config import OriginalSpec
 from utils.decode import read_image
 
@@ -35,9 +35,7 @@ NAMES = ["published", "original eager", "original channels-last", "all light", "
 KEYS = {"name", "seconds", "peak_mb", "flops_paper", "flops_executed"}
 
 
-def call_inference(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "benchmarks/inference.py"), "--rounds", "1", "--device", "cpu", "--json"]
-    return subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, check=False)
+SMALL = ("--rounds", "1", "--device", "cpu", "--json")
 
 
 @pytest.fixture
@@ -48,9 +46,12 @@ def tiny(tmp_path: Path) -> list[str]:
     return ["--model", "pcsr", "--original", "original"]
 
 
+@pytest.mark.slow
 def test_inference(tmp_path: Path, tiny: list[str]) -> None:
     make_folder(tmp_path / "hr", [(61, 83), (48, 40)])
-    done = call_inference(tmp_path, *tiny, "--img_path", "hr", "--plot", "out/ways.png", "--no_memory")
+    command = [sys.executable, str(ROOT / "benchmarks/inference.py"), *SMALL, *tiny]  # started as a file
+    options = ["--img_path", "hr", "--plot", "out/ways.png", "--no_memory"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     records = json.loads(done.stdout.splitlines()[-1])
     rows = {row["name"]: row for row in records}
@@ -71,6 +72,7 @@ def test_inference(tmp_path: Path, tiny: list[str]) -> None:
     assert all(row["seconds"] == pytest.approx(means[row["name"]], rel=1e-3) for row in records)
 
 
+@pytest.mark.slow
 def test_default_picture_and_peak_memory(
     tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,7 +83,7 @@ def test_default_picture_and_peak_memory(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(inference, "ways", some)
-    monkeypatch.setattr("sys.argv", ["inference.py", *tiny, "--rounds", "1", "--device", "cpu", "--json"])
+    monkeypatch.setattr("sys.argv", ["inference.py", *SMALL, *tiny])
     inference.main()
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out.splitlines()[-1])}
     assert tuple(rows) == names
@@ -90,13 +92,13 @@ def test_default_picture_and_peak_memory(
     assert set(table["image"]) == {"astronaut.png"} and set(table["output"]) == {"512x512"}
 
 
-def test_untrained_backbone(tmp_path: Path) -> None:
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+def test_untrained_backbone(cli: Cli, tmp_path: Path) -> None:
     make_folder(tmp_path / "hr", [(48, 64)])
-    done = call_inference(tmp_path, "--backbone", "fsrcnn", "--img_path", "hr/img_0.png", "--no_memory")
-    assert done.returncode == 0, done.stderr
-    rows = {row["name"]: row for row in json.loads(done.stdout.splitlines()[-1])}
-    assert "untrained" in done.stdout and "PSNR dB" not in done.stdout and not {"k=0", "adaptive"} & rows.keys()
+    options = ("--backbone", "fsrcnn", "--img_path", "hr/img_0.png", "--no_memory")
+    done = cli("benchmarks/inference.py", *SMALL, *options)
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in json.loads(done.out.splitlines()[-1])}
+    assert "untrained" in done.out and "PSNR dB" not in done.out and not {"k=0", "adaptive"} & rows.keys()
     light, some, more, heavy = (
         rows[name]["flops_paper"] for name in ("all light", "15% heavy", "30% heavy", "all heavy")
     )
@@ -108,9 +110,9 @@ def test_untrained_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [("--rounds", "0"), ("--backbone", "fsrcnn", "--plot", "a.png"), ("--model", "original")]
 )
-def test_bad_options(options: tuple[str, ...], tmp_path: Path, tiny: list[str]) -> None:
-    done = call_inference(tmp_path, *tiny, *options)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+def test_bad_options(options: tuple[str, ...], cli: Cli, tiny: list[str]) -> None:
+    done = cli("benchmarks/inference.py", *SMALL, *tiny, *options)
+    assert done.code == 2 and len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", runtimes.ORIGINALS)
@@ -128,11 +130,9 @@ def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, mo
         runtimes.runtime(name, model)
 
 
-def test_training(tmp_path: Path) -> None:
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    command = [sys.executable, str(ROOT / "benchmarks/training.py"), "--backbone", "fsrcnn", "--rounds", "1"]
-    small = ["--batch_size", "2", "--patch_size", "8", "--pixels_per_patch", "100", "--device", "cpu"]
-    done = subprocess.run([*command, *small], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_training(cli: Cli, tmp_path: Path) -> None:
+    small = ("--batch_size", 2, "--patch_size", 8, "--pixels_per_patch", 100, "--device", "cpu")
+    done = cli("benchmarks/training.py", "--backbone", "fsrcnn", "--rounds", 1, *small)
+    assert done.code == 0, done.err
     table = pd.read_csv(tmp_path / "results/benchmarks/training.csv")
     assert table["job"].unique().tolist() == ["original", "phase 0", "phase 1"] and (table["seconds"] > 0).all()
