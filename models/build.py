@@ -61,9 +61,7 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     if any(light >= heavy for light, heavy in pairwise(flops)):
         raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
-    model = PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
-    model.account()  # as above
-    return model
+    return PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
 
 
 def build(spec: OriginalSpec | PCSRSpec) -> Backbone | PCSR:
