@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.published import run_mlp
 from models.build import build_original, build_pcsr
+from models.fast.accelerate import accelerate
 from models.grid import bilinear, grid_over
 from models.pcsr import PCSR
 from training.tasks import OriginalTask, Phase0, Phase1, Task
@@ -62,10 +63,14 @@ def published_phase1(model: PCSR, spec: TrainSpec) -> PublishedTask:
     return task
 
 
-def step_of(task: Task[PCSR] | OriginalTask, device: torch.device, channels_last: bool, amp: bool = False) -> Step:
+def step_of(
+    task: Task[PCSR] | OriginalTask, device: torch.device, channels_last: bool, amp: bool = False, kernels: bool = False
+) -> Step:
     """One iteration of the training loop: losses, gradients, Adam."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     task.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    if kernels:
+        accelerate(task)
     optimizer = Adam([p for p in task.parameters() if p.requires_grad], 1e-4, fused=True)
 
     def step(lr: Tensor, hr: Tensor) -> None:
@@ -104,18 +109,19 @@ def jobs(backbone: str, device: torch.device, pixels: int) -> dict[str, dict[str
     def ways(published: Task[PCSR] | OriginalTask, ours: Callable[..., Task[PCSR]]) -> dict[str, Step]:
         return {
             "published": step_of(published, device, channels_last=False),
-            "ours": step_of(ours(), device, channels_last=True),
-            f"ours, {pixels} pixels per patch": step_of(ours(pixels), device, channels_last=True),
-            "ours, amp": step_of(ours(), device, channels_last=True, amp=True),
-            f"ours, amp, {pixels} pixels": step_of(ours(pixels), device, channels_last=True, amp=True),
+            **each("", ours),
+            **each(f", {pixels} pixels", lambda: ours(pixels)),
         }
 
+    def each(pixels: str, ours: Callable[[], Task[PCSR] | OriginalTask]) -> dict[str, Step]:
+        """In float32 without and, on a CPU, with the compiled kernels, and in bfloat16."""
+        found = {f"ours{pixels}": step_of(ours(), device, channels_last=True)}
+        if device.type == "cpu":
+            found[f"ours, kernels{pixels}"] = step_of(ours(), device, channels_last=True, kernels=True)
+        return found | {f"ours, amp{pixels}": step_of(ours(), device, channels_last=True, amp=True)}
+
     return {
-        "original": {
-            "published": step_of(original(), device, channels_last=False),
-            "ours": step_of(original(), device, channels_last=True),
-            "ours, amp": step_of(original(), device, channels_last=True, amp=True),
-        },
+        "original": {"published": step_of(original(), device, channels_last=False), **each("", original)},
         "phase 0": ways(PublishedTask(fresh("pcsr-phase0"), recipe("pcsr-phase0")), phase0),  # type: ignore[arg-type]
         "phase 1": ways(published_phase1(fresh("pcsr-phase1"), recipe("pcsr-phase1")), phase1),  # type: ignore[arg-type]
     }
@@ -132,6 +138,8 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--patch_size", type=int, default=32, help="LR pixels")
     parser.add_argument("--pixels_per_patch", type=int, default=4096)
+    parser.add_argument("--jobs", nargs="+", default=list(RECIPE), choices=list(RECIPE))
+    parser.add_argument("--ways", default="", help="only the formulations whose name holds this, and the published one")
     parser.add_argument("--rounds", type=int, default=7, help="timed iterations of each")
     parser.add_argument("--csv", type=Path, default=Path("results/benchmarks/training.csv"))
     add_device_option(parser)
@@ -140,7 +148,11 @@ def main() -> None:
     lr = torch.rand(args.batch_size, 3, args.patch_size, args.patch_size, device=device)
     hr = torch.rand(args.batch_size, 3, 4 * args.patch_size, 4 * args.patch_size, device=device)
 
-    steps = jobs(args.backbone, device, args.pixels_per_patch)
+    steps = {
+        job: {way: step for way, step in ways.items() if way == "published" or args.ways in way}
+        for job, ways in jobs(args.backbone, device, args.pixels_per_patch).items()
+        if job in args.jobs
+    }
     queue = 1 if device.type == "cpu" else QUEUE
     seconds: dict[tuple[str, str], list[float]] = {(job, way): [] for job, ways in steps.items() for way in ways}
     for round_ in tqdm(range(args.rounds + 2), unit="round", disable=None):  # two rounds to warm up

@@ -16,6 +16,7 @@ from torch.optim import Adam, Optimizer
 from datasets.cache import open_cache
 from datasets.crops import Crops
 from models.checkpoint import save_weights
+from models.fast.accelerate import accelerate
 from training.ema import Average
 from training.log import Log
 from training.muon import Muon
@@ -86,13 +87,17 @@ def train(
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
-    """Give the task its BatchNorm, its device, its modes and, a third faster on CPUs, its layout."""
+    """Give the task its BatchNorm, its device, its modes and, for the sake of CPUs, its layout and its kernels."""
     if spec.sync_bn and ranks.world > 1:
         if ranks.device.type != "cuda":
             raise InputError("train.sync_bn: torch's SyncBatchNorm runs between CUDA devices only; set it to false")
         nn.SyncBatchNorm.convert_sync_batchnorm(task)  # over the whole batch; names in the state_dict stay
     task.to(ranks.device)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if ranks.device.type == "cpu":
+        torch.set_flush_denormal(True)  # the momentum of unused weights fades to such numbers, which are slow
+        if spec.kernels and not (spec.amp or spec.compile):
+            accelerate(task)
     task.train()
     if spec.frozen_bn:
         for module in task.modules():

@@ -95,6 +95,7 @@ class TrainSpec(Spec):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the average of the weights that is shipped; 0: the weights
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile
+    kernels: bool = True  # CPUs, float32: this project's compiled kernels; false: PyTorch's convolutions
     seed: int = Field(default=0, ge=0)
     frozen_bn: bool = False  # BatchNorm keeps the statistics that init has, and so computes what evaluation does
     sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not each process' share

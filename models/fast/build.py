@@ -1,4 +1,4 @@
-"""The C++ kernels of CPUs, pixels.cpp and convs.cpp: compiled once, on first use, and kept in the user's cache.
+"""The C++ kernels of CPUs, the .cpp files beside this: compiled once, on first use, and kept in the user's cache.
 
 Where they cannot be compiled, plain torch does the work.
 """
@@ -15,7 +15,10 @@ import tempfile
 from pathlib import Path
 
 # read with this module: a long run may first need them after the files have changed, and the structs with them
-SOURCES = {name: Path(__file__).with_name(name).read_text() for name in ("pixels.cpp", "convs.cpp")}
+SOURCES = {
+    name: Path(__file__).with_name(name).read_text()
+    for name in ("pixels.cpp", "convs.cpp", "winograd.cpp", "linear.cpp", "registers.h", "winograd_lines.h")
+}
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 
@@ -44,7 +47,7 @@ def built(compiler: str) -> Path:
             made = Path(scratch) / path.name
             for name, text in SOURCES.items():
                 (Path(scratch) / name).write_text(text)
-            command = [compiler, *FLAGS, "-o", made.name, *SOURCES]
+            command = [compiler, *FLAGS, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
             subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True)
             made.replace(path)
     return path

@@ -1,0 +1,248 @@
+// Linear layers over rows of channels, and their gradients: 1x1 convolutions and the per-pixel MLPs of training. Built by
+// kernel.py, called by linear.py. Everything is float32, a row (n, c) per pixel.
+//
+//   result = rectified(sum_i input_i weight_i' + bias + add), in which the weights of several inputs lie side by side, as
+//   if the inputs were concatenated. Rows are worked in strips that stay in a core's own cache.
+#include "registers.h"
+
+namespace {
+constexpr int STRIP = 48;  // rows, a multiple of UNIT
+
+struct Matrix {  // weight[o][i]
+    float* data;
+    long out, in;
+};
+
+struct Columns {  // output columns [first, first + count) in `vectors`
+    int first, count, vectors;
+};
+
+std::vector<Columns> columns_of(int count) {
+    const int vectors = (count + LANES - 1) / LANES, chunks = (vectors + MOST - 1) / MOST;
+    std::vector<Columns> columns;
+    for (int i = 0; i < chunks; i++) {
+        const int from = i * vectors / chunks, to = (i + 1) * vectors / chunks;
+        columns.push_back({from * LANES, std::min(count, to * LANES) - from * LANES, to - from});
+    }
+    return columns;
+}
+
+// [chunk of columns][row][column in the chunk], where an entry is data[row * down + column * right]
+void pack(const float* data, long down, long right, int rows, const std::vector<Columns>& columns, float* to) {
+    for (const Columns& c : columns)
+        for (int r = 0; r < rows; r++, to += c.vectors * LANES)
+            for (int i = 0; i < c.vectors * LANES; i++) to[i] = i < c.count ? data[r * down + (c.first + i) * right] : 0;
+}
+
+template <int VECTORS>
+void product(const float* in, long in_pitch, const float* weight, int depth, float* out, long out_pitch, int rows, bool more) {
+    constexpr int ROWS = rows_for(VECTORS);
+    int r = 0;
+    for (; r + ROWS <= rows; r += ROWS)
+        (more ? block<ROWS, VECTORS, true> : block<ROWS, VECTORS, false>)(in + r * in_pitch, in_pitch, weight, depth, out + r * out_pitch, out_pitch);
+    for (; r < rows; r++)
+        (more ? block<1, VECTORS, true> : block<1, VECTORS, false>)(in + r * in_pitch, in_pitch, weight, depth, out + r * out_pitch, out_pitch);
+}
+
+// out (rows, columns) (+)= in (rows, depth) * packed weights
+void multiply(const float* in, long in_pitch, const float* weight, int depth, const std::vector<Columns>& columns, float* out, long out_pitch, int rows, bool more) {
+    for (const Columns& c : columns) {
+        float* to = out + c.first;
+        switch (c.vectors) {
+            case 1: product<1>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
+            case 2: product<2>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
+            case 3: product<std::min(3, MOST)>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
+            default: product<MOST>(in, in_pitch, weight, depth, to, out_pitch, rows, more);
+        }
+        weight += (long)depth * c.vectors * LANES;
+    }
+}
+
+template <int VECTORS> void outer_product(const float* in, long in_pitch, int depth, const float* gradient, long pitch, int rows, float* sums) {
+    constexpr int ROWS = LANES == 16 ? UNIT / VECTORS / (VECTORS == 1 ? 2 : 1) : 4;
+    int i = 0;
+    for (; i + ROWS <= depth; i += ROWS) outer_block<ROWS, VECTORS>(in + i, in_pitch, gradient, pitch, rows, sums + i * VECTORS * LANES);
+    for (; i + 2 <= depth; i += 2) outer_block<2, VECTORS>(in + i, in_pitch, gradient, pitch, rows, sums + i * VECTORS * LANES);
+    for (; i < depth; i++) outer_block<1, VECTORS>(in + i, in_pitch, gradient, pitch, rows, sums + i * VECTORS * LANES);
+}
+
+// sums (depth, columns), packed, += in' (rows, depth) * gradient (rows, columns)
+void accumulate(const float* in, long in_pitch, int depth, const float* gradient, long pitch, const std::vector<Columns>& columns, int rows, float* sums) {
+    for (const Columns& c : columns) {
+        const float* g = gradient + c.first;
+        switch (c.vectors) {
+            case 1: outer_product<1>(in, in_pitch, depth, g, pitch, rows, sums); break;
+            case 2: outer_product<2>(in, in_pitch, depth, g, pitch, rows, sums); break;
+            case 3: outer_product<std::min(3, MOST)>(in, in_pitch, depth, g, pitch, rows, sums); break;
+            default: outer_product<MOST>(in, in_pitch, depth, g, pitch, rows, sums);
+        }
+        sums += (long)depth * c.vectors * LANES;
+    }
+}
+
+// totals[c] += sum of column c of a strip, squares likewise; in double, because their differences count
+void add_columns(const float* rows, long pitch, int count, int columns, double* totals, double* squares) {
+    for (int c = 0; c < columns; c += LANES) {
+        Vec sum{}, square{};
+        for (int r = 0; r < count; r++) {
+            const Vec v = load(rows + r * pitch + c);
+            sum += v, square += v * v;
+        }
+        for (int i = 0; i < std::min(LANES, columns - c); i++) totals[c + i] += sum[i], squares[c + i] += square[i];
+    }
+}
+
+// every thread gets the same strips in every run: sums must not depend on which thread is the faster
+template <class Work> void over_strips(long rows, int threads, const Work& work) {
+    const long strips = (rows + STRIP - 1) / STRIP;
+    in_parallel(threads, [&](int thread) {
+        for (long strip = thread * strips / threads; strip < (thread + 1) * strips / threads; strip++)
+            work(thread, strip * STRIP, (int)std::min((long)STRIP, rows - strip * STRIP));
+    });
+}
+
+int threads_for(long rows, int threads) { return (int)std::max(1L, std::min((long)threads, rows / (4 * STRIP))); }
+}  // namespace
+
+struct Sources {  // inputs (n, ins), the gradients of those where asked for, and whether to add to what is there
+    const float* x[8];
+    float* gradient[8];
+    int more[8];
+    int count, ins;
+};
+
+// y (rows, outs). sums: null, or the columns' sums and sums of squares (2, outs)
+extern "C" void linear(Sources sources, long rows, int outs, Matrix w, const float* bias, const float* add, float slope, float* y, double* sums, int threads) {
+    threads = threads_for(rows, threads);
+    const auto columns = columns_of(outs);
+    const long pitch = padded(outs), packed = (long)sources.ins * pitch, own = STRIP * pitch;
+    float* memory = workspace(sources.count * packed + threads * own);
+    for (int i = 0; i < sources.count; i++)
+        pack(w.data + i * sources.ins * w.in, w.in, w.out, sources.ins, columns, memory + i * packed);
+    std::vector<double> parts(sums ? (size_t)threads * 2 * outs : 0);
+    over_strips(rows, threads, [&](int thread, long first, int count) {
+        float* out = memory + sources.count * packed + thread * own;
+        for (int i = 0; i < sources.count; i++)
+            multiply(sources.x[i] + first * sources.ins, sources.ins, memory + i * packed, sources.ins, columns, out, pitch, count, i > 0);
+        for (int c = 0; c < outs; c += LANES) {
+            const Part part(outs - c);
+            const Vec shift = bias ? part.load(bias + c) : Vec{};
+            for (int r = 0; r < count; r++) {
+                Vec value = load(out + r * pitch + c) + shift;
+                if (add) value += part.load(add + (first + r) * outs + c);
+                if (slope != 1) value = value > 0 ? value : value * slope;
+                part.store(y + (first + r) * outs + c, value);
+            }
+        }
+        if (sums) add_columns(out, pitch, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
+    });
+    if (sums)
+        for (int i = 0; i < 2 * outs; i++) {
+            sums[i] = 0;
+            for (int t = 0; t < threads; t++) sums[i] += parts[t * 2 * outs + i];
+        }
+}
+
+struct Incoming {  // the result's gradient g (rows, outs), as it is after these
+    float* g;
+    const float* mask;      // null, or g counts where this is above zero, and is left so in memory
+    const float *z, *affine;  // null, or then g = affine[0] * g + affine[1] * z + affine[2], per column: BatchNorm's gradient
+};
+
+// rectified: the inputs are results of a rectifier, whose derivative their gradients take
+extern "C" void linear_gradients(Sources sources, int rectified, long rows, int outs, Matrix w, Incoming in, Matrix of_w, float* of_bias, int threads) {
+    threads = threads_for(rows, threads);
+    const int ins = sources.ins, count = sources.count;
+    const auto columns = columns_of(outs), back = columns_of(ins);
+    const long pitch = padded(outs), back_pitch = padded(ins), packed = outs * back_pitch, sums = ins * pitch;
+    const long own = count * sums + pitch + STRIP * (pitch + back_pitch);
+    float* memory = workspace(count * packed + threads * own);
+    float* threads_memory = memory + count * packed;
+    for (int i = 0; i < count; i++)
+        if (sources.gradient[i]) pack(w.data + i * ins * w.in, w.out, w.in, outs, back, memory + i * packed);
+    for (int t = 0; t < threads; t++) std::fill_n(threads_memory + t * own, count * sums + pitch, 0.f);
+    over_strips(rows, threads, [&](int thread, long first, int height) {
+        float* of_weight = threads_memory + thread * own;
+        float *bias = of_weight + count * sums, *g = bias + pitch, *back_rows = g + STRIP * pitch;
+        for (int c = 0; c < outs; c += LANES) {
+            const Part part(outs - c);
+            const Vec scale = in.affine ? part.load(in.affine + c) : all(1), slope = in.affine ? part.load(in.affine + outs + c) : Vec{};
+            const Vec shift = in.affine ? part.load(in.affine + 2 * outs + c) : Vec{};
+            Vec sum{};
+            for (int r = 0; r < height; r++) {
+                const long at = (first + r) * outs + c;
+                Vec value = part.load(in.g + at);
+                if (in.mask) part.store(in.g + at, value = part.load(in.mask + at) > 0 ? value : Vec{});
+                if (in.affine) value = scale * value + slope * part.load(in.z + at) + shift;
+                sum += value;
+                store(g + r * pitch + c, value);
+            }
+            store(bias + c, load(bias + c) + sum);
+        }
+        for (int i = 0; i < count; i++) {
+            const float* x = sources.x[i] + first * ins;
+            accumulate(x, ins, ins, g, pitch, columns, height, of_weight + i * sums);
+            if (!sources.gradient[i]) continue;
+            multiply(g, pitch, memory + i * packed, outs, back, back_rows, back_pitch, height, false);
+            float* to = sources.gradient[i] + first * ins;
+            for (int c = 0; c < ins; c += LANES) {
+                const Part part(ins - c);
+                for (int r = 0; r < height; r++) {
+                    Vec value = load(back_rows + r * back_pitch + c);
+                    if (rectified) value = part.load(x + r * ins + c) > 0 ? value : Vec{};
+                    if (sources.more[i]) value += part.load(to + r * ins + c);
+                    part.store(to + r * ins + c, value);
+                }
+            }
+        }
+    });
+    for (int t = 1; t < threads; t++)
+        for (long i = 0; i < count * sums + pitch; i++) threads_memory[i] += threads_memory[t * own + i];
+    for (int i = 0; i < count; i++) {
+        const float* from = threads_memory + i * sums;
+        for (const Columns& c : columns)
+            for (int k = 0; k < ins; k++, from += c.vectors * LANES)
+                for (int o = 0; o < c.count; o++) of_w.data[(c.first + o) * of_w.out + (i * ins + k) * of_w.in] = from[o];
+    }
+    if (of_bias) std::copy_n(threads_memory + count * sums, outs, of_bias);
+}
+
+// y = rectified(scale * x + shift), per column
+extern "C" void scale_and_rectify(const float* x, long rows, int columns, const float* scale, const float* shift, float* y, int threads) {
+    over_strips(rows, threads_for(rows, threads), [&](int, long first, int count) {
+        for (int c = 0; c < columns; c += LANES) {
+            const Part part(columns - c);
+            const Vec by = part.load(scale + c), plus = part.load(shift + c);
+            for (int r = 0; r < count; r++) {
+                const long at = (first + r) * columns + c;
+                const Vec value = by * part.load(x + at) + plus;
+                part.store(y + at, value > 0 ? value : Vec{});
+            }
+        }
+    });
+}
+
+// to = g where y is above zero, else 0; sums (2, columns): of that, and of that times z
+extern "C" void rectifier_sums(const float* g, const float* y, const float* z, long rows, int columns, float* to, double* sums, int threads) {
+    threads = threads_for(rows, threads);
+    std::vector<double> parts((size_t)threads * 2 * columns);
+    over_strips(rows, threads, [&](int thread, long first, int count) {
+        double* own = &parts[thread * 2 * columns];
+        for (int c = 0; c < columns; c += LANES) {
+            const int left = std::min(LANES, columns - c);
+            const Part part(left);
+            Vec sum{}, product{};
+            for (int r = 0; r < count; r++) {
+                const long at = (first + r) * columns + c;
+                const Vec value = part.load(y + at) > 0 ? part.load(g + at) : Vec{};
+                part.store(to + at, value);
+                sum += value, product += value * part.load(z + at);
+            }
+            for (int i = 0; i < left; i++) own[c + i] += sum[i], own[columns + c + i] += product[i];
+        }
+    });
+    for (int i = 0; i < 2 * columns; i++) {
+        sums[i] = 0;
+        for (int t = 0; t < threads; t++) sums[i] += parts[t * 2 * columns + i];
+    }
+}

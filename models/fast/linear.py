@@ -1,0 +1,169 @@
+"""Linear layers over rows of channels in training on CPUs: 1x1 convolutions, per-pixel MLPs, BatchNorm behind them.
+
+linear.cpp has the arithmetic. Rows (n,c) are float32 and contiguous; the inputs of a layer are several where its input
+is their concatenation, which then need not exist.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from models.fast.build import load_kernels
+from models.fast.pixels import address
+
+INPUTS = 8  # as in linear.cpp
+
+
+class Sources(ctypes.Structure):
+    """A layer's inputs, and where their gradients go; the same structs are in linear.cpp."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p * INPUTS),
+        ("gradient", ctypes.c_void_p * INPUTS),
+        ("more", ctypes.c_int * INPUTS),
+        ("count", ctypes.c_int),
+        ("ins", ctypes.c_int),
+    )
+
+
+class Matrix(ctypes.Structure):
+    """A weight (o,i) where it lies in memory."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("out", ctypes.c_long), ("in", ctypes.c_long))
+
+
+class Incoming(ctypes.Structure):
+    """The gradient of a result, and how it becomes that of the sums before."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("g", "mask", "z", "affine"))
+
+
+class Gradient(NamedTuple):
+    """Where the gradient of an input goes: rows (n,c), and whether it is added to what is there."""
+
+    rows: Tensor
+    more: bool = False
+
+
+def compiled() -> ctypes.CDLL:
+    kernels = load_kernels()
+    assert kernels is not None
+    return kernels
+
+
+def maybe(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None) if tensor is None else address(tensor)
+
+
+def sources(inputs: Sequence[Tensor], gradients: Sequence[Gradient | None] = ()) -> Sources:
+    result = Sources(count=len(inputs), ins=inputs[0].shape[1])
+    for i, rows in enumerate(inputs):
+        result.x[i] = address(rows).value
+    for i, gradient in enumerate(gradients):
+        if gradient is not None:
+            result.gradient[i], result.more[i] = address(gradient.rows).value, gradient.more
+    return result
+
+
+def matrix(weight: Tensor) -> Matrix:
+    return Matrix(weight.data_ptr(), *weight.stride()[:2])
+
+
+def linear(
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    add: Tensor | None = None,
+    slope: float = 1.0,
+    sums: Tensor | None = None,
+) -> Tensor:
+    """Inputs (n,c) side by side times weight (o,i), plus bias and `add` (n,o), then a leaky rectifier: (n,o).
+
+    sums: gets the sum of the products and of their squares, (2,o) float64.
+    """
+    rows, outs = len(inputs[0]), len(weight)
+    result = inputs[0].new_empty(rows, outs)
+    compiled().linear(
+        *(sources(inputs), ctypes.c_long(rows), outs, matrix(weight), maybe(bias), maybe(add)),
+        *(ctypes.c_float(slope), address(result), maybe(sums), torch.get_num_threads()),
+    )
+    return result
+
+
+def linear_gradients(
+    inputs: Sequence[Tensor],
+    weight: Tensor,
+    gradient: Tensor,
+    to: Sequence[Gradient | None],
+    *,
+    rectified: bool = False,
+    mask: Tensor | None = None,
+    z: Tensor | None = None,
+    affine: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weight (o,i) and bias (o,) from that of the result (n,o); those of the inputs go where `to` says.
+
+    rectified: the inputs come from a rectifier, whose derivative is included. mask (n,o): the layer's rectified result;
+    its derivative is applied to `gradient` in place. z (n,o), affine (3,o): then a gradient g is affine[0] * g +
+    affine[1] * z + affine[2].
+    """
+    rows, outs = gradient.shape
+    of_weight, of_bias = torch.empty_like(weight), weight.new_empty(outs)
+    compiled().linear_gradients(
+        *(sources(inputs, to), rectified, ctypes.c_long(rows), outs, matrix(weight)),
+        Incoming(*(maybe(tensor).value for tensor in (gradient, mask, z, affine))),
+        *(matrix(of_weight), address(of_bias), torch.get_num_threads()),
+    )
+    return of_weight, of_bias
+
+
+class Rectified(torch.autograd.Function):
+    """The layers of an MLP behind its first: from the first's result (n,c), which is overwritten, to (n,o)."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, *parameters: Tensor) -> Tensor:
+        layers = list(zip(parameters[::2], parameters[1::2], strict=True))
+        activations = [pre.relu_()]
+        for number, (weight, bias) in enumerate(layers, start=1):
+            slope = 1.0 if number == len(layers) else 0.0
+            activations.append(linear([activations[-1]], weight, bias, slope=slope))
+        ctx.save_for_backward(*activations[:-1], *parameters)
+        return activations[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        count = len(ctx.saved_tensors) // 3
+        activations, weights = ctx.saved_tensors[:count], ctx.saved_tensors[count::2]
+        gradient = gradient.contiguous()
+        found: list[Tensor] = []
+        for activation, weight in zip(reversed(activations), reversed(weights), strict=True):
+            before = torch.empty_like(activation)
+            found = [*linear_gradients([activation], weight, gradient, [Gradient(before)], rectified=True), *found]
+            gradient = before
+        return gradient, *found
+
+
+def scale_and_rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """relu(scale * x + shift) of rows (n,c), scale and shift (c,)."""
+    result = torch.empty_like(x)
+    compiled().scale_and_rectify(
+        *(address(x), ctypes.c_long(len(x)), x.shape[1], address(scale), address(shift), address(result)),
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def rectifier_sums(gradient: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """A rectifier's gradient (n,c) from that of its result y; and the sums of it and of its products with z, (2,c)."""
+    result, sums = torch.empty_like(y), torch.empty(2, y.shape[1], dtype=torch.float64)
+    compiled().rectifier_sums(
+        *(address(gradient), address(y), address(z), ctypes.c_long(len(y)), y.shape[1], address(result)),
+        *(address(sums), torch.get_num_threads()),
+    )
+    return result, sums

@@ -1,0 +1,298 @@
+// 3x3 convolutions of stride 1 and padding 1, and their gradients, in the domain of Winograd's F(4x4, 3x3): 4 times fewer
+// multiplications. Built by kernel.py, called by winograd.py. Everything is float32, pixels row after row, channels last.
+//
+//   A tile is 4x4 pixels of the result and the 6x6 of the input that they depend on. With the matrices B, G and A below
+//     result = A' [ sum_c (G weight_c G') * (B' input_c B) ] A
+//   in which * is a product at each of 36 points; the sum over channels makes of it a matrix product per point, tiles by
+//   channels. The gradient of the input is the same convolution with weights turned round; that of the weights is
+//     G' [ sum_tiles (B' input B) * (A gradient A') ] G.
+//   Tiles are worked in strips whose transforms stay in a core's own cache, channels in chunks of at most CHUNK.
+#include "registers.h"
+#include "winograd_lines.h"
+
+namespace {
+constexpr int CHUNK = 64;                // input channels
+constexpr int POINTS = 36;
+constexpr long CACHE_FLOATS = 150'000;   // of a strip's two transforms
+
+// ---- what is asked for
+struct Image {  // (batch, h, w, channels), channels last
+    int batch, h, w;
+    int across() const { return (w + 3) / 4; }
+    int down() const { return (h + 3) / 4; }
+    long tiles() const { return (long)batch * across() * down(); }
+};
+
+struct Weights {  // w[o][i][r][s] of a group's inputs i and all outputs o, anywhere in memory
+    float* data;
+    long out, in, row, col;
+    int turned;  // inputs and outputs change places, and the kernel is turned round: the gradient's convolution
+};
+
+struct Epilogue {  // result = activation(convolution + bias + add), or the same times the activation's slope at `mask`
+    const float *bias, *add, *mask;
+    float slope;  // of what is below zero; 1: no activation
+};
+
+struct Chunk {  // input channels [in, in + ins), output channels [out, out + outs) and their weights
+    int in, ins, out, outs;
+    long weights;
+    int vectors() const { return (outs + LANES - 1) / LANES; }
+};
+
+// chunks of the same outputs follow one another
+std::vector<Chunk> chunks_of(int groups, int ins, int outs, long& floats) {
+    std::vector<Chunk> chunks;
+    floats = 0;
+    for (int g = 0; g < groups; g++)
+        for (int o = 0; o < outs; o += MOST * LANES)
+            for (int i = 0; i < ins; i += CHUNK) {
+                Chunk c{g * ins + i, std::min(CHUNK, ins - i), g * outs + o, std::min(MOST * LANES, outs - o), floats};
+                floats += POINTS * padded(c.ins) * c.vectors() * LANES;
+                chunks.push_back(c);
+            }
+    return chunks;
+}
+
+// ---- transforms of whole strips: to[point][tile][channel], rows of `pitch` floats, points `plane` floats apart
+struct Strip {
+    float* data;
+    long pitch, plane;
+};
+
+inline long plane_of(long tiles, long pitch) { return tiles * pitch + LANES; }  // no power of two: the cache's sets
+
+struct Place {
+    int image, top, left;
+};
+
+inline Place place(const Image& image, long tile) {
+    const int across = image.across(), down = image.down();
+    return {(int)(tile / (across * down)), (int)(tile / across % down) * 4, (int)(tile % across) * 4};
+}
+
+// SIZE 6: the input around each tile; SIZE 4: the gradient's own pixels, of which `sums` gets the sums
+template <int SIZE>
+void transform(const Image& image, const float* x, int channels, int from, int count, long first, long last, Strip to, Vec* sums) {
+    constexpr int EDGE = SIZE == 6 ? 1 : 0;
+    const long line = (long)image.w * channels;
+    for (long tile = first; tile < last; tile++) {
+        const Place at = place(image, tile);
+        const int top = at.top - EDGE, left = at.left - EDGE;
+        const float* corner = x + ((long)at.image * image.h + top) * line + (long)left * channels + from;
+        const bool whole = top >= 0 && left >= 0 && top + SIZE <= image.h && left + SIZE <= image.w;
+        float* row = to.data + (tile - first) * to.pitch;
+        for (int c = 0; c < count; c += LANES) {
+            alignas(64) Vec half[36];
+            const Part part(count - c);
+            Vec sum{};
+            for (int i = 0; i < SIZE; i++) {  // column by column
+                Vec in[SIZE], to_half[6];
+#pragma GCC unroll 6
+                for (int r = 0; r < SIZE; r++) {
+                    const float* pixel = corner + r * line + i * channels + c;
+                    const int z = left + i;
+                    if (whole) in[r] = part.load(pixel), __builtin_prefetch(pixel + SIZE * channels);
+                    else in[r] = top + r >= 0 && top + r < image.h && z >= 0 && z < image.w ? part.load(pixel) : Vec{};
+                    sum += in[r];
+                }
+                if constexpr (SIZE == 6) input_line<1>(in, to_half);
+                else gradient_line<1>(in, to_half);
+                for (int r = 0; r < 6; r++) half[r * 6 + i] = to_half[r];
+            }
+            if constexpr (SIZE == 4) sums[c / LANES] += sum;
+            for (int r = 0; r < 6; r++) {
+                Vec out[6];
+                if constexpr (SIZE == 6) input_line<1>(half + 6 * r, out);
+                else gradient_line<1>(half + 6 * r, out);
+                for (int i = 0; i < 6; i++) store(row + (r * 6 + i) * to.plane + c, out[i]);
+            }
+        }
+    }
+}
+
+template <bool INSIDE>
+inline void finish_tile(const Vec* out, const Image& image, const Place& at, const Epilogue& e, int channels, int channel, int count, float* y) {
+    const Part part(count);
+    const Vec bias = e.bias ? part.load(e.bias + channel) : Vec{};
+    for (int r = 0; r < 4; r++) {
+        if (!INSIDE && at.top + r >= image.h) break;
+        long pixel = (((long)at.image * image.h + at.top + r) * image.w + at.left) * channels + channel;
+        for (int c = 0; c < 4; c++, pixel += channels) {
+            if (!INSIDE && at.left + c >= image.w) break;
+            Vec value = out[r * 4 + c] + bias;
+            if (e.add) value += part.load(e.add + pixel);
+            if (e.mask) value = part.load(e.mask + pixel) > 0 ? value : value * e.slope;
+            else if (e.slope != 1) value = value > 0 ? value : value * e.slope;
+            part.store(y + pixel, value);
+        }
+    }
+}
+
+void finish(const Image& image, Strip from, int count, long first, long last, const Epilogue& e, int channels, int start, float* y) {
+    for (long tile = first; tile < last; tile++) {
+        const Place at = place(image, tile);
+        const float* row = from.data + (tile - first) * from.pitch;
+        for (int c = 0; c < count; c += LANES) {
+            alignas(64) Vec half[24], out[16];
+            for (int i = 0; i < 6; i++) {
+                Vec in[6], to_half[4];
+                for (int r = 0; r < 6; r++) in[r] = load(row + (r * 6 + i) * from.plane + c);
+                result_line<1>(in, to_half);
+                for (int r = 0; r < 4; r++) half[r * 6 + i] = to_half[r];
+            }
+            for (int i = 0; i < 4; i++) result_line<1>(half + 6 * i, out + 4 * i);
+            if (at.top + 4 <= image.h && at.left + 4 <= image.w) finish_tile<true>(out, image, at, e, channels, start + c, count - c, y);
+            else finish_tile<false>(out, image, at, e, channels, start + c, count - c, y);
+        }
+    }
+}
+
+// ---- matrix products, one per point
+template <int VECTORS> void products(Strip in, Strip out, const float* weight, int depth, long tiles, bool more) {
+    constexpr int ROWS = rows_for(VECTORS);
+    for (int p = 0; p < POINTS; p++, weight += padded(depth) * VECTORS * LANES)
+        for (long t = 0; t < tiles; t += ROWS)
+            (more ? block<ROWS, VECTORS, true> : block<ROWS, VECTORS, false>)(in.data + p * in.plane + t * in.pitch, in.pitch, weight, depth, out.data + p * out.plane + t * out.pitch, out.pitch);
+}
+
+template <int VECTORS> void outer_products(Strip in, Strip gradient, float* sums, int depth, long tiles) {
+    constexpr int ROWS = LANES == 16 ? (VECTORS == 1 ? 13 : UNIT / VECTORS) : 4, ODD = 2;
+    for (int p = 0; p < POINTS; p++, sums += padded(depth) * VECTORS * LANES) {
+        const float *x = in.data + p * in.plane, *g = gradient.data + p * gradient.plane;
+        int i = 0;
+        for (; i + ROWS <= depth; i += ROWS) outer_block<ROWS, VECTORS>(x + i, in.pitch, g, gradient.pitch, tiles, sums + i * VECTORS * LANES);
+        for (; i < depth; i += ODD) outer_block<ODD, VECTORS>(x + i, in.pitch, g, gradient.pitch, tiles, sums + i * VECTORS * LANES);
+    }
+}
+
+// ---- weights: to[point][i][o] of a chunk
+void transform_weights(const Weights& w, const Chunk& c, int group_ins, int group_outs, float* to) {
+    const int width = c.vectors() * LANES;
+    const long plane = padded(c.ins) * width;
+    const int group_in = c.in / group_ins * group_ins, group_out = c.out / group_outs * group_outs;
+    for (int i = 0; i < c.ins; i++)
+        for (int v = 0; v < width; v += LANES) {
+            alignas(64) Vec in[9] = {}, half[18], out[36];
+            for (int lane = 0; lane < std::min(LANES, c.outs - v); lane++) {
+                // inputs count from their group's start, outputs through all groups; of a turned weight the other way
+                const long input = c.in + i - (w.turned ? 0 : group_in), output = c.out + v + lane - (w.turned ? group_out : 0);
+                const float* at = w.data + (w.turned ? input * w.out + output * w.in : output * w.out + input * w.in);
+                for (int k = 0; k < 9; k++) in[w.turned ? 8 - k : k][lane] = at[k / 3 * w.row + k % 3 * w.col];
+            }
+            for (int k = 0; k < 3; k++) weight_line(in + k, 3, half + k, 3);          // (6,3)
+            for (int k = 0; k < 6; k++) weight_line(half + 3 * k, 1, out + 6 * k, 1);  // (6,6)
+            for (int p = 0; p < POINTS; p++) store(to + p * plane + (long)i * width + v, out[p]);
+        }
+}
+
+void weight_gradients(const float* const* parts, int count, const Weights& w, const Chunk& c, int group_ins) {
+    const int width = c.vectors() * LANES;
+    const long plane = padded(c.ins) * width;
+    for (int i = 0; i < c.ins; i++)
+        for (int v = 0; v < width; v += LANES) {
+            alignas(64) Vec in[36], half[18], out[9];
+            for (int p = 0; p < POINTS; p++) {
+                const long at = c.weights + p * plane + (long)i * width + v;
+                in[p] = load(parts[0] + at);
+                for (int n = 1; n < count; n++) in[p] += load(parts[n] + at);
+            }
+            for (int k = 0; k < 6; k++) weight_gradient_line(in + k, 6, half + k, 6);         // (3,6)
+            for (int k = 0; k < 3; k++) weight_gradient_line(half + 6 * k, 1, out + 3 * k, 1);  // (3,3)
+            for (int lane = 0; lane < std::min(LANES, c.outs - v); lane++)
+                for (int k = 0; k < 9; k++)
+                    w.data[(c.out + v + lane) * w.out + (c.in + i) % group_ins * w.in + k / 3 * w.row + k % 3 * w.col] = out[k][lane];
+        }
+}
+
+struct Plan {
+    std::vector<Chunk> chunks;
+    long weights, tiles, strips;  // floats of all chunks' weights, tiles of a strip, how many strips
+    long in_pitch, out_pitch, in_floats, out_floats;
+
+    Plan(const Image& image, int groups, int ins, int outs) {
+        chunks = chunks_of(groups, ins, outs, weights);
+        in_pitch = padded(std::min(CHUNK, ins)), out_pitch = padded(std::min(MOST * LANES, outs));
+        const long all = image.tiles(), most = CACHE_FLOATS / (POINTS * (in_pitch + out_pitch) + 16 * groups * (ins + outs));
+        tiles = std::max((long)UNIT, std::min(most, all + UNIT - 1) / UNIT * UNIT);
+        strips = (all + tiles - 1) / tiles;
+        in_floats = padded(POINTS * plane_of(tiles, in_pitch)), out_floats = padded(POINTS * plane_of(tiles, out_pitch));
+    }
+    Strip in(float* at) const { return {at, in_pitch, plane_of(tiles, in_pitch)}; }
+    Strip out(float* at) const { return {at + in_floats, out_pitch, plane_of(tiles, out_pitch)}; }
+};
+}  // namespace
+
+// ins and outs are of a group; x (batch,h,w,groups*ins), y (batch,h,w,groups*outs)
+extern "C" void winograd(const float* x, Image image, int groups, int ins, int outs, Weights weights, Epilogue epilogue, float* y, int threads) {
+    const Plan plan(image, groups, ins, outs);
+    threads = (int)std::max(1L, std::min((long)threads, plan.strips));
+    const long own = plan.in_floats + plan.out_floats;
+    float* memory = workspace(plan.weights + threads * own);
+    for (const Chunk& c : plan.chunks) transform_weights(weights, c, ins, outs, memory + c.weights);
+    std::atomic<long> next{0};
+    in_parallel(threads, [&](int thread) {
+        float* mine = memory + plan.weights + thread * own;
+        const Strip in = plan.in(mine), out = plan.out(mine);
+        for (long strip; (strip = next++) < plan.strips;) {
+            const long first = strip * plan.tiles, last = std::min(first + plan.tiles, image.tiles());
+            int ready = -1;  // the input channels that are transformed
+            for (const Chunk& c : plan.chunks) {
+                if (ready != c.in) transform<6>(image, x, groups * ins, c.in, c.ins, first, last, in, nullptr);
+                ready = c.in;
+                const bool more = c.in % ins;
+                const float* u = memory + c.weights;
+                switch (c.vectors()) {
+                    case 1: products<1>(in, out, u, c.ins, last - first, more); break;
+                    case 2: products<2>(in, out, u, c.ins, last - first, more); break;
+                    case 3: products<std::min(3, MOST)>(in, out, u, c.ins, last - first, more); break;
+                    default: products<MOST>(in, out, u, c.ins, last - first, more);
+                }
+                if ((c.in + c.ins) % ins == 0)
+                    finish(image, out, c.outs, first, last, epilogue, groups * outs, c.out, y);
+            }
+        }
+    });
+}
+
+// the weights' gradient, and the bias' (groups*outs), if there is one, from that of the result
+extern "C" void winograd_weights(const float* x, const float* gradient, Image image, int groups, int ins, int outs, Weights weights, float* bias, int threads) {
+    const Plan plan(image, groups, ins, outs);
+    threads = (int)std::max(1L, std::min((long)threads, plan.strips));
+    const long biases = padded((long)groups * outs) + LANES, own = plan.weights + biases + plan.in_floats + plan.out_floats;
+    float* memory = workspace(threads * own);
+    in_parallel(threads, [&](int thread) {
+        float *sums = memory + thread * own, *bias_sums = sums + plan.weights;
+        std::fill(sums, bias_sums + biases, 0.f);
+        const Strip in = plan.in(bias_sums + biases), out = plan.out(bias_sums + biases);
+        // strips are divided beforehand: sums must not depend on which thread is the faster
+        for (long strip = thread * plan.strips / threads; strip < (thread + 1) * plan.strips / threads; strip++) {
+            const long first = strip * plan.tiles, last = std::min(first + plan.tiles, image.tiles());
+            int ready = -1;
+            for (const Chunk& c : plan.chunks) {
+                if (ready != c.in) transform<6>(image, x, groups * ins, c.in, c.ins, first, last, in, nullptr);
+                ready = c.in;
+                if (c.in % ins == 0) {
+                    Vec totals[MOST] = {};
+                    transform<4>(image, gradient, groups * outs, c.out, c.outs, first, last, out, totals);
+                    for (int o = 0; o < c.outs; o++) bias_sums[c.out + o] += totals[o / LANES][o % LANES];
+                }
+                float* u = sums + c.weights;
+                switch (c.vectors()) {
+                    case 1: outer_products<1>(in, out, u, c.ins, last - first); break;
+                    case 2: outer_products<2>(in, out, u, c.ins, last - first); break;
+                    case 3: outer_products<std::min(3, MOST)>(in, out, u, c.ins, last - first); break;
+                    default: outer_products<MOST>(in, out, u, c.ins, last - first);
+                }
+            }
+        }
+    });
+    std::vector<const float*> parts;
+    for (int i = 0; i < threads; i++) parts.push_back(memory + i * own);
+    for (const Chunk& c : plan.chunks) weight_gradients(parts.data(), threads, weights, c, ins);
+    if (bias)
+        for (int o = 0; o < groups * outs; o++) {
+            bias[o] = 0;
+            for (const float* part : parts) bias[o] += part[plan.weights + o];
+        }
+}

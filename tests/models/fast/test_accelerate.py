@@ -1,0 +1,102 @@
+"""The fast training step against the plain one: the same gradients, the same modules, the same bits in every run."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.build import build_original, build_pcsr
+from models.fast.accelerate import FASTER, accelerate
+from models.fast.build import load_kernels
+from models.fast.engine import Engine
+from models.fast.fold import folded
+from training.tasks import OriginalTask, Phase0, Task
+from utils.config import OriginalSpec, PCSRSpec, TrainSpec
+
+pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no C++ compiler")
+
+BACKBONES = ["carn", "srresnet"]
+RECIPE = TrainSpec(iter_max=1, learning_rate=1e-3)
+
+
+def phase0(backbone: str) -> Phase0:
+    torch.manual_seed(0)
+    spec = PCSRSpec(kind="pcsr", backbone=backbone, width=20, upsamplers=((24, 20, 70),), classifier=None)
+    return Phase0(build_pcsr(spec), RECIPE.model_copy(update={"loss": "psnr"})).train()
+
+
+def original(backbone: str) -> OriginalTask:
+    torch.manual_seed(0)
+    spec = OriginalSpec(kind="original", backbone=backbone, width=20, scale=4)
+    return OriginalTask(build_original(spec), RECIPE).train()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(2, 3, 11, 14), torch.rand(2, 3, 44, 56)
+
+
+def gradients(task: Task[Any]) -> list[Tensor]:
+    """Of the loss in all parameters, and the buffers as the step left them."""
+    dtype = next(task.parameters()).dtype
+    lr, hr = (image.to(dtype) for image in batch())
+    task.zero_grad()
+    task(lr, hr)["loss"].backward()
+    grads = [parameter.grad for parameter in task.parameters()]
+    return [grad for grad in grads if grad is not None] + [buffer.clone() for buffer in task.buffers()]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("build", [phase0, original])
+def test_gradients_are_those_of_the_plain_step(backbone: str, build: type) -> None:
+    plain, fast = build(backbone), build(backbone)
+    accelerate(fast)
+    both = zip(gradients(fast), gradients(plain), gradients_in_double(build(backbone)), strict=True)
+    for ours, usual, exact in both:
+        error, usual_error = (
+            (each - exact).double().norm() / (exact.double().norm() + 1e-12) for each in (ours, usual)
+        )
+        assert error < 1e-5 + 5 * usual_error
+
+
+def gradients_in_double(task: Task[Any]) -> list[Tensor]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        return gradients(task.double())
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_runs_agree_to_the_bit(backbone: str) -> None:
+    runs = []
+    for _ in range(2):
+        task = phase0(backbone)
+        accelerate(task)
+        runs.append(gradients(task))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_model_stays_what_it_is(backbone: str) -> None:
+    plain, fast = phase0(backbone), phase0(backbone)
+    accelerate(fast)
+    assert any(type(part) in FASTER.values() for part in fast.modules())
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+    for each in (plain, fast):
+        gradients(each)
+    fast.load_state_dict(plain.state_dict())
+    lr, _ = batch()
+    with torch.no_grad():
+        expected = plain.model.encoder.eval()(lr)
+        for encoder in (copy.deepcopy(fast.model), pickle.loads(pickle.dumps(fast.model))):
+            assert torch.equal(encoder.encoder.eval()(lr), expected)
+        assert torch.allclose(folded(fast.model.encoder)(lr), expected, atol=1e-5)
+        size = (44, 56)
+        ways = [Engine(task.model.eval()) for task in (plain, fast)]  # compiled for inference: traced
+        first, second = (way.upsample_all(way.encode(lr), size, -1) for way in ways)
+        assert ways[1].run_encoder is not None
+        assert torch.equal(first, second)
