@@ -41,7 +41,7 @@ class Page:
         self.service = service
         floor = math.floor(100 * min(self.least_budget(model, max(SCALES)) for model in service.engines)) / 100
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP, EXPIRES)) as self.blocks:
-            # closed an hour after its visitor has left, or when nothing was moved for EXPIRES seconds
+            # closed when its visitor has left for an hour, or has moved nothing for EXPIRES seconds
             self.session = gr.State(time_to_live=EXPIRES, delete_callback=lambda session: session and session.close())
             gr.Markdown(INTRO)
             with gr.Row():
@@ -128,10 +128,10 @@ class Page:
             session = None
         if ask and not session:
             session = Session(ask, self.service)
-        shown = {self.session: session, self.compare: None, self.overlay: None, self.numbers: EMPTY}
-        shown[self.download] = gr.DownloadButton(value=None, interactive=False)
+        nothing = {self.session: session, self.compare: None, self.overlay: None, self.numbers: EMPTY}
+        nothing[self.download] = gr.DownloadButton(value=None, interactive=False)
         if session is None:
-            yield shown
+            yield nothing
             return
         values = {"k": given[self.k], "budget": given[self.budget], "adaptive": 0.0}
         try:
@@ -147,7 +147,7 @@ class Page:
                 }
         except InputError as error:
             problem = escape(str(error).replace("--", ""))  # a page has no options
-            yield {**shown, self.numbers: f'<p class="problem" role="alert">{problem}</p>'}
+            yield {**nothing, self.numbers: f'<p class="problem" role="alert">{problem}</p>'}
 
 
 def serve(service: Service, host: str, port: int, max_mb: float) -> None:
