@@ -219,8 +219,9 @@ def test_synchronised_batchnorm_keeps_names_and_flops(monkeypatch: pytest.Monkey
     task = OriginalTask(model, synchronised.train)
     settle(task, Ranks(0, 1, torch.device("cpu")), synchronised.train)
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
-    monkeypatch.setattr(nn.Module, "to", lambda *args, **kwargs: None)  # converting needs no GPU, running does
-    settle(task, Ranks(0, 2, torch.device("cuda", 0)), synchronised.train)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "to", lambda *args, **kwargs: None)  # converting needs no GPU, running does
+        settle(task, Ranks(0, 2, torch.device("cuda", 0)), synchronised.train)
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
     assert all(value is before[key] or torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.state_dict().keys() == before.keys() and network_flops(model) == flops
