@@ -69,8 +69,8 @@ def fuse_gradients(
 ) -> list[Tensor]:
     """Gradients of the fusion's parameters from that of its result (n,c); those of its inputs go where `to` says."""
     weight, gamma, _ = parameters
-    gradient, (total, product) = rectifier_sums(gradient, fused.out, fused.z)
-    of_gamma = (product - fused.mean * total) * fused.inverse  # the sum of gradient * normalised
+    gradient, (total, product) = rectifier_sums(gradient, fused.out, fused.z, fused.mean.float())
+    of_gamma = product * fused.inverse  # the sum of gradient * normalised
     scale = gamma * fused.inverse
     affine = torch.stack([scale, torch.zeros_like(scale), torch.zeros_like(scale)])
     if training:

@@ -80,15 +80,21 @@ void accumulate(const float* in, long in_pitch, int depth, const float* gradient
     }
 }
 
-// totals[c] += sum of column c of a strip, squares likewise; in double, because their differences count
+// totals[c] += sum of column c of a strip, squares likewise; taken around the strip's mean, then in double, because what
+// counts are differences of large sums
 void add_columns(const float* rows, long pitch, int count, int columns, double* totals, double* squares) {
     for (int c = 0; c < columns; c += LANES) {
         Vec sum{}, square{};
+        for (int r = 0; r < count; r++) sum += load(rows + r * pitch + c);
+        const Vec mean = sum / (float)count;
         for (int r = 0; r < count; r++) {
-            const Vec v = load(rows + r * pitch + c);
-            sum += v, square += v * v;
+            const Vec v = load(rows + r * pitch + c) - mean;
+            square += v * v;
         }
-        for (int i = 0; i < std::min(LANES, columns - c); i++) totals[c + i] += sum[i], squares[c + i] += square[i];
+        for (int i = 0; i < std::min(LANES, columns - c); i++) {
+            const double m = mean[i];
+            totals[c + i] += count * m, squares[c + i] += square[i] + count * m * m;
+        }
     }
 }
 
@@ -222,8 +228,8 @@ extern "C" void scale_and_rectify(const float* x, long rows, int columns, const 
     });
 }
 
-// to = g where y is above zero, else 0; sums (2, columns): of that, and of that times z
-extern "C" void rectifier_sums(const float* g, const float* y, const float* z, long rows, int columns, float* to, double* sums, int threads) {
+// to = g where y is above zero, else 0; sums (2, columns): of that, and of that times z - center
+extern "C" void rectifier_sums(const float* g, const float* y, const float* z, const float* center, long rows, int columns, float* to, double* sums, int threads) {
     threads = threads_for(rows, threads);
     std::vector<double> parts((size_t)threads * 2 * columns);
     over_strips(rows, threads, [&](int thread, long first, int count) {
@@ -231,12 +237,13 @@ extern "C" void rectifier_sums(const float* g, const float* y, const float* z, l
         for (int c = 0; c < columns; c += LANES) {
             const int left = std::min(LANES, columns - c);
             const Part part(left);
+            const Vec middle = part.load(center + c);
             Vec sum{}, product{};
             for (int r = 0; r < count; r++) {
                 const long at = (first + r) * columns + c;
                 const Vec value = part.load(y + at) > 0 ? part.load(g + at) : Vec{};
                 part.store(to + at, value);
-                sum += value, product += value * part.load(z + at);
+                sum += value, product += value * (part.load(z + at) - middle);
             }
             for (int i = 0; i < left; i++) own[c + i] += sum[i], own[columns + c + i] += product[i];
         }

@@ -159,11 +159,19 @@ def scale_and_rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return result
 
 
-def rectifier_sums(gradient: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """A rectifier's gradient (n,c) from that of its result y; and the sums of it and of its products with z, (2,c)."""
+def rectifier_sums(gradient: Tensor, y: Tensor, z: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """A rectifier's gradient (n,c) from that of its result y; and its sums and those of it times z - center, (2,c)."""
     result, sums = torch.empty_like(y), torch.empty(2, y.shape[1], dtype=torch.float64)
     compiled().rectifier_sums(
-        *(address(gradient), address(y), address(z), ctypes.c_long(len(y)), y.shape[1], address(result)),
+        *(
+            address(gradient),
+            address(y),
+            address(z),
+            address(center),
+            ctypes.c_long(len(y)),
+            y.shape[1],
+            address(result),
+        ),
         *(address(sums), torch.get_num_threads()),
     )
     return result, sums

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.build import build_original, build_pcsr
 from models.fast.accelerate import FASTER, accelerate
 from models.fast.build import load_kernels
+from models.fast.cascade import fuse
 from models.fast.engine import Engine
 from models.fast.fold import folded
 from training.tasks import OriginalTask, Phase0, Task
@@ -68,6 +69,15 @@ def gradients_in_double(task: Task[Any]) -> list[Tensor]:
         return gradients(task.double())
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_batchnorm_of_nearly_constant_values() -> None:
+    """A smooth image leaves little of a channel but its mean, which must not cost the variance its digits."""
+    rows, norm = 100 + 0.01 * torch.randn(500, 4), nn.BatchNorm2d(4)
+    z = rows.double() @ torch.eye(4).double()
+    ours = fuse([rows], [torch.eye(4), *norm.parameters()], norm)
+    assert torch.allclose(ours.mean, z.mean(0), rtol=1e-6)
+    assert torch.allclose(ours.inverse, (z.var(0, correction=0) + norm.eps).rsqrt(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
