@@ -1,4 +1,4 @@
-"""From the CSV files in results/readme/ to the tables of README.md and docs/, between `<!-- table NAME -->` marks."""
+"""From results/readme/*.csv to the tables of both README.md and of docs/, between `<!-- table NAME -->` marks."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,7 +23,8 @@ BACKBONES = {"carn": "CARN", "fsrcnn": "FSRCNN", "srresnet": "SRResNet"}
 
 def texts(root: Path) -> list[Path]:
     """The texts that have tables in them."""
-    return [path for path in (root / "README.md", *sorted(root.glob("docs/*.md"))) if MARK.search(path.read_text())]
+    pages = (root / "README.md", root / "save/README.md", *sorted(root.glob("docs/*.md")))
+    return [path for path in pages if MARK.search(path.read_text())]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

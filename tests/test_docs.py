@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in README.md and docs/ runs, on small pictures and for two iterations."""
+"""Every command and all Python in README.md, docs/ and save/README.md run, on small pictures and for two iterations."""
 
 import os
 import re
@@ -24,11 +24,13 @@ from models.flops import network_flops
 from models.tile import reach
 from tests.conftest import ROOT, make_folder, photo
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BACKBONE = ROOT / "docs/backbone.md"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # set-up of a machine, which running this test shows to be right, or more machines than there are
 ELSEWHERE = ("make", "pip", "python3 -m venv", "export", "torchrun")
 FEW = {"iter_max": 2, "warmup": 0, "val_every": 2, "log_every": 1, "pixels_per_patch": 64}
+SMALL = {"patch_size": 8, "batch_size": 2}
 # images of each folder under data/
 SIZES = {"Set5": 1, "Set14": 2, "BSD100": 1, "train": 1, "val": 1, "DIV2K_train_HR": 2, "2K": 1}
 
@@ -51,10 +53,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / path.name).symlink_to(path)
     (tmp_path / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
-        content = yaml.safe_load(path.read_text())
-        content["train"].update(FEW)
-        content["data"].update(patch_size=8, batch_size=2)
-        (tmp_path / "configs" / path.name).write_text(yaml.safe_dump(content))
+        (tmp_path / "configs" / path.name).write_text(shortened(path.read_text()))
     for path in (ROOT / "save").glob("*/model.safetensors"):
         shutil.copytree(path.parent, tmp_path / "save" / path.parent.name, ignore=shutil.ignore_patterns("state"))
     for name, count in SIZES.items():
@@ -67,9 +66,19 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def shortened(config: str) -> str:
+    """A config that trains for two iterations on small crops."""
+    content = yaml.safe_load(config)
+    content["train"].update(FEW)
+    content["data"].update(SMALL)
+    return yaml.safe_dump(content)
+
+
 def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run one line: the project's scripts in this process, which has torch already, all else in a shell."""
-    words = shlex.split(line)
+    for key, value in (FEW | SMALL).items():  # recipes of hours
+        line = re.sub(rf"\b{key}=\d+", f"{key}={value}", line)
+    words = shlex.split(line.replace("--min_size 256", "--min_size 32"))
     if words[0] == "python" and words[1] != "-m":
         monkeypatch.setattr("sys.argv", words[1:])
         try:
@@ -84,7 +93,9 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != BACKBONE], ids=lambda page: f"{page.parent.name}-{page.stem}"
+)
 def test_commands_run(page: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skipped = ELSEWHERE if find_spec("onnx") else (*ELSEWHERE, "python export.py")
     ran = [line for line in commands(page, "sh") if not line.startswith(skipped)]
@@ -113,24 +124,25 @@ def test_tables_are_those_of_the_csv_files() -> None:
         assert fill(content, ROOT / "results/readme") == content, f"{text.name}: run make report"
 
 
+def test_python_of_the_docs(checkout: Path) -> None:
+    (block,) = commands(ROOT / "docs/upscaling.md", "python")
+    exec(block.replace("path/of/this/repository", str(ROOT)), {})
+    assert Image.open("photo_x4.png").size == (4 * 48, 4 * 40)
+
+
 def test_the_backbone_of_the_docs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/backbone.md as it stands there: under 60 lines; trains, is evaluated, and runs compiled on CPUs."""
-    network, line = commands(ROOT / "docs/backbone.md", "python")
-    (config,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/backbone.md").read_text(), re.DOTALL | re.MULTILINE)
+    network, line, costs = commands(BACKBONE, "python")
     assert len(network.splitlines()) < 60
     module: dict[str, type[nn.Module]] = {}
     exec(network, module)
     name, parts = eval(f"{{{line}}}", {"Parts": build.Parts, **module}).popitem()
     monkeypatch.setitem(build.BACKBONES, name, parts)
-    for phase in (0, 1):
-        content = yaml.safe_load((checkout / f"configs/fsrcnn-pcsr-phase{phase}.yaml").read_text())
-        content["model"] = yaml.safe_load(config)["model"]
-        if phase == 0:
-            content["model"].update(upsamplers=content["model"]["upsamplers"][-1:], classifier=None)
-        content["train"]["init"] = "save/mine0" if phase else None
-        Path(f"mine{phase}.yaml").write_text(yaml.safe_dump(content))
-        run_command(f"python train_pcsr.py --config mine{phase}.yaml --name mine{phase}", monkeypatch)
-    run_command("python test_pcsr.py --model save/mine1 --hr_data data/Set14 --k -1 0 --per_image", monkeypatch)
+    exec(costs, {})
+    for path, config in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", BACKBONE.read_text(), re.DOTALL | re.MULTILINE):
+        Path(path).write_text(shortened(config))
+    for command in commands(BACKBONE, "sh"):
+        run_command(command, monkeypatch)
     encoder = parts.encoder(16)
     assert Program(encoder).convs and reach(encoder) == 11
     tail = parts.tail(16, 4)
