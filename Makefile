@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 
 # make demo            simulates x4 on a picture that ships with scikit-image
-# make demo IMG=a.jpg  enlarges your picture four times
+# make demo IMG=a.jpg  upscales your picture, four times as wide and high
 demo: .venv/installed
 	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$$IMG")
 

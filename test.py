@@ -9,7 +9,7 @@ from utils.errors import InputError
 
 
 def main() -> None:
-    parser = eval_parser("Evaluate an original model, or bicubic enlargement.")
+    parser = eval_parser("Evaluate an original model, or bicubic interpolation.")
     parser.add_argument("--bicubic", action="store_true", help="MATLAB's bicubic instead of a model, at any scale")
     args = parser.parse_args()
     if args.bicubic:

@@ -58,7 +58,7 @@ def format_table(summary: pd.DataFrame) -> str:
     )
     if not original.any():
         shown = shown.drop(columns="of original %")
-    if summary["psnr"].isna().all():  # enlarged without an HR image to compare with
+    if summary["psnr"].isna().all():  # upscaled without an HR image to compare with
         shown = shown.drop(columns=["PSNR dB", "SSIM"])
     first = summary.iloc[0]
     count = "" if first["images"] == 1 else f", {first['images']} images, means per image"

@@ -61,8 +61,8 @@ def simulate(
     originals, results = original_results(backbone, lr, scale, device, how), restore(lr)
     write_image(folder / "hr.png", to_pixels(hr))
     write_image(folder / "lr.png", to_pixels(lr))
-    enlarged = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # only to be seen beside the others
-    row = [("HR", to_pixels(hr)), ("LR", to_pixels(enlarged))]
+    shown = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # LR as large as the others
+    row = [("HR", to_pixels(hr)), ("LR", to_pixels(shown))]
     table = image_table([measure(path.stem, r, hr, Protocol(scale)) for r in (*originals, *results)], path.stem, scale)
     kinds = ["original"] * len(originals) + [f"PCSR, {restored.setting}" for restored in results]
     captions = [f"{kind}: {line.psnr:.2f} dB" for kind, line in zip(kinds, table.itertuples(), strict=True)]

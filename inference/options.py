@@ -15,7 +15,7 @@ from utils.errors import InputError, Parser
 
 
 def add_model_options(parser: Parser) -> None:
-    parser.add_argument("--config", help="experiment; its weights are save/NAME of configs/NAME.yaml")
+    parser.add_argument("--config", help="configs/NAME.yaml of a training, whose weights are in save/NAME")
     parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
     parser.add_argument(
         *("--tile_size", "--part_size"),
@@ -27,12 +27,13 @@ def add_model_options(parser: Parser) -> None:
 
 
 def add_decision_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--k", type=float, nargs="+", default=[], help="larger is cheaper, about -1 .. 2; 0 if no option is given"
-    )
-    parser.add_argument("--budget", type=float, nargs="+", default=[], help="share of the all-heavy model's FLOPs")
-    parser.add_argument("--adaptive", action="store_true", help="the image decides: k-means instead of k (ADM)")
-    parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
+    about = "the knob: a larger k is cheaper (default: 0); useful from -0.4 to 2, -inf is all heavy, inf all light"
+    parser.add_argument("--k", type=float, nargs="+", default=[], help=about)
+    about = "instead of k: the share of the all-heavy model's FLOPs to spend, up to 1"
+    parser.add_argument("--budget", type=float, nargs="+", default=[], help=about)
+    about = "instead of k: every image decides for itself, by k-means on its probabilities (ADM)"
+    parser.add_argument("--adaptive", action="store_true", help=about)
+    parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:

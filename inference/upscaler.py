@@ -81,7 +81,7 @@ class Upscaler:
         adaptive: bool = False,
         refinement: bool = True,
     ) -> tuple[Picture, Info[Picture]]:
-        """Enlarge RGB or gray, any size; the result has the type, the channels and the place (device) of the image.
+        """Restore RGB or gray of any size; the result has the type, the channels and the device of the image.
 
         image: numpy (H,W,3) or (H,W), uint8, uint16, or float32 in [0,1]; torch (3,H,W) or (b,3,H,W), uint8, or
         float32 in [0,1]. Floats come back rounded to the levels of 16 bits. Sides are rounded to whole pixels.

@@ -106,8 +106,8 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     price = torch.tensor(spend, dtype=torch.float64)
     limit = 2 * 90 / math.log(cost[-1] / cost[0])  # |log_odds| < 180 in float32: beyond, all pixels are light or heavy
 
-    def spent(parts: Sequence[Tensor], k: float) -> float:
-        return sum(total(best(part, cost, k), price) for part in parts)
+    def spent(some: Sequence[Tensor], k: float) -> float:
+        return sum(total(best(band, cost, k), price) for band in some)
 
     whole = [log_odds[..., rows, :] for rows in bands_of(log_odds)]
     sample = [sampled(log_odds)]

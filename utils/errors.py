@@ -1,9 +1,10 @@
 """Bad input ends a command with one line and exit code 2, never with a traceback."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -18,8 +19,15 @@ class StoppedError(Exception):
         self.code = 128 + number  # as shells report a signal
 
 
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNORECASE)
+
+
 class Parser(argparse.ArgumentParser):
-    """Wrong options are bad input like any other."""
+    """Wrong options are bad input like any other, and a negative number in any notation is a value."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")

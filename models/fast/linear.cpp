@@ -1,5 +1,5 @@
 // Linear layers over rows of channels, and their gradients: 1x1 convolutions and the per-pixel MLPs of training. Built by
-// kernel.py, called by linear.py. Everything is float32, a row (n, c) per pixel.
+// build.py, called by linear.py. Everything is float32, a row (n, c) per pixel.
 //
 //   result = rectified(sum_i input_i weight_i' + bias + add), in which the weights of several inputs lie side by side, as
 //   if the inputs were concatenated. Rows are worked in strips that stay in a core's own cache.

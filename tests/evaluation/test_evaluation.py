@@ -94,7 +94,7 @@ def test_other_numbers_of_layers_and_upsamplers(
 ) -> None:
     """A classifier without hidden layer, three upsamplers: every rule, compiled and by torch."""
     save_tiny(work / "save" / "variant", TINY_PCSR.model_copy(update=changes))
-    rules = ("--k", "-99", "-1", "0", "1", "inf", "--budget", "0.9", "--adaptive", "--save_images", "--json")
+    rules = ("--k", "-inf", "-1e0", "0", "1", "inf", "--budget", "0.9", "--adaptive", "--save_images", "--json")
     args = ("test_pcsr.py", "--model", "save/variant", "--hr_data", "hr", "--per_image", *rules)
     outcomes = [cli(*args)]
     monkeypatch.setattr("models.fast.engine.load_kernels", lambda: None)
