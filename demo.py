@@ -13,7 +13,7 @@ import skimage.data
 
 from evaluation.evaluate import Protocol, Row, measure
 from evaluation.report import format_table, image_table, summarise, summary_json
-from evaluation.simulate import simulate
+from evaluation.simulate import original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.encoding import pcsr_restorer
 from inference.inputs import find_images
@@ -21,7 +21,6 @@ from inference.options import add_decision_options, add_model_options, chosen_mo
 from inference.outputs import fingerprint, short
 from inference.visual import OPACITY
 from models.pcsr import PCSR
-from utils.decode import read_image
 from utils.device import pick_device
 from utils.errors import InputError, Parser, run
 
@@ -87,8 +86,8 @@ def main() -> None:
         return
     path = Path(args.img_path[0])
     folder = out_dir / path.stem
-    image = read_image(path)
-    summary = simulate(image, path, restore, spec.backbone, scale, device, tile_plan(args), folder, args.opacity)
+    restores = [*original_beside(spec.backbone, scale, device, tile_plan(args)), restore]
+    summary = simulate(path, scale, restores, folder, args.opacity)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

@@ -18,18 +18,16 @@ from pathlib import Path
 import skimage.data
 from torch import Tensor
 
-from inference.onnx import INSTALL, check_target, described, require_onnx, start, to_onnx
+from inference.onnx import INSTALL, check_target, require_onnx, start, to_onnx, with_metadata
 from inference.onnx_check import largest_difference
 from models.blocks import Backbone
 from models.checkpoint import load_model
 from models.pcsr import PCSR
-from models.setting import check_scale
+from models.setting import Setting
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
-
-NOT_STATED = "not stated"
 
 
 def parse_options() -> argparse.Namespace:
@@ -45,17 +43,17 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
-    """Raises InputError for a scale that the model cannot do."""
-    if isinstance(model, PCSR):
-        return check_scale(4.0 if asked is None else asked)
-    if asked not in (None, model.scale):
-        raise InputError(f"--scale {asked:g}: this original model does x{model.scale} only")
-    return float(model.scale)
+def chosen_setting(args: argparse.Namespace, model: Backbone | PCSR) -> Setting:
+    """What is fixed in the file. Raises InputError for a scale that the model cannot do."""
+    own = model.scale if isinstance(model, Backbone) else None
+    if own is not None and args.scale not in (None, own):
+        raise InputError(f"--scale {args.scale:g}: this original model does x{own} only")
+    scale = own or 4.0 if args.scale is None else args.scale
+    return Setting(refinement=not args.no_refinement, scale=scale)
 
 
 def pictures() -> list[Tensor]:
-    """A picture of 128x128, a part of it with odd sides, and a single pixel, (1,3,h,w)."""
+    """A picture of 128x128, a window of it with odd sides, and a single pixel, (1,3,h,w)."""
     lr = downscale(to_tensor(skimage.data.astronaut()), 4)
     return [lr, lr[..., 3:64, 37:].contiguous(), lr[..., :1, :1].contiguous()]
 
@@ -65,17 +63,17 @@ def main() -> None:
     require_onnx()
     check_target(args.onnx)
     model, spec = load_model(args.model)
-    scale, refinement = chosen_scale(args.scale, model), not args.no_refinement
-    licence = args.licence or (NOT_STATED if args.model.endswith(".pth") else "MIT")
-    exported = described(to_onnx(model, scale, refinement), model, spec, scale, refinement, licence)
+    setting = chosen_setting(args, model)
+    licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
+    exported = with_metadata(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
     if find_spec("onnxruntime"):
         images = pictures()
-        difference = largest_difference(start(exported), model, scale, refinement, images)
+        difference = largest_difference(start(exported), model, setting, images)
         sizes = ", ".join(f"{lr.shape[3]}x{lr.shape[2]}" for lr in images)
         verdict = f"ONNX Runtime differs from torch by {difference:.1e} at most (LR of {sizes})"
     write_atomic(args.onnx, exported)
-    print(f"{args.onnx}: {len(exported) / 1e6:.2f} MB, x{scale:g}, {verdict}")
+    print(f"{args.onnx}: {len(exported) / 1e6:.2f} MB, x{setting.scale:g}, {verdict}")
 
 
 if __name__ == "__main__":

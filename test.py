@@ -4,6 +4,7 @@ from evaluation.run import eval_parser, run_evaluation
 from inference.options import chosen_model, tile_plan
 from inference.restore import bicubic_restorer, original_restorer
 from models.blocks import Backbone
+from models.setting import check_scale
 from utils.dist import run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
 
@@ -14,7 +15,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.bicubic:
         ranks = start_ranks(args.device)
-        run_evaluation(args, bicubic_restorer(args.scale), "bicubic", ranks)
+        run_evaluation(args, bicubic_restorer(check_scale(args.scale)), "bicubic", ranks)
     else:
         model, _, name = chosen_model(args)
         if not isinstance(model, Backbone):

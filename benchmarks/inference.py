@@ -14,39 +14,50 @@ export.py writes it, in ONNX Runtime.
 
 import argparse
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
 from benchmarks.memory import peak_mb
 from benchmarks.runtimes import PACKAGES, usable
-from benchmarks.show import KEYS, format_table, plot
-from benchmarks.ways import AS_PUBLISHED, SCALE, Output, Source, Way, ways
+from benchmarks.ways import AS_PUBLISHED, SETTINGS, Source, Way, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
 from evaluation.metrics import psnr
-from evaluation.report import table_json
+from evaluation.tables import Column, figure_png, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
 from models.build import BACKBONES
 from utils.decode import read_image
-from utils.device import add_device_option, pick_device, synchronize
-from utils.errors import InputError, Parser, run
+from utils.device import pick_device
+from utils.errors import InputError, run
 from utils.files import list_images, write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
 
 REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work
+KEYS = ["name", "seconds", "peak_mb", "flops_paper", "flops_executed"]  # what --json promises
+RATES = {
+    "vs_published": Column("vs published", "{:.1f}x"),
+    "vs_original": Column("vs original", "{:.1f}x"),
+    "peak_mb": Column("peak MB", "{:.0f}"),
+    "gflops_per_second": Column("GFLOP/s", "{:.0f}"),
+    "share_of_peak": Column("of peak %", "{:.0f}", 100),
+}
+SHOWN = ["name", "seconds", "vs_published", "vs_original", "psnr", "peak_mb", "flops_paper", "flops_executed"]
+SHOWN += ["gflops_per_second", "share_of_peak"]
 
 
 def gemm_peak(device: torch.device) -> float:
@@ -59,15 +70,6 @@ def gemm_peak(device: torch.device) -> float:
     return 2 * a.numel() * 512 / best / 1e9
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds with the device's queue drained at both ends."""
-    synchronize(device)
-    start = time.perf_counter()
-    call()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
 @torch.inference_mode()
 def measure(
     compared: dict[str, Way], hr: Tensor, lr: Tensor, rounds: int, device: torch.device
@@ -76,27 +78,20 @@ def measure(
 
     Also the best GFLOP/s of matrix products, tried in every round: a busy moment would make it too small.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in compared}
     rows = []
     for name, way in compared.items():
-        output = way(lr)
-        rows.append({"name": name, "psnr": psnr(shown(output), hr, SCALE), **accounts(output)})
+        image, flops = way(lr)
+        sr = image if isinstance(image, Tensor) else to_tensor(image)
+        rows.append({"name": name, "psnr": psnr(sr, hr, SCALE)})
+        rows[-1] |= {"flops_paper": flops.paper, "flops_executed": flops.executed}
+    seconds: dict[str, list[float]] = {name: [] for name in compared}
     peak = gemm_peak(device)
     for _ in tqdm(range(rounds), desc="seconds", unit="round", disable=None):
         peak = max(peak, gemm_peak(device))
         for name, way in compared.items():
             time.sleep(REST)
             seconds[name].append(timed(partial(way, lr), device))
-    medians = [statistics.median(times) for times in seconds.values()]
-    return pd.DataFrame(rows).assign(seconds=medians, peak_mb=math.nan), peak
-
-
-def shown(output: Output) -> Tensor:
-    return output.image if isinstance(output.image, Tensor) else to_tensor(output.image)
-
-
-def accounts(output: Output) -> dict[str, float]:
-    return {"flops_paper": output.flops.paper, "flops_executed": output.flops.executed}
+    return pd.DataFrame(rows).assign(seconds=list(map(median, seconds.values())), peak_mb=math.nan), peak
 
 
 def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
@@ -111,21 +106,44 @@ def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
     )
 
 
+def plot(means: pd.DataFrame, title: str) -> bytes:
+    """PSNR against seconds as PNG: ours a curve over k, all else a mark each."""
+    points = means.set_index("name")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
+    ours = points.loc[[name for name, setting in SETTINGS.items() if setting.rule == "k"]]
+    axis.plot(ours["seconds"], ours["psnr"], "o-", label="ours, over k")
+    others = points.drop(index=ours.index).rename(index={"adaptive": "ours, adaptive"})
+    for mark, (name, row) in zip("*sv^x+D", others.iterrows(), strict=False):
+        # hollow, as some lie over one another
+        axis.plot(row["seconds"], row["psnr"], mark, markersize=9, markerfacecolor="none", label=str(name))
+    for name, row in ours.iterrows():
+        shift = (0, 7) if name == "k=0" else (6, -11)  # k=1 may be close
+        axis.annotate(str(name), (row["seconds"], row["psnr"]), textcoords="offset points", xytext=shift, fontsize=8)
+    axis.set_xlim(left=0)
+    axis.margins(0.1)
+    axis.set_xlabel("seconds per image")
+    axis.set_ylabel("PSNR (dB)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.set_title(title, fontsize=10)
+    return figure_png(figure, 120)
+
+
 def parse_options() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--img_path", type=Path, help="HR image or folder, shrunk by 4 (default: astronaut)")
+    parser = benchmark_parser(__doc__)
+    parser.add_argument(
+        "--img_path", type=Path, default=ASTRONAUT, help="HR image or folder, shrunk by 4 (default: astronaut)"
+    )
     parser.add_argument("--model", default="save/carn-pcsr-phase1")
     parser.add_argument("--original", default="save/carn-x4")
     parser.add_argument("--backbone", choices=sorted(BACKBONES), help="untrained models of its configs instead")
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each way per image (default: 5)")
+    parser.add_argument("--rounds", type=count, default=5, help="timed runs of each way per image (default: 5)")
     parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, a process start per way")
-    parser.add_argument("--csv", type=Path, default=Path("results/benchmarks/inference.csv"))
+    parser.add_argument("--csv", type=Path, default=OUT_DIR / "inference.csv")
     parser.add_argument("--plot", type=Path, help="PNG to write: PSNR against seconds")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, means per way")
-    add_device_option(parser)
     args = parser.parse_args()
-    if args.rounds < 1:
-        raise InputError(f"--rounds {args.rounds}: must be 1 or more")
     if args.plot and args.backbone:
         raise InputError("--plot: the PSNR of --backbone's untrained models means nothing")
     return args
@@ -135,19 +153,18 @@ def main() -> None:
     args = parse_options()
     device = pick_device(args.device)
     source = Source(args.model, args.original, args.backbone)
-    paths = list_images(args.img_path) if args.img_path and args.img_path.is_dir() else [args.img_path]
-    print(f"{device}, {torch.get_num_threads()} threads, x{SCALE}")
+    paths = list_images(args.img_path) if args.img_path.is_dir() else [args.img_path]
+    machine = f"{device}, {torch.get_num_threads()} threads"
+    print(f"{machine}, x{SCALE}")
     if absent := [name for name in PACKAGES if name not in usable(device)]:
         print(f"left out {', '.join(absent)}: {INSTALL if device.type == 'cpu' else 'they are compared on CPUs'}")
     if args.backbone:
-        print(
-            f"untrained {args.backbone}: no PSNR; k is set for shares of heavy pixels (published: {AS_PUBLISHED[-1]})"
-        )
+        shares = f"k is set for shares of heavy pixels (published: {AS_PUBLISHED[-1]})"
+        print(f"untrained {args.backbone}: no PSNR; {shares}")
     tables, peak = [], 0.0
-    for chosen in paths:
-        path = chosen or ASTRONAUT
+    for path in paths:
         hr = mod_crop(to_tensor(read_image(path).pixels), SCALE, path)
-        lr = downscale(hr, SCALE)
+        lr, output = downscale(hr, SCALE), f"{hr.shape[3]}x{hr.shape[2]}"
         settings = source.settings(lr)
         compared = {name: make() for name, make in ways(source, settings, device).items()}
         table, reached = measure(compared, hr, lr, args.rounds, device)
@@ -158,19 +175,18 @@ def main() -> None:
         if args.backbone:
             table["psnr"] = math.nan
         table.insert(0, "image", path.name)
-        table.insert(1, "output", f"{hr.shape[3]}x{hr.shape[2]}")
+        table.insert(1, "output", output)
         tables.append(table)
-        print(f"\n{path.name}, {hr.shape[3]}x{hr.shape[2]}\n{format_table(with_rates(table, peak))}")
+        print(f"\n{path.name}, {output}\n{format_columns(with_rates(table, peak), SHOWN, RATES)}")
     print(f"\nmatrix product: {peak:.0f} GFLOP/s")
-    table = pd.concat([with_rates(rows, peak) for rows in tables])
-    measured = ["psnr", "seconds", "peak_mb", "flops_paper", "flops_executed"]
-    means = with_rates(table.groupby("name", sort=False)[measured].mean().reset_index(), peak)
+    table = pd.concat(tables)
+    means = with_rates(table.groupby("name", sort=False).mean(numeric_only=True).reset_index(), peak)
     if len(paths) > 1:
-        print(f"\n{len(paths)} images, means\n{format_table(means)}")
-    write_atomic(args.csv, table.to_csv(index=False, float_format="%.6g").encode())
+        print(f"\n{len(paths)} images, means\n{format_columns(means, SHOWN, RATES)}")
+    write_csv(args.csv, pd.concat([with_rates(rows, peak) for rows in tables]), "%.6g")
     if args.plot:
-        title = tables[0]["image"][0] if len(tables) == 1 else f"{len(tables)} images"
-        write_atomic(args.plot, plot(means, f"{title}, x{SCALE}, {device}, {torch.get_num_threads()} threads"))
+        title = paths[0].name if len(paths) == 1 else f"{len(paths)} images"
+        write_atomic(args.plot, plot(means, f"{title}, x{SCALE}, {machine}"))
     if args.json:
         print(table_json(means[KEYS]))
 

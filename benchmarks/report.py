@@ -8,12 +8,11 @@ there into the texts.
 
 import argparse
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
@@ -21,36 +20,31 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.page import MISSING
-from benchmarks.tables import ROOT, fill, texts
-from models.checkpoint import WEIGHTS
+from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
+from evaluation.tables import write_csv
+from models.checkpoint import SAVE, WEIGHTS
 from utils.errors import InputError, Parser, run
 from utils.files import list_images, write_atomic
 
-SETS = ("Set5", "Set14", "BSD100")
 LARGE = "2K"
-BACKBONES = ("carn", "srresnet", "fsrcnn")
-WORK, KEPT, SAVE = Path("results/report"), Path("results/readme"), Path("save")
+WORK, KEPT = Path("results/report"), Path("results/readme")
+CARN, CARN_ORIGINAL = SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"
 DECISIONS = ("--k", "-1", "0", "1", "2", "inf", "--budget", "1", "--adaptive")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command, and what has to be the same for its results still to hold."""
+class Step(NamedTuple):
+    """One command, and the files that have to be the same for its results still to hold."""
 
     name: str
     command: Sequence[str]  # what follows `python`
     makes: Sequence[Path]
-    weights: Sequence[Path] = ()
-    images: Sequence[Path] = field(default=())  # folders
+    reads: Sequence[Path]
 
     def state(self) -> str:
         """A digest of the command and of all it reads."""
-        digest = hashlib.sha256(json.dumps([*self.command]).encode())
-        for folder in self.weights:
-            digest.update((folder / WEIGHTS).read_bytes())
-        for folder in self.images:
-            for path in list_images(folder):
-                digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        digest = hashlib.sha256(repr([*self.command]).encode())
+        for path in self.reads:
+            digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
 
     def stamp(self) -> Path:
@@ -73,76 +67,67 @@ class Step:
 
 
 def evaluations(data: Path) -> list[Step]:
-    """Bicubic, the original model and PCSR, refined and not, on every set."""
+    """Bicubic, the original model and PCSR, refined and not, on every set; weights may be missing, as none ship."""
+    models: list[tuple[str, Path | None, list[str]]] = [("bicubic", None, ["test.py", "--bicubic"])]
+    for backbone in BACKBONES:
+        original, pcsr = SAVE / f"{backbone}-x4", SAVE / f"{backbone}-pcsr-phase1"
+        if (pcsr / WEIGHTS).exists():
+            decided = ["test_pcsr.py", "--model", str(pcsr), *DECISIONS]
+            models.append((original.name, original, ["test.py", "--model", str(original)]))
+            models.append((pcsr.name, pcsr, decided))
+            models.append((f"{pcsr.name}-unrefined", pcsr, [*decided, "--no_refinement"]))
     steps = []
-    for dataset in SETS:
-        images = data / dataset
-
-        def evaluated(
-            name: str, script: str, *options: str, weights: Sequence[Path] = (), images: Path = images
-        ) -> Step:
+    for images in (data / dataset for dataset in SETS):
+        for name, model, command in models:
             folder = WORK / name / images.name
-            command = [script, *options, "--hr_data", str(images), "--per_image", "--out_dir", str(folder)]
-            return Step(f"{name}-{images.name}", command, [folder / "images.csv"], weights, [images])
-
-        steps.append(evaluated("bicubic", "test.py", "--bicubic"))
-        for original, pcsr in ((SAVE / f"{backbone}-x4", SAVE / f"{backbone}-pcsr-phase1") for backbone in BACKBONES):
-            if not (pcsr / WEIGHTS).exists():  # none ship
-                continue
-            steps.append(evaluated(original.name, "test.py", "--model", str(original), weights=[original]))
-            for name, more in ((pcsr.name, []), (f"{pcsr.name}-unrefined", ["--no_refinement"])):
-                options = ["--model", str(pcsr), *DECISIONS, *more]
-                steps.append(evaluated(name, "test_pcsr.py", *options, weights=[pcsr]))
+            options = ["--hr_data", str(images), "--per_image", "--out_dir", str(folder)]
+            reads = [*([] if model is None else [model / WEIGHTS]), *list_images(images)]
+            steps.append(Step(f"{name}-{images.name}", [*command, *options], [folder / "images.csv"], reads))
     return steps
 
 
 def collect(steps: Sequence[Step]) -> None:
     """All evaluations as one table of images and one of means, results/readme/images.csv and summary.csv."""
-    for name in ("images", "summary"):
-        tables = []
+    for name in ("images.csv", "summary.csv"):
+        tables = {}
         for step in steps:
             folder = step.makes[0].parent
-            table = pd.read_csv(folder / f"{name}.csv")
-            table.insert(0, "model", folder.parent.name)
-            tables.append(table)
-        content = pd.concat(tables).to_csv(index=False, float_format="%.6g")
-        write_atomic(KEPT / f"{name}.csv", content.encode())
+            tables[folder] = pd.read_csv(folder / name)
+            tables[folder].insert(0, "model", folder.parent.name)
+        write_csv(KEPT / name, pd.concat(tables.values()), "%.6g")
 
 
 def measurements(data: Path) -> list[Step]:
     """The benchmarks, each a table of its own and some a picture."""
-    carn, original = SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"
-    large, rounds = data / LARGE, "3"
-    one = str(list_images(large)[0])
+    large, folders = data / LARGE, [data / name for name in (*SETS, LARGE)]
     steps = []
 
-    def benchmark(name: str, script: str, *options: str, plot: bool = False, images: Sequence[Path] = ()) -> None:
+    def benchmark(name: str, script: str, *options: object, images: Sequence[Path] = (), plot: bool = False) -> None:
         makes = [KEPT / f"{name}.csv", *([KEPT / f"{name}.png"] if plot else [])]
-        shown = ["--csv", str(makes[0]), *(["--plot", str(makes[1])] if plot else [])]
-        steps.append(Step(name, [f"benchmarks/{script}.py", *options, *shown], makes, [carn, original], images))
+        written = [word for pair in zip(("--csv", "--plot"), makes, strict=False) for word in pair]
+        command = [f"benchmarks/{script}.py", *map(str, (*options, *written))]
+        reads = [CARN / WEIGHTS, CARN_ORIGINAL / WEIGHTS, *(path for folder in images for path in list_images(folder))]
+        steps.append(Step(name, command, makes, reads))
 
-    benchmark("inference", "inference", "--img_path", str(large), "--rounds", rounds, plot=True, images=[large])
+    benchmark("inference", "inference", "--img_path", large, "--rounds", 3, images=[large], plot=True)
     for backbone in ("fsrcnn", "srresnet"):
-        options = ["--img_path", one, "--backbone", backbone, "--rounds", rounds]
+        options = ["--img_path", list_images(large)[0], "--backbone", backbone, "--rounds", 3]
         benchmark(f"inference-{backbone}", "inference", *options, images=[large])
-    benchmark("training", "training", "--rounds", "15")
-    folders = [data / name for name in (*SETS, LARGE)]
-    given = ["--hr_data", *map(str, folders), "--model", str(carn), "--rounds", "1"]
-    each = ["--images_csv", str(WORK / "routing-images.csv")]
-    benchmark("routing", "routing", *given, *each, plot=True, images=folders)
-    benchmark("patchwise", "patchwise", *given, "--images_csv", str(WORK / "patchwise-images.csv"), images=folders)
+    benchmark("training", "training", "--rounds", 15)
+    for name in ("routing", "patchwise"):
+        given = ["--hr_data", *folders, "--model", CARN, "--rounds", 1]
+        each = ["--images_csv", WORK / f"{name}-images.csv"]
+        benchmark(name, name, *given, *each, images=folders, plot=name == "routing")
     return steps
 
 
 def pictures() -> list[Step]:
     """The demo's comparison and the web page, the latter where a browser is installed."""
     comparison, page = KEPT / "astronaut" / "comparison.png", KEPT / "app.png"
-    carn, original = SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"
-    steps = [Step("demo", ["demo.py", "--out_dir", str(KEPT)], [comparison], [carn, original])]
-    if not MISSING:
-        command = ["benchmarks/page.py", "--model", str(carn), "--out", str(page)]
-        steps.append(Step("page", command, [page], [carn]))
-    return steps
+    demo = ["demo.py", "--out_dir", str(KEPT)]
+    shown = ["benchmarks/page.py", "--model", str(CARN), "--out", str(page)]
+    steps = [Step("demo", demo, [comparison], [CARN / WEIGHTS, CARN_ORIGINAL / WEIGHTS])]
+    return steps if MISSING else [*steps, Step("page", shown, [page], [CARN / WEIGHTS])]
 
 
 def main() -> None:

@@ -19,41 +19,35 @@ left out, mean per image. Images go through the model as a whole. Seconds are th
 encoding and upsampling left out; an oracle has none.
 """
 
-import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
-import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from benchmarks.routing_report import add_way, format_table, plot, summarise
+from benchmarks.common import SCALE, folders_parser, load_pcsr, means, run_folders
+from benchmarks.routing_report import add_way, describe, plot
 from benchmarks.scores import compose, gradient_score, heaviest, patch_score, random_score, squared_error
-from benchmarks.ways import SCALE, load_pcsr
-from datasets.folder import Pair, paired_folders
-from evaluation.metrics import decibels, levels, shaved
-from evaluation.report import table_json
+from datasets.folder import Pair
+from evaluation.metrics import levels, psnr, shaved
 from inference.restore import Clock
 from models.decide import heaviness
 from models.fast.engine import Encoded, Engine
-from models.flops import PCSRFlops, pcsr_flops
+from models.flops import pcsr_flops
 from models.pcsr import PCSR, refine
-from utils.device import add_device_option, pick_device
-from utils.errors import InputError, Parser, run
+from utils.device import pick_device
+from utils.errors import InputError, run
 from utils.files import write_atomic
 from utils.resize import scaled_size
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """One encoded image, and what rules may look at."""
 
     engine: Engine
@@ -69,135 +63,118 @@ class Scene:
         return torch.Generator().manual_seed(self.seed)
 
 
-@dataclass(frozen=True)
-class Rule:
-    score: Callable[[Scene], Tensor]  # -> (1,H,W), see benchmarks/scores.py
-    timed: bool = True  # a decision that one could take
-    alone: bool = False  # does without the classifier
-
-
 def by_patches(scene: Scene, patch: int) -> Tensor:
     return patch_score(heaviness(scene.log_odds()), patch * SCALE, scene.generator())
 
 
-RULES = {
-    "random": Rule(lambda scene: random_score(scene.gain, scene.generator())),
-    "gradient": Rule(lambda scene: gradient_score(scene.encoded.lr, scene.size)),
-    "gradient alone": Rule(lambda scene: gradient_score(scene.encoded.lr, scene.size), alone=True),
-    **{f"patches of {patch}": Rule(partial(by_patches, patch=patch)) for patch in (128, 64, 32)},
-    "classifier": Rule(lambda scene: scene.log_odds()[:, 0]),
-    "oracle by patches": Rule(lambda scene: patch_score(scene.gain, 32 * SCALE, scene.generator()), timed=False),
-    "oracle": Rule(lambda scene: scene.gain, timed=False),
+def by_gradient(scene: Scene) -> Tensor:
+    return gradient_score(scene.encoded.lr, scene.size)
+
+
+ALONE = "gradient alone"  # does without the classifier
+RULES: dict[str, Callable[[Scene], Tensor]] = {  # -> a score (1,H,W), see benchmarks/scores.py
+    "random": lambda scene: random_score(scene.gain, scene.generator()),
+    "gradient": by_gradient,
+    ALONE: by_gradient,
+    **{f"patches of {patch}": partial(by_patches, patch=patch) for patch in (128, 64, 32)},
+    "classifier": lambda scene: scene.log_odds()[:, 0],
+    "oracle by patches": lambda scene: patch_score(scene.gain, 32 * SCALE, scene.generator()),
+    "oracle": lambda scene: scene.gain,
 }
+
+
+def gain_of(light: Tensor, heavy: Tensor, hr: Tensor) -> Tensor:
+    """By how much heavy has the lower squared error of 8-bit levels: three (1,3,H,W) -> (1,H,W), 0 at the border.
+
+    What is at the border does not count in PSNR, and an oracle must not spend anything there.
+    """
+    light, heavy, hr = (levels(image, "rgb") for image in (light, heavy, hr))
+    gain = (squared_error(light, hr) - squared_error(heavy, hr)).float()
+    inside = torch.zeros_like(gain)
+    shaved(inside, SCALE).copy_(shaved(gain, SCALE))
+    return inside
 
 
 class Router:
     """A model with two upsamplers at work under all rules. Raises InputError for another."""
 
-    def __init__(self, model: PCSR, device: torch.device, rounds: int, refinement: bool, seed: int) -> None:
+    def __init__(
+        self, model: PCSR, device: torch.device, shares: list[float], rounds: int, refinement: bool, seed: int
+    ) -> None:
         if len(model.upsamplers) != 2:
-            raise InputError(f"--model: has {len(model.upsamplers)} upsamplers; routing is compared between two")
-        self.device, self.rounds, self.refinement, self.seed = device, rounds, refinement, seed
-        self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)
+            raise InputError(f"the model has {len(model.upsamplers)} upsamplers; routing is compared between two")
+        self.shares, self.rounds, self.refinement, self.seed = shares, rounds, refinement, seed
         self.engine = Engine(model, device)
-        self.account = self.engine.account
+        self.alone = pcsr_flops(model.encoder, model.mlps()[:2], None)
 
     @torch.inference_mode()
-    def image(self, pair: Pair, shares: list[float]) -> list[dict[str, Any]]:
+    def measure(self, pair: Pair) -> list[dict[str, Any]]:
         """A row per rule and share of heavy pixels, and two for all light and all heavy."""
-        size = scaled_size(pair.lr, SCALE)
-        encoded = self.engine.encode(pair.lr.to(self.device))
+        size, encoded = scaled_size(pair.lr, SCALE), self.engine.encode(pair.lr.to(self.engine.device))
         light, heavy = (self.engine.upsample_all(encoded, size, j) for j in range(2))
-        errors = [self.error(sr, pair.hr) for sr in (light, heavy)]
-        scene = Scene(self.engine, encoded, size, (errors[0] - errors[1]).float(), self.seed)
-
-        def row(rule: str, share: float, assignment: Tensor, account: PCSRFlops, seconds: float) -> dict[str, Any]:
-            if self.refinement:
-                error = self.error(refine(compose(light, heavy, assignment), assignment), pair.hr)
-            else:
-                error = torch.where(assignment == 1, errors[1], errors[0])
-            mse = int(error.sum(dtype=torch.int64)) / (3 * shaved(error, SCALE).numel())
-            chosen = int(assignment.sum(dtype=torch.int64))
-            flops = account.total(pair.lr[0, 0].numel(), [assignment.numel() - chosen, chosen])
-            reached = {"heavy_share": chosen / assignment.numel(), "psnr": decibels(mse)}
-            bill = {"flops_paper": flops.paper, "flops_executed": flops.executed, "decision_seconds": seconds}
-            return {"image": pair.name, "rule": rule, "share": share, **reached, **bill}
-
+        gain = gain_of(light, heavy, pair.hr).to(self.engine.device)
         rows = []
-        for name, share in (("all light", 0.0), ("all heavy", 1.0)):
-            rows.append(row(name, share, heaviest(scene.gain, share), self.account, 0.0))
-        for name, rule in RULES.items():
-            score, rating = self.clocked(partial(rule.score, scene))
-            for share in shares:
-                exact = self.without_classifier(share) if rule.alone else share
-                assignment, ranking = self.clocked(partial(heaviest, score, exact))
-                seconds = rating + ranking if rule.timed else float("nan")
-                rows.append(row(name, share, assignment, self.alone if rule.alone else self.account, seconds))
+        for rule, share, assignment, seconds in self.decisions(Scene(self.engine, encoded, size, gain, self.seed)):
+            sr, pixels = compose(light, heavy, assignment), assignment.numel()
+            chosen = int(assignment.sum(dtype=torch.int64))
+            account = self.alone if rule == ALONE else self.engine.account
+            flops = account.total(pair.lr[0, 0].numel(), [pixels - chosen, chosen])
+            rows.append(
+                {
+                    "image": pair.name,
+                    "rule": rule,
+                    "share": share,
+                    "heavy_share": chosen / pixels,
+                    "psnr": psnr(refine(sr, assignment) if self.refinement else sr, pair.hr, SCALE),
+                    "flops_paper": flops.paper,
+                    "flops_executed": flops.executed,
+                    "decision_seconds": seconds,
+                }
+            )
         return rows
 
-    def error(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """Squared error of 8-bit levels, (1,H,W) int32; none at the border, so that no oracle spends anything there."""
-        whole = squared_error(*(levels(image, "rgb").float() for image in (sr, hr))).to(torch.int32)
-        measured = torch.zeros_like(whole)
-        shaved(measured, SCALE).copy_(shaved(whole, SCALE))
-        return measured.to(self.device)
+    def decisions(self, scene: Scene) -> Iterator[tuple[str, float, Tensor, float]]:
+        """Rule, share, assignment (1,H,W) and median seconds; nan for oracles, which nobody could ask."""
+        yield "all light", 0.0, heaviest(scene.gain, 0.0), 0.0
+        yield "all heavy", 1.0, heaviest(scene.gain, 1.0), 0.0
+        for rule, rate in RULES.items():
+            score, rating = self.clocked(partial(rate, scene))
+            for share in self.shares:
+                exact = self.without_classifier(share) if rule == ALONE else share
+                assignment, ranking = self.clocked(partial(heaviest, score, exact))
+                yield rule, share, assignment, float("nan") if rule.startswith("oracle") else rating + ranking
 
     def without_classifier(self, share: float) -> float:
         """The share of heavy pixels that costs as much without the classifier as `share` does with it."""
-        light, heavy = self.account.upsamplers
-        return min(1.0, share + self.account.classifier.paper / (heavy.paper - light.paper))
+        light, heavy = self.engine.account.upsamplers
+        return min(1.0, share + self.engine.account.classifier.paper / (heavy.paper - light.paper))
 
     def clocked(self, call: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """What a call gives, and its median seconds."""
-        clock, seconds = Clock(self.device), []
+        clock, seconds = Clock(self.engine.device), []
         for _ in range(self.rounds):
             result = call()
             seconds.append(clock.lap())
         return result, median(seconds)
 
 
-def parse_options() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hr_data", type=Path, nargs="+", required=True, help="folders of HR images, a data set each")
-    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights, M = 2")
+def main() -> None:
+    parser = folders_parser(__doc__, "routing")
     parser.add_argument("--shares", type=float, nargs="+", default=[5, 10, 20, 30, 50], help="percent of heavy pixels")
     parser.add_argument("--refinement", action="store_true", help="refine the borders between light and heavy")
-    parser.add_argument("--rounds", type=int, default=3, help="timed runs of each decision (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
-    parser.add_argument("--csv", type=Path, default=Path("results/benchmarks/routing.csv"), help="means per data set")
-    parser.add_argument("--images_csv", type=Path, default=Path("results/benchmarks/routing-images.csv"))
     parser.add_argument("--plot", type=Path, help="PNG to write: PSNR over the share of heavy pixels")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON, the means")
-    add_device_option(parser)
     args = parser.parse_args()
-    if args.rounds < 1:
-        raise InputError(f"--rounds {args.rounds}: must be 1 or more")
     if wrong := [share for share in args.shares if not 0 < share < 100]:
         raise InputError(f"--shares {wrong[0]:g}: must lie between 0 and 100 percent")
-    args.shares = sorted({share / 100 for share in args.shares})
-    return args
-
-
-def main() -> None:
-    args = parse_options()
-    device = pick_device(args.device)
-    folders = paired_folders(args.hr_data, SCALE)
-    router = Router(load_pcsr(args.model), device, args.rounds, args.refinement, args.seed)
-    tables, summaries = [], []
-    for dataset, pairs in folders.items():
-        bar = tqdm(pairs, desc=dataset, unit="image", disable=None)
-        table = pd.DataFrame([row for pair in bar for row in router.image(pair, args.shares)])
-        table.insert(0, "dataset", dataset)
-        tables.append(table)
-        summaries.append(add_way(summarise(table, args.model.resolve().name, args.refinement)))
-        print(f"{format_table(summaries[-1])}\n")
-    summary = pd.concat(summaries)
-    write_atomic(args.images_csv, pd.concat(tables).to_csv(index=False, float_format="%.7g").encode())
-    write_atomic(args.csv, summary.to_csv(index=False, float_format="%.7g").encode())
+    shares = sorted({share / 100 for share in args.shares})
+    model, device = load_pcsr(args.model), pick_device(args.device)
+    router = Router(model, device, shares, args.rounds, args.refinement, args.seed)
+    summary = run_folders(
+        args, router.measure, lambda images: add_way(means(images, ["rule", "share"], args)), describe
+    )
     if args.plot:
         write_atomic(args.plot, plot(summary))
-    if args.json:
-        print(table_json(summary))
 
 
 if __name__ == "__main__":

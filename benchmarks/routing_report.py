@@ -1,14 +1,12 @@
 """What benchmarks/routing.py measured, as a summary, a table for a terminal and a picture."""
 
-from io import BytesIO
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.ways import SCALE
+from benchmarks.common import title
+from evaluation.tables import figure_png
 
-MEASURED = ["heavy_share", "psnr", "flops_paper", "flops_executed", "decision_seconds"]
 STYLES = {
     "random": "k:",
     "gradient": "C1--",
@@ -23,16 +21,6 @@ STYLES = {
 ENDS = ("all light", "all heavy")
 
 
-def summarise(images: pd.DataFrame, model: str, refined: bool) -> pd.DataFrame:
-    """Means per image of one data set, a line per rule and share."""
-    summary = images.groupby(["dataset", "rule", "share"], sort=False)[MEASURED].mean().reset_index()
-    summary.insert(0, "model", model)
-    summary.insert(2, "images", images["image"].nunique())
-    summary.insert(3, "scale", SCALE)
-    summary.insert(4, "refined", refined)
-    return summary
-
-
 def add_way(summary: pd.DataFrame) -> pd.DataFrame:
     """Of the PSNR between random and oracle at the same share, what part a rule gets; of one data set."""
     ends = {rule: summary[summary["rule"] == rule].set_index("share")["psnr"] for rule in ("random", "oracle")}
@@ -40,7 +28,7 @@ def add_way(summary: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(way=(summary["psnr"] - low) / (high - low))
 
 
-def format_table(summary: pd.DataFrame) -> str:
+def describe(summary: pd.DataFrame) -> str:
     """One data set for a terminal: PSNR and way of every rule at every share, what the shares cost, seconds."""
     ruled = summary[~summary["rule"].isin(ENDS)]
 
@@ -52,20 +40,13 @@ def format_table(summary: pd.DataFrame) -> str:
     for account in ("paper", "executed"):
         reached.loc[f"GFLOPs {account}"] = by_share(f"flops_{account}", 1e9, "{:.2f}").loc["classifier"]
     groups = {"PSNR dB": reached, "% of the way to the oracle": by_share("way", 0.01, "{:.1f}")}
-    seconds = ruled.groupby("rule")["decision_seconds"].mean().map("{:.4f}".format)
     shown = pd.concat(groups, axis=1)
-    shown["seconds", ""] = seconds
-    first = summary.iloc[0]
-    ends = summary.set_index("rule").loc[list(ENDS)]
-    lines = [
-        f"{name}: {end['psnr']:.3f} dB, {end['flops_paper'] / 1e9:.2f} / {end['flops_executed'] / 1e9:.2f} GFLOPs"
-        for name, end in ends.iterrows()
-    ]
-    title = (
-        f"{first['dataset']}, {first['images']} images, x{first['scale']}, {first['model']}, "
-        f"{'refined' if first['refined'] else 'not refined'}; PSNR in dB, 8-bit LR, border {first['scale']}"
-    )
-    return "\n".join([title, *lines, shown.fillna("").replace("nan", "-").to_string(index_names=False)])
+    shown["seconds", ""] = ruled.groupby("rule")["decision_seconds"].mean().map("{:.4f}".format)
+    lines = []
+    for end in summary[summary["rule"].isin(ENDS)].to_dict("records"):
+        bill = f"{end['flops_paper'] / 1e9:.2f} / {end['flops_executed'] / 1e9:.2f} GFLOPs"
+        lines.append(f"{end['rule']}: {end['psnr']:.3f} dB, {bill}")
+    return "\n".join([title(summary), *lines, shown.fillna("").replace("nan", "-").to_string(index_names=False)])
 
 
 def plot(summary: pd.DataFrame) -> bytes:
@@ -80,16 +61,9 @@ def plot(summary: pd.DataFrame) -> bytes:
         axis.set_title(f"{dataset}, {group['images'].iloc[0]} images", fontsize=10)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    first = summary.iloc[0]
-    figure.suptitle(
-        f"{first['model']}, x{first['scale']}, {'refined' if first['refined'] else 'not refined'}: "
-        "who chooses the heavy pixels",
-        fontsize=11,
-    )
+    figure.suptitle(f"{title(summary).partition(', ')[2]}\nwho chooses the heavy pixels", fontsize=10)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure_png(figure, 110)
 
 
 def draw(axis: Axes, group: pd.DataFrame) -> None:

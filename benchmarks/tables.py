@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,48 +34,48 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
 
 
+def read_summary(kept: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Means by model, data set and setting; and the backbones, with their titles, that have weights."""
+    summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])
+    models = set(summary.index.get_level_values("model"))
+    return summary, {name: title for name, title in BACKBONES.items() if f"{name}-pcsr-phase1" in models}
+
+
 def results(kept: Path) -> str:
     """PSNR on the benchmark sets, and FLOPs of the last one."""
-    summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])
-    last = SETS[-1]
-    rows = [["", *SETS, f"GFLOPs on {last}, paper", "executed"]]
-    rows.append(["bicubic (MATLAB's, antialiased)", *psnrs(summary, "bicubic", "bicubic"), "", ""])
-    models = set(summary.index.get_level_values("model"))
-    for backbone, title in BACKBONES.items():
-        original, pcsr = f"{backbone}-x4", f"{backbone}-pcsr-phase1"
-        if pcsr not in models:
-            continue
-        flops = summary.xs((original, last, "original"))
-        spent = [f"{flops[account] / 1e9:.2f}" for account in ("flops_paper", "flops_executed")]
-        rows.append([f"{title}, original model", *psnrs(summary, original, "original"), *spent])
+    summary, backbones = read_summary(kept)
+    rows = [["", *SETS, f"GFLOPs on {SETS[-1]}, paper", "executed"]]
+
+    def add(title: str, model: str, setting: str) -> None:
+        lines = [summary.xs((model, dataset, setting)) for dataset in SETS]
+        last = lines[-1]
+        paper = f"{last['flops_paper'] / 1e9:.2f}"
+        share = "" if setting == "original" else f", {100 * last['flops_paper_share']:.0f} %"
+        bill = [paper + share, f"{last['flops_executed'] / 1e9:.2f}"] if setting != "bicubic" else ["", ""]
+        rows.append([title, *map(decibels_and_share, lines), *bill])
+
+    add("bicubic (MATLAB's, antialiased)", "bicubic", "bicubic")
+    for backbone, title in backbones.items():
+        add(f"{title}, original model", f"{backbone}-x4", "original")
         for setting, name in CHOICES.items():
-            line = summary.xs((pcsr, last, setting))
-            paper = f"{line['flops_paper'] / 1e9:.2f}, {100 * line['flops_paper_share']:.0f} %"
-            spent = [paper, f"{line['flops_executed'] / 1e9:.2f}"]
-            rows.append([f"PCSR-{title}, {name}", *psnrs(summary, pcsr, setting), *spent])
+            add(f"PCSR-{title}, {name}", f"{backbone}-pcsr-phase1", setting)
     return markdown(rows)
 
 
-def psnrs(summary: pd.DataFrame, model: str, setting: str) -> list[str]:
-    """A cell per set: dB, and the share of heavy pixels where pixels are told apart."""
-    cells = []
-    for dataset in SETS:
-        line = summary.xs((model, dataset, setting))
-        mixed = 0 < line["heavy_share"] < 1
-        cells.append(f"{line['psnr']:.2f}" + (f" ({100 * line['heavy_share']:.0f} % heavy)" if mixed else ""))
-    return cells
+def decibels_and_share(line: Any) -> str:
+    """dB, and the share of heavy pixels where pixels are told apart."""
+    mixed = 0 < line["heavy_share"] < 1
+    return f"{line['psnr']:.2f}" + (f" ({100 * line['heavy_share']:.0f} % heavy)" if mixed else "")
 
 
 def refinement(kept: Path) -> str:
     """What refinement does to PSNR."""
-    summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])["psnr"]
+    summary, backbones = read_summary(kept)
     rows = [["refined minus not, dB", *SETS]]
-    for backbone, title in BACKBONES.items():
-        pcsr = f"{backbone}-pcsr-phase1"
-        if pcsr not in summary.index.get_level_values("model"):
-            continue
+    for backbone, title in backbones.items():
         for setting in ("k=0", "k=1", "adaptive"):
-            gains = [summary[pcsr, name, setting] - summary[f"{pcsr}-unrefined", name, setting] for name in SETS]
+            pcsr, psnr = f"{backbone}-pcsr-phase1", summary["psnr"]
+            gains = [psnr[pcsr, name, setting] - psnr[f"{pcsr}-unrefined", name, setting] for name in SETS]
             rows.append([f"PCSR-{title}, {CHOICES[setting]}", *(f"{gain:+.4f}" for gain in gains)])
     return markdown(rows)
 
@@ -96,30 +97,26 @@ WAYS = {
 }
 
 
-def speed(file: str) -> Callable[[Path], str]:
+def speed(kept: Path, file: str) -> str:
     """The table of one run of benchmarks/inference.py, means over its images."""
-
-    def table(kept: Path) -> str:
-        measured = pd.read_csv(kept / file)
-        ways = measured.drop(columns=["image", "output"]).groupby("name", sort=False).mean()
-        seconds = ways["seconds"]
-        originals = seconds[[name for name in ways.index if name.startswith("original")]]
-        trained = bool(ways["psnr"].notna().all())
-        head = ["", "seconds", "vs published", "vs original in torch", "vs original in the best runtime"]
-        rows = [
-            [*head, *(["PSNR dB"] if trained else []), "peak MB", "GFLOPs paper / executed", "of the matrix product"]
-        ]
-        for name, way in ways.loc[[name for name in WAYS if name in ways.index]].iterrows():
-            ratios = [seconds["published"], seconds["original eager"], originals.min()]
-            rows.append(
-                [WAYS[str(name)], f"{way['seconds']:.2f}", *(f"{ratio / way['seconds']:.1f}x" for ratio in ratios)]
-            )
-            rows[-1] += [f"{way['psnr']:.2f}"] if trained else []
-            rows[-1] += [f"{way['peak_mb']:.0f}", f"{way['flops_paper'] / 1e9:.0f} / {way['flops_executed'] / 1e9:.0f}"]
-            rows[-1] += [f"{100 * way['share_of_peak']:.0f} %"]
-        return markdown(rows)
-
-    return table
+    ways = pd.read_csv(kept / file).groupby("name", sort=False).mean(numeric_only=True)
+    fastest = ways.loc[ways.index.str.startswith("original"), "seconds"].min()
+    ways = ways.loc[[name for name in WAYS if name in ways.index]]
+    seconds, billed = ways["seconds"], ways[["flops_paper", "flops_executed"]] / 1e9
+    columns = {
+        "": ways.index.map(WAYS),
+        "seconds": seconds.map("{:.2f}".format),
+        "vs published": (seconds["published"] / seconds).map("{:.1f}x".format),
+        "vs original in torch": (seconds["original eager"] / seconds).map("{:.1f}x".format),
+        "vs original in the best runtime": (fastest / seconds).map("{:.1f}x".format),
+        "PSNR dB": ways["psnr"].map("{:.2f}".format),
+        "peak MB": ways["peak_mb"].map("{:.0f}".format),
+        "GFLOPs paper / executed": billed.apply(lambda bill: "{:.0f} / {:.0f}".format(*bill), axis=1),
+        "of the matrix product": (100 * ways["share_of_peak"]).map("{:.0f} %".format),
+    }
+    if ways["psnr"].isna().any():  # untrained
+        del columns["PSNR dB"]
+    return markdown([[*columns], *zip(*columns.values(), strict=True)])
 
 
 def training(kept: Path) -> str:
@@ -151,13 +148,10 @@ def patchwise(kept: Path) -> str:
     """Patches against whole images on the sets that have larger ones."""
     measured = pd.read_csv(kept / "patchwise.csv")
     rows = [["", "patches", "PSNR dB", "at seams", "whole image there", "heavy", "FLOPs"]]
-    chosen = measured[measured["dataset"].isin(["Set14", "2K"])]
-    shown = pd.DataFrame({"dataset": chosen["dataset"], "cut": chosen["cut"]})
-    for column in ("psnr", "psnr_seams", "whole_seams"):
-        shown[column] = chosen[column].map("{:.2f}".format).replace("nan", "")
-    shown["heavy"] = (100 * chosen["heavy_share"]).map("{:.0f} %".format)
-    shown["flops"] = chosen["flops_paper_ratio"].map("{:.2f}x".format)
-    rows += shown.to_numpy().tolist()
+    for line in measured[measured["dataset"].isin(["Set14", "2K"])].to_dict("records"):
+        psnrs = [f"{line[name]:.2f}".replace("nan", "") for name in ("psnr", "psnr_seams", "whole_seams")]
+        costs = [f"{100 * line['heavy_share']:.0f} %", f"{line['flops_paper_ratio']:.2f}x"]
+        rows.append([line["dataset"], line["cut"], *psnrs, *costs])
     return markdown(rows)
 
 
@@ -200,9 +194,9 @@ def reached(line: Any) -> str:  # a row, which pandas does not tell from a table
 TABLES: dict[str, Callable[[Path], str]] = {
     "results": results,
     "refinement": refinement,
-    "speed": speed("inference.csv"),
-    "speed-fsrcnn": speed("inference-fsrcnn.csv"),
-    "speed-srresnet": speed("inference-srresnet.csv"),
+    "speed": partial(speed, file="inference.csv"),
+    "speed-fsrcnn": partial(speed, file="inference-fsrcnn.csv"),
+    "speed-srresnet": partial(speed, file="inference-srresnet.csv"),
     "training": training,
     "axes": axes,
     "scales": scales,

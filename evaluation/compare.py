@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from evaluation.tables import Column, format_columns
 from utils.errors import InputError
 
 IMAGE = ["dataset", "image", "scale"]  # what rows of two files are matched by
@@ -16,6 +17,16 @@ NAMES = {"dataset": str, "image": str, "setting": str}  # never numbers, not eve
 SHOWN = 3  # names in a message
 CONFIDENCE = 0.95
 RESAMPLES = 9999
+TITLES = {
+    "setting_a": Column("a"),
+    "setting_b": Column("b"),
+    "psnr_a": Column("a dB", "{:.3f}"),
+    "psnr_b": Column("b dB", "{:.3f}"),
+    "difference": Column("a - b dB", "{:+.4f}"),
+    "bounds": Column("95 % interval"),
+    "better": Column("a better in"),
+}
+SHOWN_COLUMNS = ["dataset", "scale", "setting_a", "setting_b", "images", "psnr_a", "psnr_b", "difference"]
 
 
 class Evaluation(NamedTuple):
@@ -26,6 +37,19 @@ class Evaluation(NamedTuple):
 
     def settings(self) -> list[str]:
         return list(dict.fromkeys(self.rows["setting"]))
+
+    def chosen(self, asked: str | None, name: str) -> str:
+        """The setting asked for by the argument `name`, or the only one. Raises InputError if it is not there."""
+        there = self.settings()
+        if asked is None and len(there) > 1:
+            raise InputError(f"{self.path}: has several settings; give {name}, one of: {' '.join(there)}")
+        if asked not in (None, *there):
+            raise InputError(f"{name} {asked}: {self.path} has: {' '.join(there)}")
+        return asked or there[0]
+
+    def psnr(self, setting: str) -> pd.DataFrame:
+        """IMAGE and psnr under one setting."""
+        return self.rows[self.rows["setting"] == setting].drop(columns="setting")
 
 
 def read_images(path: Path) -> Evaluation:
@@ -49,37 +73,12 @@ def read_images(path: Path) -> Evaluation:
     return Evaluation(path, table)
 
 
-def pairs_of_settings(
-    a: Evaluation, b: Evaluation, setting_a: str | None = None, setting_b: str | None = None
-) -> list[tuple[str, str]]:
-    """What is compared with what: the settings named, or the only one there is, or every one with its like.
-
-    Raises InputError if a setting is not there, or if it is not clear which is meant.
-    """
-    if setting_a is None and setting_b is None and sorted(a.settings()) == sorted(b.settings()):
-        return [(setting, setting) for setting in a.settings()]
-    chosen = []
-    for option, asked, (path, _), settings in (
-        ("--setting_a", setting_a, a, a.settings()),
-        ("--setting_b", setting_b, b, b.settings()),
-    ):
-        if asked is None and len(settings) > 1:
-            raise InputError(f"{path}: has several settings; say {option}, one of: {' '.join(settings)}")
-        if asked is not None and asked not in settings:
-            raise InputError(f"{option} {asked}: {path} has: {' '.join(settings)}")
-        chosen.append(asked or settings[0])
-    return [(chosen[0], chosen[1])]
-
-
-def differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
+def psnr_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
     """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, and difference, psnr_a - psnr_b, in dB.
 
     Raises InputError, naming them, for images that only one of the two has.
     """
-    one, two = (
-        evaluation.rows[evaluation.rows["setting"] == setting].drop(columns="setting")
-        for evaluation, setting in ((a, setting_a), (b, setting_b))
-    )
+    one, two = a.psnr(setting_a), b.psnr(setting_b)
     merged = one.merge(two, on=IMAGE, how="outer", suffixes=("_a", "_b"), indicator=True)
     for side, path, other in (("left_only", b.path, a.path), ("right_only", a.path, b.path)):
         if missing := named(merged, merged["_merge"] == side):
@@ -125,31 +124,22 @@ def summarise_differences(images: pd.DataFrame) -> pd.DataFrame:
 
 def format_comparison(summary: pd.DataFrame) -> str:
     """The summary with units, for a terminal."""
-    shown = pd.DataFrame(
-        {
-            "dataset": summary["dataset"],
-            "scale": summary["scale"].map("x{:g}".format),
-            "a": summary["setting_a"],
-            "b": summary["setting_b"],
-            "images": summary["images"],
-            "a dB": summary["psnr_a"].map("{:.3f}".format),
-            "b dB": summary["psnr_b"].map("{:.3f}".format),
-            "a - b dB": summary["difference"].map("{:+.4f}".format),
-            "95 % interval": [
-                "-" if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
-                for low, high in zip(summary["low"], summary["high"], strict=True)
-            ],
-            "a better in": summary["better"],
-        }
-    )
-    return shown.to_string(index=False)
+    bounds = [
+        math.nan if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
+        for low, high in zip(summary["low"], summary["high"], strict=True)
+    ]
+    return format_columns(summary.assign(bounds=bounds), [*SHOWN_COLUMNS, "bounds", "better"], TITLES)
 
 
 def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
-    """The per-image differences of two evaluations' images.csv, under every pair of settings.
+    """The per-image differences of two evaluations' images.csv: under the settings named or the only ones there are,
+    or, if none is named and both files have the same, under each.
 
-    Raises InputError for files that cannot be compared.
+    Raises InputError for files that cannot be compared, and if it is not clear which settings are meant.
     """
     one, two = read_images(a), read_images(b)
-    chosen = pairs_of_settings(one, two, setting_a, setting_b)
-    return pd.concat([differences(one, two, *pair) for pair in chosen], ignore_index=True)
+    if setting_a is None and setting_b is None and sorted(one.settings()) == sorted(two.settings()):
+        pairs = [(setting, setting) for setting in one.settings()]
+    else:
+        pairs = [(one.chosen(setting_a, "setting_a"), two.chosen(setting_b, "setting_b"))]
+    return pd.concat([psnr_differences(one, two, *pair) for pair in pairs], ignore_index=True)

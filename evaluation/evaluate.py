@@ -75,15 +75,16 @@ def gather_rows(ranks: Ranks, rows: Sequence[Row]) -> list[Row]:
 
 def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol) -> Row:
     """One row; without an HR image PSNR and SSIM are nan."""
-    shave = round(protocol.scale)
-    sr = to_tensor(restored.pixels) if hr is not None else None
+    psnr_db = ssim_value = math.nan
+    if hr is not None:
+        sr, shave = to_tensor(restored.pixels), round(protocol.scale)
+        psnr_db = psnr(sr, hr, shave, protocol.psnr_type)
+        ssim_value = ssim(sr, hr, shave, protocol.psnr_type) if protocol.with_ssim else math.nan
     return Row(
         image=name,
         setting=restored.setting,
-        psnr=psnr(sr, hr, shave, protocol.psnr_type) if sr is not None and hr is not None else math.nan,
-        ssim=ssim(sr, hr, shave, protocol.psnr_type)
-        if sr is not None and hr is not None and protocol.with_ssim
-        else math.nan,
+        psnr=psnr_db,
+        ssim=ssim_value,
         heavy_share=restored.heavy_share,
         flops_paper=restored.flops.paper,
         flops_executed=restored.flops.executed,

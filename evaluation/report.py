@@ -3,22 +3,18 @@
 python -m evaluation.report --compare A B    two evaluations of the same images: by how much their PSNR differs
 """
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluation.evaluate import Row
+from evaluation.tables import figure_png, format_columns, table_json, write_csv
 from utils.errors import Parser, run
 from utils.files import write_atomic
 
-COLUMNS = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "flops_paper_share", "seconds"]
 SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # what --json promises
 
 
@@ -33,52 +29,28 @@ def image_table(rows: Sequence[Row], dataset: str, scale: float) -> pd.DataFrame
 def summarise(images: pd.DataFrame) -> pd.DataFrame:
     """Means per image, a line per setting in the order they were asked for."""
     groups = images.groupby(["dataset", "scale", "setting"], sort=False)
-    summary = groups[COLUMNS].mean().reset_index()
+    summary = groups.mean(numeric_only=True).reset_index()
     summary.insert(1, "images", groups.size().to_numpy())
     return summary
 
 
 def format_table(summary: pd.DataFrame) -> str:
     """The summary with units, for a terminal."""
-    paper = summary["flops_paper"]
-    original = summary["setting"] == "original"
-    alone = original | summary["flops_paper_share"].isna()  # nothing to be a share of
-    shown = pd.DataFrame(
-        {
-            "setting": summary["setting"],
-            "PSNR dB": summary["psnr"].map("{:.3f}".format),
-            "SSIM": summary["ssim"].map("{:.4f}".format),
-            "heavy %": (100 * summary["heavy_share"]).map("{:.1f}".format),
-            "GFLOPs paper": (paper / 1e9).map("{:.2f}".format),
-            "of all-heavy %": (100 * summary["flops_paper_share"]).map("{:.1f}".format).mask(alone, "-"),
-            "of original %": (100 * paper / paper[original].max()).map("{:.1f}".format),
-            "GFLOPs executed": (summary["flops_executed"] / 1e9).map("{:.2f}".format),
-            "seconds": summary["seconds"].map("{:.3f}".format),
-        }
-    )
-    if not original.any():
-        shown = shown.drop(columns="of original %")
-    if summary["psnr"].isna().all():  # upscaled without an HR image to compare with
-        shown = shown.drop(columns=["PSNR dB", "SSIM"])
+    paper, original = summary["flops_paper"], summary["setting"] == "original"
+    shares = {
+        "flops_paper_share": summary["flops_paper_share"].mask(original),
+        "original_share": paper / paper[original].max(),
+    }
+    bills = ["flops_paper", *shares, "flops_executed"]
     first = summary.iloc[0]
     count = "" if first["images"] == 1 else f", {first['images']} images, means per image"
-    title = f"{first['dataset']}, x{first['scale']:g}{count}"
-    return f"{title}\n{shown.to_string(index=False)}"
+    shown = format_columns(summary.assign(**shares), ["setting", "psnr", "ssim", "heavy_share", *bills, "seconds"])
+    return f"{first['dataset']}, x{first['scale']:g}{count}\n{shown}"
 
 
 def summary_json(summary: pd.DataFrame) -> str:
     """One line, a list with an object per setting."""
     return table_json(summary[["dataset", "images", "scale", "setting", *SUMMARY]])
-
-
-def table_json(table: pd.DataFrame) -> str:
-    """One line, a list with an object per row; what is not finite is null, which JSON can say."""
-    records: list[dict[str, Any]] = []
-    for record in table.to_dict("records"):
-        records.append(
-            {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        )
-    return json.dumps(records)
 
 
 def plot_curve(summary: pd.DataFrame) -> bytes:
@@ -101,17 +73,15 @@ def plot_curve(summary: pd.DataFrame) -> bytes:
     axes[0].legend(fontsize=8)
     first = summary.iloc[0]
     figure.suptitle(f"{first['dataset']}, x{first['scale']:g}, {first['images']} images", fontsize=10)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return figure_png(figure, 120)
 
 
 def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) -> pd.DataFrame:
     """Write images.csv, summary.csv and curve.png into a folder, each atomically; returns the summary."""
     images = image_table(rows, dataset, scale)
     summary = summarise(images)
-    write_atomic(folder / "images.csv", images.to_csv(index=False).encode())
-    write_atomic(folder / "summary.csv", summary.to_csv(index=False).encode())
+    write_csv(folder / "images.csv", images)
+    write_csv(folder / "summary.csv", summary)
     write_atomic(folder / "curve.png", plot_curve(summary))
     return summary
 
@@ -136,7 +106,7 @@ def main() -> None:
     summary = summarise_differences(images)
     print(format_comparison(summary))
     if args.csv:
-        write_atomic(args.csv, images.to_csv(index=False).encode())
+        write_csv(args.csv, images)
         print(f"written to {args.csv}")
     if args.json:
         print(table_json(summary))

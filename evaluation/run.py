@@ -11,7 +11,6 @@ from evaluation.report import format_table, summary_json, write_report
 from inference.options import add_model_options
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
-from models.setting import check_scale
 from utils.dist import Ranks, gather
 from utils.encode import write_image
 from utils.errors import InputError, Parser
@@ -41,15 +40,18 @@ def eval_parser(description: str) -> Parser:
 
 
 def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks: Ranks) -> None:
-    """Evaluate a folder, each rank its share, and report on rank 0: progress bar, CSV files, plot, table, JSON."""
-    scale = check_scale(args.scale)
+    """Restore and measure a folder of images, each rank its share, and report on rank 0.
+
+    `name` is the model's. Raises InputError for patches that leave gaps, images that cannot be used, and a folder for
+    the results that holds the images.
+    """
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
+    pairs = PairedFolder(args.hr_data, args.lr_data, args.scale, args.float_lr, ranks.rank, ranks.world)
     grid = Patches(args.patch_size, args.step)
-    protocol = Protocol(scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
-    pairs = PairedFolder(args.hr_data, args.lr_data, scale, args.float_lr, ranks.rank, ranks.world)
+    protocol = Protocol(args.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
     dataset = Path(args.hr_data).resolve().name
-    folder = Path(args.out_dir) if args.out_dir else Path("results") / name / protocol_name(args, dataset, scale)
+    folder = Path(args.out_dir or f"results/{name}/{dataset}-x{args.scale:g}{protocol_suffix(args)}")
     if folder.resolve() in {Path(given).resolve() for given in (args.hr_data, args.lr_data) if given}:
         raise InputError(f"--out_dir {folder}: holds the images to evaluate; give another folder")
 
@@ -63,15 +65,15 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
     rows = gather_rows(ranks, evaluate(bar, restore, protocol, keep if args.save_images else None))
     if not ranks.main:
         return
-    summary = write_report(rows, dataset, scale, folder)
+    summary = write_report(rows, dataset, args.scale, folder)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:
         print(summary_json(summary))
 
 
-def protocol_name(args: argparse.Namespace, dataset: str, scale: float) -> str:
-    """DATASET-xSCALE, and what differs from whole images in RGB: other protocols have folders of their own."""
+def protocol_suffix(args: argparse.Namespace) -> str:
+    """What differs from whole images in RGB: the results of other protocols have folders of their own."""
     other = {
         "patches": not args.per_image,
         "crop": args.crop,
@@ -79,7 +81,7 @@ def protocol_name(args: argparse.Namespace, dataset: str, scale: float) -> str:
         "float": args.float_lr,
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
-    return "-".join([f"{dataset}-x{scale:g}", *(word for word, holds in other.items() if holds)])
+    return "".join(f"-{word}" for word, holds in other.items() if holds)
 
 
 def save_images(folder: Path, name: str, restored: Restored) -> None:

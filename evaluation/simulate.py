@@ -1,5 +1,6 @@
 """One HR image shrunk, restored and compared: pictures and a report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,27 +10,25 @@ import torch.nn.functional as F
 from datasets.folder import mod_crop
 from evaluation.evaluate import Protocol, measure
 from evaluation.report import image_table, summarise
-from inference.restore import Restore, Restored, original_restorer
+from evaluation.tables import write_csv
+from inference.restore import Restore, original_restorer
 from inference.tiles import TilePlan
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import Backbone
 from models.checkpoint import SAVE, WEIGHTS, load_model
+from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import write_atomic
-from utils.image import Image, to_pixels, to_tensor
+from utils.image import to_pixels, to_tensor
 from utils.resize import downscale
 
 
-def suffix(restored: Restored, results: list[Restored]) -> str:
-    """Tells the files of several settings apart."""
-    return f"_{restored.setting}" if len(results) > 1 else ""
+def original_beside(backbone: str, scale: float, device: torch.device, plan: TilePlan) -> list[Restore]:
+    """The backbone's original model, or nothing if it has no weights or another scale; says which.
 
-
-def original_results(
-    backbone: str, lr: torch.Tensor, scale: float, device: torch.device, how: TilePlan
-) -> list[Restored]:
-    """What the backbone's original model makes of the image, if its weights are there and do this scale."""
+    Raises InputError if its folder holds another kind of model.
+    """
     folder = SAVE / f"{backbone}-x4"
     if not (folder / WEIGHTS).exists():
         print(f"left out the original model: no weights in {folder}")
@@ -41,42 +40,36 @@ def original_results(
         print(f"left out the original model: {folder} does x{model.scale} only")
         return []
     print(f"original model: {folder}")
-    return original_restorer(model, device, how)(lr)
+    return [original_restorer(model, device, plan)]
 
 
-def simulate(
-    image: Image,
-    path: Path,
-    restore: Restore,
-    backbone: str,
-    scale: float,
-    device: torch.device,
-    how: TilePlan,
-    folder: Path,
-    opacity: float,
-) -> pd.DataFrame:
-    """Shrink the image, restore it with the original model and PCSR, and compare; returns the summary."""
-    hr = mod_crop(to_tensor(image.pixels), scale, path)
+def simulate(path: Path, scale: float, restores: Sequence[Restore], folder: Path, opacity: float) -> pd.DataFrame:
+    """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
+
+    `opacity` is that of the assignment's colours, in [0,1]. Raises InputError for an image that cannot be read or is
+    too small.
+    """
+    hr = mod_crop(to_tensor(read_image(path).pixels), scale, path)
     lr = downscale(hr, scale)
-    originals, results = original_results(backbone, lr, scale, device, how), restore(lr)
-    write_image(folder / "hr.png", to_pixels(hr))
-    write_image(folder / "lr.png", to_pixels(lr))
+    results = [restored for restore in restores for restored in restore(lr)]
+    table = image_table([measure(path.stem, each, hr, Protocol(scale)) for each in results], path.stem, scale)
     shown = F.interpolate(lr, size=hr.shape[2:], mode="nearest")  # LR as large as the others
     row = [("HR", to_pixels(hr)), ("LR", to_pixels(shown))]
-    table = image_table([measure(path.stem, r, hr, Protocol(scale)) for r in (*originals, *results)], path.stem, scale)
-    kinds = ["original"] * len(originals) + [f"PCSR, {restored.setting}" for restored in results]
-    captions = [f"{kind}: {line.psnr:.2f} dB" for kind, line in zip(kinds, table.itertuples(), strict=True)]
-    for restored, caption in zip((*originals, *results), captions, strict=True):
-        name = "original" if restored.assignment is None else f"pcsr{suffix(restored, results)}"
-        write_image(folder / f"{name}.png", restored.pixels)
-        row.append((caption, restored.pixels))
-        if restored.assignment is not None:
-            overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
-            write_image(folder / f"assignment{suffix(restored, results)}.png", overlay)
-            row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
-    chosen = results[0].assignment
-    assert chosen is not None
-    write_atomic(folder / "comparison.png", panel(row, busiest(chosen)))
+    files = {"hr": to_pixels(hr), "lr": to_pixels(lr)}
+    assignments = [each.assignment for each in results if each.assignment is not None]
+    for restored, psnr in zip(results, table["psnr"], strict=True):
+        if restored.assignment is None:
+            files["original"] = restored.pixels
+            row.append((f"original: {psnr:.2f} dB", restored.pixels))
+            continue
+        overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, opacity)
+        ending = f"_{restored.setting}" if len(assignments) > 1 else ""
+        files |= {f"pcsr{ending}": restored.pixels, f"assignment{ending}": overlay}
+        row.append((f"PCSR, {restored.setting}: {psnr:.2f} dB", restored.pixels))
+        row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
+    for name, pixels in files.items():
+        write_image(folder / f"{name}.png", pixels)
+    write_atomic(folder / "comparison.png", panel(row, busiest(assignments[0])))
     summary = summarise(table)
-    write_atomic(folder / "report.csv", summary.to_csv(index=False).encode())
+    write_csv(folder / "report.csv", summary)
     return summary

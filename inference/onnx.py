@@ -19,6 +19,7 @@ from models.decide import LARGE, priced, rates
 from models.fast.fold import folded
 from models.grid import Grid, axis, bilinear
 from models.pcsr import PCSR, refine
+from models.setting import Setting
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
@@ -51,15 +52,16 @@ class PCSRGraph(nn.Module):
     0 takes no k and returns sr alone.
     """
 
-    def __init__(self, model: PCSR, scale: float, refinement: bool) -> None:
+    def __init__(self, model: PCSR, setting: Setting) -> None:
+        """Of the setting, the scale and the refinement count."""
         super().__init__()
         self.model = folded(model)
-        self.scale, self.refinement = scale, refinement
-        self.rates = rates(model.account().cost(scale))
+        self.setting = setting
+        self.rates = rates(model.account().cost(setting.scale))
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (
-            axis(n, (n.double() * self.scale).round().long())  # type: ignore[arg-type]  # tensors, as a trace wants them
+            axis(n, (n.double() * self.setting.scale).round().long())  # type: ignore[arg-type]  # tensors, as a trace wants them
             for n in shape_as_tensor(lr)[2:].unbind()
         )
         grid = Grid(rows, cols)
@@ -69,7 +71,7 @@ class PCSRGraph(nn.Module):
         log_odds = self.model.classify(feat, grid)
         assignment = priced(log_odds, [k.clamp(-LARGE, LARGE) * rate for rate in self.rates])
         sr = self.model.upsample(feat, grid, assignment) + bilinear(lr, grid)
-        return (refine(sr, assignment) if self.refinement else sr).clamp(0, 1), assignment
+        return (refine(sr, assignment) if self.setting.refinement else sr).clamp(0, 1), assignment
 
 
 def require_onnx() -> None:
@@ -83,13 +85,13 @@ def decides(model: Backbone | PCSR) -> bool:
     return isinstance(model, PCSR) and model.classifier is not None
 
 
-def to_onnx(model: Backbone | PCSR, scale: float = 4.0, refinement: bool = True) -> bytes:
-    """ONNX of a model for images of any size, BatchNorm folded; `scale` and `refinement` are of PCSR models alone.
+def to_onnx(model: Backbone | PCSR, setting: Setting | None = None) -> bytes:
+    """ONNX of a model for images of any size, BatchNorm folded; of the setting, a PCSR model's scale and refinement.
 
     Inputs are lr and, where the model decides, k; outputs sr and then assignment: LR, K, SR and ASSIGNMENT describe
     them. Raises InputError for a network that one trace cannot describe.
     """
-    graph: nn.Module = PCSRGraph(model, scale, refinement) if isinstance(model, PCSR) else OriginalGraph(model)
+    graph = PCSRGraph(model, setting or Setting()) if isinstance(model, PCSR) else OriginalGraph(model)
     inputs, outputs = (["lr", "k"], ["sr", "assignment"]) if decides(model) else (["lr"], ["sr"])
     example = (torch.rand(1, 3, 16, 20), torch.tensor(0.0))[: len(inputs)]
     with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
@@ -113,19 +115,20 @@ def to_onnx(model: Backbone | PCSR, scale: float = 4.0, refinement: bool = True)
     return exported
 
 
-def described(
-    exported: bytes, model: Backbone | PCSR, spec: OriginalSpec | PCSRSpec, scale: float, refinement: bool, licence: str
+def with_metadata(
+    exported: bytes, model: Backbone | PCSR, spec: OriginalSpec | PCSRSpec, setting: Setting, licence: str
 ) -> bytes:
-    """With what a user of the file needs to know, as the ONNX model's metadata."""
+    """An exported model with what a user of the file needs to know: its spec, the setting, inputs and outputs."""
     import onnx  # noqa: PLC0415  # optional
 
     content = onnx.load_from_string(exported)
-    facts = {"model": spec.model_dump_json(), "scale": f"{scale:g}", "licence": licence, "lr": LR, "sr": SR}
+    scale = f"{setting.scale:g}"
+    facts = {"model": spec.model_dump_json(), "scale": scale, "licence": licence, "lr": LR, "sr": SR}
     if decides(model):
-        facts |= {"k": K, "assignment": ASSIGNMENT, "refinement": str(refinement).lower()}
+        facts |= {"k": K, "assignment": ASSIGNMENT, "refinement": str(setting.refinement).lower()}
     onnx.helper.set_model_props(content, facts)
     content.producer_name, content.producer_version = PRODUCER, ""
-    title = f"Super-resolution x{scale:g}, {spec.kind} {spec.backbone}"
+    title = f"Super-resolution x{scale}, {spec.kind} {spec.backbone}"
     content.doc_string = f"{title}; the metadata describes inputs and outputs"
     return content.SerializeToString()
 

@@ -1,7 +1,7 @@
 """PCSR from Python: a model made ready once; an array or a tensor in, the same kind out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -22,19 +22,18 @@ from models.pcsr import PCSR
 from models.setting import choose
 from utils.device import pick_device
 from utils.errors import InputError
-from utils.image import to_tensor
 
-Picture = TypeVar("Picture", NDArray[Any], Tensor)
-FINE = 65535  # levels of a result in floats, above 0
+Given = TypeVar("Given", NDArray[Any], Tensor)
+PEAKS = {1: 255, 2: 65535, 4: 1}  # the value of white, by the bytes of a channel
 
 
 @dataclass(frozen=True)
-class Info(Generic[Picture]):
+class Info(Generic[Given]):
     """How an image was restored; of a batch, sums and means over its images."""
 
     setting: str  # k=0, budget=0.6, adaptive, or heavy of a model with nothing to decide
     heavy_share: float  # of the HR pixels, the share of the heaviest upsampler
-    assignment: Picture  # uint8 (H,W), of a batch (b,H,W): 0 = light .. M-1 = heavy
+    assignment: Given = field(repr=False)  # uint8 (H,W), of a batch (b,H,W): 0 = light .. M-1 = heavy
     flops: Flops  # in both accounts
     flops_share: float  # of what the all-heavy model takes, paper account
     seconds: float
@@ -73,14 +72,14 @@ class Upscaler:
 
     def upscale(
         self,
-        image: Picture,
+        image: Given,
         *,
         scale: float = 4.0,
         k: float | None = None,
         budget: float | None = None,
         adaptive: bool = False,
         refinement: bool = True,
-    ) -> tuple[Picture, Info[Picture]]:
+    ) -> tuple[Given, Info[Given]]:
         """Restore RGB or gray of any size; the result has the type, the channels and the device of the image.
 
         image: numpy (H,W,3) or (H,W), uint8, uint16, or float32 in [0,1]; torch (3,H,W) or (b,3,H,W), uint8, or
@@ -91,76 +90,64 @@ class Upscaler:
         Raises InputError, a ValueError, for anything else.
         """
         settings = possible(self.model, [choose(k, budget, adaptive, refinement, scale)])
-        lr, bits = to_lr(image)
+        bits = 8 if check_image(image).dtype.itemsize == 1 else 16
         results = [
-            Encoding(self.engine, each[None], scale, bits, self.plan, keep=False).restore(settings)[0] for each in lr
+            Encoding(self.engine, lr[None], scale, bits, self.plan, keep=False).restore(settings)[0]
+            for lr in to_lr(image)
         ]
-        return as_given(stacked([each.pixels for each in results]), image), described(results, image)
+        pixels = like_given([levels_like(each.pixels, image) for each in results], image)
+        return pixels, info_of(results, image)
 
 
-def to_lr(image: NDArray[Any] | Tensor) -> tuple[Tensor, int]:
-    """lr (b,3,h,w) float32, and the depth of the result that the model is asked for. Raises InputError."""
-    shape = tuple(image.shape) if isinstance(image, (np.ndarray, Tensor)) else None
+def check_image(image: Given) -> Given:
+    """The image itself. Raises InputError for what `Upscaler.upscale` does not take."""
     if isinstance(image, np.ndarray):
-        known = image.dtype in (np.uint8, np.uint16, np.float32) and (image.ndim == 2 or shape[2:] == (3,))
-    elif isinstance(image, Tensor):
-        known = image.dtype in (torch.uint8, torch.float32) and image.ndim in (3, 4) and image.shape[-3] == 3
+        known = image.dtype in (np.uint8, np.uint16, np.float32) and (image.ndim == 2 or image.shape[2:] == (3,))
     else:
-        known = False
-    if shape is None or not known or 0 in shape:
-        what = type(image).__name__ + ("" if shape is None else f" {shape} {image.dtype}")
+        known = isinstance(image, Tensor) and image.dtype in (torch.uint8, torch.float32)
+        known = known and image.ndim in (3, 4) and image.shape[-3] == 3
+    if not known or 0 in image.shape:
+        facts = f" {tuple(image.shape)} {image.dtype}" if isinstance(image, (np.ndarray, Tensor)) else ""
         raise InputError(
-            f"the image is a {what}; give a numpy array (H,W,3) or (H,W) of uint8, uint16 or float32, "
-            "or a torch tensor (3,H,W) or (b,3,H,W) of uint8 or float32"
+            f"the image is a {type(image).__name__}{facts}; give a numpy array (H,W,3) or (H,W) of uint8, uint16 or "
+            "float32, or a torch tensor (3,H,W) or (b,3,H,W) of uint8 or float32"
         )
-    lr = from_array(image) if isinstance(image, np.ndarray) else from_tensor(image)
+    return image
+
+
+def to_lr(image: NDArray[Any] | Tensor) -> Tensor:
+    """An image as lr (b,3,h,w) float32, gray repeated. Raises InputError unless its values lie in [0,1]."""
+    if isinstance(image, Tensor):
+        planes = image.detach().float().view(-1, *image.shape[-3:])
+    else:
+        planes = torch.from_numpy(np.array(np.atleast_3d(image).transpose(2, 0, 1)[None], np.float32, order="C"))
+    lr = planes.expand(-1, 3, -1, -1) / PEAKS[image.dtype.itemsize]
     if not (lr.amin() >= 0 and lr.amax() <= 1):  # nan is neither
         raise InputError("the image's values must lie in [0,1]; clamp or scale them")
-    return lr, 8 if image.dtype in (np.uint8, torch.uint8) else 16
+    return lr
 
 
-def from_array(image: NDArray[Any]) -> Tensor:
-    """(H,W,3) or (H,W) -> (1,3,H,W) float32, gray repeated."""
-    if image.dtype == np.float32:
-        lr = torch.from_numpy(np.array(np.atleast_3d(image).transpose(2, 0, 1)[None], order="C"))
-    else:
-        lr = to_tensor(image)
-    return lr.repeat(1, 3 // lr.shape[1], 1, 1)
-
-
-def from_tensor(image: Tensor) -> Tensor:
-    """(3,H,W) or (b,3,H,W) -> (b,3,H,W) float32."""
-    batch = image.detach() if image.ndim == 4 else image.detach()[None]
-    return batch.float().div(255) if batch.dtype == torch.uint8 else batch
-
-
-def as_given(pixels: NDArray[Any], image: Picture) -> Picture:
-    """Results (b,H,W,3), uint8 or uint16, as what the image was."""
+def levels_like(pixels: NDArray[Any], image: NDArray[Any] | Tensor) -> NDArray[Any]:
+    """A result (H,W,3) of 8 or 16 bits in the layout of one image, with the range of its values."""
     if isinstance(image, Tensor):
-        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        made = torch.from_numpy(planes if image.dtype == torch.uint8 else planes.astype(np.float32) / FINE)
-        return made.to(image.device) if image.ndim == 4 else made[0].to(image.device)
-    (array,) = pixels
-    if image.ndim == 2:
-        array = grayed(array)[:, :, 0].copy()
-    return array.astype(np.float32) / FINE if image.dtype == np.float32 else array
+        pixels = pixels.transpose(2, 0, 1)
+    elif image.ndim == 2:
+        pixels = grayed(pixels)[:, :, 0].copy()
+    return pixels.astype(np.float32) / PEAKS[2] if image.dtype.itemsize == 4 else pixels
 
 
-def described(results: Sequence[Restored], image: Picture) -> Info[Picture]:
+def like_given(arrays: Sequence[NDArray[Any]], image: Given) -> Given:
+    """An array per image, as one of the kind of the image or batch that was given."""
+    if isinstance(image, Tensor):
+        made = torch.from_numpy(np.stack(arrays)).to(image.device)
+        return made if image.ndim == 4 else made[0]
+    return arrays[0]
+
+
+def info_of(results: Sequence[Restored], image: Given) -> Info[Given]:
     """What the results of one image, or of a batch, have to say."""
-    assignments = stacked([each.assignment for each in results if each.assignment is not None])
+    assignment = like_given([each.assignment for each in results if each.assignment is not None], image)
     flops = sum((each.flops for each in results), Flops(0, 0))
-    paper = sum(each.reference.paper for each in results)
-    if isinstance(image, Tensor):
-        made = torch.from_numpy(assignments).to(image.device)
-        assignment = made if image.ndim == 4 else made[0]
-    else:
-        assignment = assignments[0]
+    share = flops.paper / sum(each.reference.paper for each in results)
     heavy_share = float(np.mean([each.heavy_share for each in results]))
-    seconds = sum(each.seconds for each in results)
-    return Info(results[0].setting, heavy_share, assignment, flops, flops.paper / paper, seconds)
-
-
-def stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """(b,...) of arrays (...), without a copy if there is one."""
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+    return Info(results[0].setting, heavy_share, assignment, flops, share, sum(each.seconds for each in results))

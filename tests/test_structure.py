@@ -20,6 +20,8 @@ FLOORS = {
     **{"benchmarks": 6, "tests": 7},
 }
 
+TWICE = {"BAND_PIXELS", "BLOCK", "build", "check_scale"}  # names that two packages define, to be mended
+
 
 def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
@@ -52,6 +54,30 @@ def test_no_import_cycles() -> None:
 
     for module in graph:
         visit(module, ())
+
+
+def names(path: Path) -> Iterator[str]:
+    """The functions, classes and constants of a module, without main and private names."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found = [node.name]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+        else:
+            found = []
+        yield from (name for name in found if name != "main" and not name.startswith("_"))
+
+
+def test_a_name_stands_for_one_thing() -> None:
+    """In all packages together; the scripts, the benchmarks and the tests may use a name again."""
+    first: dict[str, Path] = {}
+    doubled = set()
+    for path in (path for path in FILES if path.relative_to(ROOT).parts[0] in FLOORS.keys() - {"benchmarks", "tests"}):
+        for name in set(names(path)):
+            if first.setdefault(name, path) != path:
+                doubled.add(name)
+    assert doubled <= TWICE, sorted(doubled - TWICE)
 
 
 def test_files_stay_short_and_device_free() -> None:

@@ -53,7 +53,7 @@ def test_every_model_and_scale_as_test_pcsr_measures_it(cli: Cli, work: Path, mo
         (["--models", "save/none"], "no such model"),
         (["--models", "save/plain", "--scales", "0.5"], "scale 0.5: must be a finite number of 1 or more"),
         (["--models", "save/plain", "--hr_data", "nowhere"], "nowhere: no such folder"),
-        (["--models", "save/plain", "--hr_data", "hr", "save/../hr"], "two are called hr"),
+        (["--models", "save/plain", "--hr_data", "hr", "save/../hr"], "two data folders have the same name"),
         ([], "--models"),
     ],
 )

@@ -18,6 +18,7 @@ from models.setting import Setting
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.config import OriginalSpec
 from utils.decode import read_image
+from utils.errors import InputError
 
 
 @pytest.mark.parametrize("size", [(36, 48), (23, 32)])
@@ -115,7 +116,7 @@ def test_bad_options(options: tuple[str, ...], cli: Cli, tiny: list[str]) -> Non
     assert done.code == 2 and len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", runtimes.ORIGINALS)
+@pytest.mark.parametrize("name", [name for name in runtimes.PACKAGES if name != runtimes.OURS])
 @pytest.mark.parametrize(("backbone", "width"), [("carn", 8), ("srresnet", 4), ("fsrcnn", 6)])
 def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in runtimes.usable(CPU):
@@ -124,10 +125,11 @@ def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, mo
     for norm in [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]:
         torch.nn.init.uniform_(norm.running_mean)  # type: ignore[arg-type]
         torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-    assert runtimes.runtime(name, model)(torch.rand(1, 3, 9, 30)).shape == (1, 3, 36, 120)
-    monkeypatch.setattr(runtimes, "TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="differs"):
-        runtimes.runtime(name, model)
+    session = runtimes.session_of(name, model, Setting())
+    assert session.run(None, {"lr": torch.rand(1, 3, 9, 30).numpy()})[0].shape == (1, 3, 36, 120)
+    monkeypatch.setattr("inference.onnx_check.TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="differs"):
+        runtimes.session_of(name, model, Setting())
 
 
 def test_training(cli: Cli, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_benchmark(cli: Cli, tmp_path: Path) -> None:
         (("--overlap", 8), "--overlap 8"),
         (("--overlap", -1), "--overlap -1"),
         (("--seam", 0), "--seam"),
-        (("--k", "nan"), "--k nan"),
+        (("--k", "nan"), "k must be a number, not nan"),
         (("--hr_data", "none"), "no such folder"),
         (("--model", "none"), "none"),
     ],

@@ -129,7 +129,7 @@ def test_composed_is_what_the_model_upsamples() -> None:
 @torch.inference_mode()
 def test_psnr_is_that_of_the_picture(refinement: bool) -> None:
     model, hr, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 48, 60), torch.rand(1, 3, 12, 15)
-    rows = Router(model, torch.device("cpu"), 1, refinement, seed=0).image(Pair("name", hr, lr), [0.3])
+    rows = Router(model, torch.device("cpu"), [0.3], 1, refinement, seed=0).measure(Pair("name", hr, lr))
     feat, grid = model.encode(lr), grid_over(lr, (48, 60))
     chosen = {
         "classifier": heaviest(model.classify(feat, grid)[:, 0], 0.3),
@@ -178,7 +178,7 @@ def test_the_benchmark(cli: Cli, tmp_path: Path, refinement: tuple[str, ...]) ->
     [
         (("--shares", "0"), "--shares 0"),
         (("--shares", "100"), "--shares 100"),
-        (("--rounds", "0"), "--rounds 0"),
+        (("--rounds", "0"), "--rounds: 0: must be 1 or more"),
         (("--hr_data", "a", "a"), "same name"),
         (("--hr_data", "none"), "no such folder"),
         (("--model", "three"), "3 upsamplers"),

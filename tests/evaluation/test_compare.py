@@ -126,9 +126,9 @@ def test_files_that_cannot_be_compared(content: str, message: str, report: Cli, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["one.csv", "--setting_b", "k=1"], "two.csv: has several settings; say --setting_a, one of: k=0 k=1"),
-        (["one.csv"], "two.csv: has several settings; say --setting_a, one of: k=0 k=1"),
-        (["one.csv", "--setting_a", "k=7"], "--setting_a k=7: two.csv has: k=0 k=1"),
+        (["one.csv", "--setting_b", "k=1"], "two.csv: has several settings; give setting_a, one of: k=0 k=1"),
+        (["one.csv"], "two.csv: has several settings; give setting_a, one of: k=0 k=1"),
+        (["one.csv", "--setting_a", "k=7"], "setting_a k=7: two.csv has: k=0 k=1"),
         (["nowhere.csv"], "nowhere.csv: No such file or directory"),
         ([], "--compare"),
     ],

@@ -16,6 +16,7 @@ from models.build import build
 from models.checkpoint import load_model
 from models.fsrcnn import FSRCNNEncoder
 from models.pcsr import PCSR
+from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
 from tests.inference.test_graph import balance, model_of
 from utils.config import OriginalSpec, PCSRSpec
@@ -45,13 +46,13 @@ def runtime() -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_numbers_of_torch(name: str) -> None:
     spec = SPECS[name]
-    scale = spec.scale if isinstance(spec, OriginalSpec) else 4 if name == "fsrcnn" else 2.6
+    setting = Setting(scale=spec.scale if isinstance(spec, OriginalSpec) else 4 if name == "fsrcnn" else 2.6)
     model = build(spec)
     for _ in range(2):
         model.encoder(torch.rand(2, 3, 12, 12))  # statistics of BatchNorm worth folding
     images = [torch.rand(1, 3, *size) for size in SIZES]
-    session = start(to_onnx(model.eval(), scale, refinement=True), threads=1)
-    assert 0 < largest_difference(session, model, scale, True, images) < 1e-5
+    session = start(to_onnx(model.eval(), setting), threads=1)
+    assert 0 < largest_difference(session, model, setting, images) < 1e-5
     assert [value.name for value in session.get_outputs()] == (
         ["sr", "assignment"] if isinstance(spec, PCSRSpec) and spec.classifier is not None else ["sr"]
     )
@@ -81,9 +82,9 @@ def test_another_model_is_told_apart() -> None:
     model, other = model_of({}), model_of({})
     session, images = start(to_onnx(model), threads=1), [torch.rand(1, 3, 9, 14)]
     with pytest.raises(InputError, match="9, k = 0"):
-        largest_difference(session, other, 4, True, images)
+        largest_difference(session, other, Setting(), images)
     with pytest.raises(InputError, match="sr is"):
-        largest_difference(start(to_onnx(build(TINY_ORIGINAL)), 1), build(other_scale()).eval(), 2, True, images)
+        largest_difference(start(to_onnx(build(TINY_ORIGINAL)), 1), build(other_scale()).eval(), Setting(), images)
 
 
 def other_scale() -> OriginalSpec:
@@ -91,11 +92,11 @@ def other_scale() -> OriginalSpec:
 
 
 def test_only_ties_may_be_assigned_otherwise() -> None:
-    log_odds, cost, lr = torch.tensor([1e-6, -1.0]).view(1, 1, 1, 2), (0.4, 0.6), torch.zeros(1, 3, 1, 2)
-    check_assignment(log_odds, cost, 0.0, torch.tensor([[[0, 0]]], dtype=torch.uint8), lr)
+    log_odds, cost = torch.tensor([1e-6, -1.0]).view(1, 1, 1, 2), (0.4, 0.6)
+    check_assignment(torch.tensor([[[0, 0]]], dtype=torch.uint8), log_odds, cost, 0.0)
     for k, wrong in ((0.0, [0, 1]), (math.inf, [1, 0]), (0.0, [0, 0, 0])):
         with pytest.raises(InputError):
-            check_assignment(log_odds, cost, k, torch.tensor([wrong], dtype=torch.uint8).view(1, 1, -1), lr)
+            check_assignment(torch.tensor([wrong], dtype=torch.uint8).view(1, 1, -1), log_odds, cost, k)
 
 
 class Padded(FSRCNNEncoder):
@@ -126,7 +127,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
     sr, assignment = session.run(None, {"lr": lr.numpy(), "k": np.array(0, np.float32)})
     model, _ = load_model(tmp_path / "tiny")
     assert isinstance(model, PCSR)
-    expected = PCSRGraph(model, 2.5, refinement=False)(lr, torch.tensor(0.0))
+    expected = PCSRGraph(model, Setting(refinement=False, scale=2.5))(lr, torch.tensor(0.0))
     assert sr.shape == (1, 3, 28, 15) and assignment.shape == (1, 28, 15) and assignment.dtype == np.uint8
     np.testing.assert_allclose(sr, expected[0].detach(), rtol=0, atol=1e-5)
     before = (tmp_path / "out/a.onnx").read_bytes()

@@ -43,7 +43,7 @@ def balance(model: PCSR, scale: float) -> None:
 def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
     model = model_of(changes)
     balance(model, scale)
-    graphs = {refinement: PCSRGraph(model, scale, refinement) for refinement in (True, False)}
+    graphs = {refinement: PCSRGraph(model, Setting(refinement=refinement, scale=scale)) for refinement in (True, False)}
     seen = set()
     for height, width in ((1, 1), (2, 3), (13, 8)):
         lr = torch.rand(1, 3, height, width)
@@ -62,5 +62,6 @@ def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
 def test_a_model_without_a_choice(scale: float) -> None:
     model = model_of({"upsamplers": ((8, 8),), "classifier": None})
     lr = torch.rand(1, 3, 7, 5)
-    expected = model(lr, scaled_size(lr, scale), Setting(scale=scale)).sr
-    torch.testing.assert_close(PCSRGraph(model, scale, True)(lr), expected.clamp(0, 1), rtol=0, atol=1e-5)
+    setting = Setting(scale=scale)
+    expected = model(lr, scaled_size(lr, scale), setting).sr
+    torch.testing.assert_close(PCSRGraph(model, setting)(lr), expected.clamp(0, 1), rtol=0, atol=1e-5)

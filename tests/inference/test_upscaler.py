@@ -54,6 +54,7 @@ def test_arrays_are_what_the_demo_makes_of_a_file(model: PCSR, upscaler: Upscale
         np.testing.assert_array_equal(info.assignment, made.assignment, strict=True)
         assert (info.setting, info.heavy_share, info.flops) == ("k=1", made.heavy_share, made.flops)
         assert info.flops_share == made.flops.paper / made.reference.paper and info.seconds > 0
+        assert repr(info).startswith("Info(setting='k=1', heavy_share=") and "assignment" not in repr(info)
 
 
 def test_every_kind_comes_back_as_it_was(model: PCSR, upscaler: Upscaler) -> None:

@@ -1,0 +1,106 @@
+"""What several benchmarks need: options, the model, a clock, and the way from folders of HR images to tables."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from datasets.folder import Pair, paired_folders
+from evaluation.tables import table_json, write_csv
+from inference.restore import Clock
+from models.checkpoint import load_model
+from models.pcsr import PCSR
+from utils.device import add_device_option
+from utils.errors import InputError, Parser
+
+SCALE = 4
+OUT_DIR = Path("results/benchmarks")
+
+
+def benchmark_parser(description: str | None) -> Parser:
+    """A parser whose help shows a module's docstring as it stands, with the option --device."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device_option(parser)
+    return parser
+
+
+def folders_parser(description: str | None, name: str) -> Parser:
+    """The options of a benchmark that runs one model on folders of HR images, see `run_folders`."""
+    parser = benchmark_parser(description)
+    parser.add_argument("--hr_data", type=Path, nargs="+", required=True, help="folders of HR images, a data set each")
+    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights of phase 1")
+    parser.add_argument("--rounds", type=count, default=3, help="timed runs of each image (default: 3)")
+    parser.add_argument("--csv", type=Path, default=OUT_DIR / f"{name}.csv", help="means per data set")
+    parser.add_argument("--images_csv", type=Path, default=OUT_DIR / f"{name}-images.csv")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON, the means")
+    return parser
+
+
+def count(text: str) -> int:
+    """An option's whole number. Raises ArgumentTypeError unless it is 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return int(text)
+
+
+def load_pcsr(path: str | Path) -> PCSR:
+    """A PCSR model that has something to decide. Raises InputError for another."""
+    model, _ = load_model(path)
+    if not isinstance(model, PCSR) or model.classifier is None:
+        raise InputError(f"{path}: has nothing to decide; give a PCSR model of phase 1")
+    return model
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """The seconds that a call takes, with the device's queue drained at both ends."""
+    clock = Clock(device)
+    call()
+    return clock.lap()
+
+
+def run_folders(
+    args: argparse.Namespace,
+    measure: Callable[[Pair], list[dict[str, Any]]],
+    summarise: Callable[[pd.DataFrame], pd.DataFrame],
+    describe: Callable[[pd.DataFrame], str],
+) -> pd.DataFrame:
+    """Measure every image, then summarise and print the rows of each data set; writes the CSV files.
+
+    Returns the summaries of all data sets as one table. Raises InputError for folders without images.
+    """
+    tables, summaries = [], []
+    for dataset, pairs in paired_folders(args.hr_data, SCALE).items():
+        bar = tqdm(pairs, desc=dataset, unit="image", disable=None)
+        table = pd.DataFrame([row for pair in bar for row in measure(pair)])
+        table.insert(0, "dataset", dataset)
+        tables.append(table)
+        summaries.append(summarise(table))
+        print(f"{describe(summaries[-1])}\n")
+    summary = pd.concat(summaries)
+    write_csv(args.images_csv, pd.concat(tables), "%.7g")
+    write_csv(args.csv, summary, "%.7g")
+    if args.json:
+        print(table_json(summary))
+    return summary
+
+
+def means(images: pd.DataFrame, by: Sequence[str], args: argparse.Namespace) -> pd.DataFrame:
+    """Means per image of one data set, a line per value of `by`, with the model and the protocol in front."""
+    summary = images.groupby(["dataset", *by], sort=False).mean(numeric_only=True).reset_index()
+    summary.insert(0, "model", args.model.resolve().name)
+    summary.insert(2, "images", images["image"].nunique())
+    summary.insert(3, "scale", SCALE)
+    summary.insert(4, "refined", args.refinement)
+    return summary
+
+
+def title(summary: pd.DataFrame) -> str:
+    """What the summary of one data set is about."""
+    first = summary.iloc[0]
+    refined = "refined" if first["refined"] else "not refined"
+    about = f"{first['dataset']}, {first['images']} images, x{first['scale']}, {first['model']}, {refined}"
+    return f"{about}; PSNR in dB, 8-bit LR, border {first['scale']}"
