@@ -18,7 +18,7 @@ from pathlib import Path
 import skimage.data
 from torch import Tensor
 
-from inference.onnx import INSTALL, check_target, require_onnx, start, to_onnx, with_metadata
+from inference.onnx import INSTALL, check_target, start, to_onnx, with_metadata
 from inference.onnx_check import largest_difference
 from models.blocks import Backbone
 from models.checkpoint import load_model
@@ -60,7 +60,6 @@ def pictures() -> list[Tensor]:
 
 def main() -> None:
     args = parse_options()
-    require_onnx()
     check_target(args.onnx)
     model, spec = load_model(args.model)
     setting = chosen_setting(args, model)

@@ -5,7 +5,7 @@ from inference.options import chosen_model, tile_plan
 from inference.restore import bicubic_restorer, original_restorer
 from models.blocks import Backbone
 from models.setting import check_scale
-from utils.dist import run_rank, start_ranks, stop_ranks
+from utils.dist import run_rank
 from utils.errors import InputError
 
 
@@ -14,17 +14,14 @@ def main() -> None:
     parser.add_argument("--bicubic", action="store_true", help="MATLAB's bicubic instead of a model, at any scale")
     args = parser.parse_args()
     if args.bicubic:
-        ranks = start_ranks(args.device)
-        run_evaluation(args, bicubic_restorer(check_scale(args.scale)), "bicubic", ranks)
-    else:
-        model, _, name = chosen_model(args)
-        if not isinstance(model, Backbone):
-            raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
-        if args.scale != model.scale:
-            raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
-        ranks = start_ranks(args.device)
-        run_evaluation(args, original_restorer(model, ranks.device, tile_plan(args)), name, ranks)
-    stop_ranks(ranks)
+        run_evaluation(args, "bicubic", lambda _: bicubic_restorer(check_scale(args.scale)))
+        return
+    model, _, name = chosen_model(args)
+    if not isinstance(model, Backbone):
+        raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
+    if args.scale != model.scale:
+        raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
+    run_evaluation(args, name, lambda device: original_restorer(model, device, tile_plan(args)))
 
 
 if __name__ == "__main__":

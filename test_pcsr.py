@@ -4,7 +4,7 @@ from evaluation.run import eval_parser, run_evaluation
 from inference.encoding import pcsr_restorer
 from inference.options import add_decision_options, chosen_model, settings, tile_plan
 from models.pcsr import PCSR
-from utils.dist import run_rank, start_ranks, stop_ranks
+from utils.dist import run_rank
 from utils.errors import InputError
 
 
@@ -15,9 +15,7 @@ def main() -> None:
     model, _, name = chosen_model(args)
     if not isinstance(model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
-    ranks = start_ranks(args.device)
-    run_evaluation(args, pcsr_restorer(model, settings(args), ranks.device, tile_plan(args)), name, ranks)
-    stop_ranks(ranks)
+    run_evaluation(args, name, lambda device: pcsr_restorer(model, settings(args), device, tile_plan(args)))
 
 
 if __name__ == "__main__":

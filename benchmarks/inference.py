@@ -31,9 +31,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
-from benchmarks.memory import peak_mb
 from benchmarks.runtimes import PACKAGES, usable
-from benchmarks.ways import AS_PUBLISHED, SETTINGS, Source, Way, ways
+from benchmarks.ways import AS_PUBLISHED, SETTINGS, Source, Way, peak_mb, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
 from evaluation.metrics import psnr

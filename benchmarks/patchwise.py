@@ -37,7 +37,7 @@ from models.setting import Setting
 from utils.device import pick_device
 from utils.errors import InputError, run
 from utils.image import to_tensor
-from utils.patches import Patches, starts
+from utils.patches import Patches
 
 OVERLAP = 4  # LR pixels that neighbouring patches share: the published 32/28
 WHOLE = "whole"
@@ -58,17 +58,11 @@ SHOWN += ["flops_paper", "flops_executed", "flops_paper_ratio", "seconds"]
 
 def seams(lr: Tensor, tiling: Patches, width: int) -> Tensor:
     """Which HR pixels lie within `width` of a patch's edge inside the image: (H,W) of bool."""
-    down, across = (near_edges(n, tiling, width) for n in lr.shape[-2:])
-    return down[:, None] | across
-
-
-def near_edges(length: int, tiling: Patches, width: int) -> Tensor:
-    """The same for one axis of `length` LR pixels: (SCALE * length,) of bool."""
-    near = torch.zeros(SCALE * length, dtype=torch.bool)
-    for first in starts(length, tiling.patch_size, tiling.step):
-        for edge in (first, first + tiling.patch_size):
-            if 0 < edge < length:
-                near[max(0, SCALE * edge - width) : SCALE * edge + width] = True
+    near = torch.zeros([SCALE * n for n in lr.shape[-2:]], dtype=torch.bool)
+    for window in tiling.windows(lr, SCALE):
+        for axis, span in enumerate(window):
+            for edge in {span.start, span.stop} - {0, near.shape[axis]}:
+                near.transpose(0, axis)[max(0, edge - width) : edge + width] = True
     return near
 
 

@@ -1,10 +1,15 @@
-"""The ways to restore an image that benchmarks/inference.py compares: published, original, ours."""
+"""The ways to restore an image that benchmarks/inference.py compares, published, original, ours; and their memory."""
 
 import copy
 import math
+import resource
+import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +28,7 @@ from models.flops import Flops, PCSRFlops, both, network_flops
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.device import pick_device
 from utils.errors import InputError
 from utils.image import Array
 
@@ -35,6 +41,8 @@ SETTINGS = {
 }
 HEAVY = {"15% heavy": 0.15, "30% heavy": 0.3}  # of untrained models: about what trained ones choose at k = 1 and 0
 AS_PUBLISHED = ("k=0", "30% heavy")  # what the published formulation and the exported model do too
+STATUS = Path("/proc/self/status")
+MB = 1e6
 
 # restores lr (1,3,h,w), which lies on the CPU, to (1,3,H,W), clamped or not, or (H,W,3), rounded; and says what it took
 Way = Callable[[Tensor], tuple[Tensor | Array, Flops]]
@@ -143,3 +151,28 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
         **{name: partial(ours_in if name == OURS else original_in, name) for name in usable(device)},
         **{name: partial(ours, setting) for name, setting in settings.items()},
     }
+
+
+def peak_mb(name: str, source: Source, settings: dict[str, Setting], device: torch.device, lr: Tensor) -> float:
+    """MB that a process needs at most which imports, loads and restores lr once; on CUDA, of the GPU's memory.
+
+    The process is one of its own, as what else ran would count too; and LR is given, as to shrink an image could need
+    more than to restore it.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(restore_once, name, source, settings, device.type, lr.numpy()).result()
+
+
+def restore_once(name: str, source: Source, settings: dict[str, Setting], device_name: str, lr: Array) -> float:
+    """What peak_mb tells, of this process."""
+    device = pick_device(device_name)
+    way = ways(source, settings, device)[name]()
+    with torch.inference_mode():
+        way(torch.from_numpy(lr))
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MB
+    if STATUS.exists():  # Linux: there getrusage begins with what the process had that started this one
+        (peak,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024 / MB
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held / MB if sys.platform == "darwin" else held * 1024 / MB  # bytes, else KiB

@@ -1,8 +1,10 @@
 """What test.py and test_pcsr.py share: their options, and the evaluation of a folder from images to report."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from datasets.folder import PairedFolder
@@ -11,7 +13,7 @@ from evaluation.report import format_table, summary_json, write_report
 from inference.options import add_model_options
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
-from utils.dist import Ranks, gather
+from utils.dist import gather, start_ranks, stop_ranks
 from utils.encode import write_image
 from utils.errors import InputError, Parser
 from utils.patches import Patches
@@ -39,12 +41,14 @@ def eval_parser(description: str) -> Parser:
     return parser
 
 
-def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks: Ranks) -> None:
+def run_evaluation(args: argparse.Namespace, name: str, restorer: Callable[[torch.device], Restore]) -> None:
     """Restore and measure a folder of images, each rank its share, and report on rank 0.
 
-    `name` is the model's. Raises InputError for patches that leave gaps, images that cannot be used, and a folder for
-    the results that holds the images.
+    `name` is the model's, and `restorer` makes it ready on a device. Raises InputError for patches that leave gaps,
+    images that cannot be used, and a folder for the results that holds the images.
     """
+    ranks = start_ranks(args.device)
+    restore = restorer(ranks.device)
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
     pairs = PairedFolder(args.hr_data, args.lr_data, args.scale, args.float_lr, ranks.rank, ranks.world)
@@ -63,13 +67,13 @@ def run_evaluation(args: argparse.Namespace, restore: Restore, name: str, ranks:
         gather(ranks, None)  # all shares are checked before anything is written
     bar = tqdm(pairs, desc=dataset, unit="image", disable=None if ranks.main else True)
     rows = gather_rows(ranks, evaluate(bar, restore, protocol, keep if args.save_images else None))
-    if not ranks.main:
-        return
-    summary = write_report(rows, dataset, args.scale, folder)
-    print(format_table(summary))
-    print(f"written to {folder}")
-    if args.json:
-        print(summary_json(summary))
+    if ranks.main:
+        summary = write_report(rows, dataset, args.scale, folder)
+        print(format_table(summary))
+        print(f"written to {folder}")
+        if args.json:
+            print(summary_json(summary))
+    stop_ranks(ranks)
 
 
 def protocol_suffix(args: argparse.Namespace) -> str:

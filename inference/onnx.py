@@ -74,12 +74,6 @@ class PCSRGraph(nn.Module):
         return (refine(sr, assignment) if self.setting.refinement else sr).clamp(0, 1), assignment
 
 
-def require_onnx() -> None:
-    """Raises InputError if the package that makes ONNX files is not installed."""
-    if not find_spec("onnx"):
-        raise InputError(f"onnx is not installed: {INSTALL}")
-
-
 def decides(model: Backbone | PCSR) -> bool:
     """Whether a model has a choice to make: then its graph takes k and returns an assignment."""
     return isinstance(model, PCSR) and model.classifier is not None
@@ -134,11 +128,15 @@ def with_metadata(
 
 
 def check_target(path: Path) -> None:
-    """Raises InputError if the file's name is not of an ONNX file, or if it would replace another program's file."""
+    """Raises InputError if the package that makes ONNX files is not installed, if the file's name is not of one, or if
+    it would replace another program's file.
+    """
+    if not find_spec("onnx"):
+        raise InputError(f"onnx is not installed: {INSTALL}")
     import onnx  # noqa: PLC0415  # optional
 
     if path.suffix != ".onnx":
-        raise InputError(f"--onnx {path}: the name must end in .onnx")
+        raise InputError(f"{path}: the name must end in .onnx")
     if not path.exists():
         return
     try:
@@ -146,7 +144,7 @@ def check_target(path: Path) -> None:
     except Exception:  # a directory, or whatever else the reader meets
         written_here = False
     if not written_here:
-        raise InputError(f"--onnx {path}: exists and was not written by export.py; give another name")
+        raise InputError(f"{path}: exists and was not written by export.py; give another name")
 
 
 def start(exported: bytes, threads: int = 0) -> Any:
