@@ -33,7 +33,7 @@ def folders_parser(description: str | None, name: str) -> Parser:
     parser = benchmark_parser(description)
     parser.add_argument("--hr_data", type=Path, nargs="+", required=True, help="folders of HR images, a data set each")
     parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights of phase 1")
-    parser.add_argument("--rounds", type=count, default=3, help="timed runs of each image (default: 3)")
+    parser.add_argument("--rounds", type=count, default=3, help="timed runs of each image or decision (default: 3)")
     parser.add_argument("--csv", type=Path, default=OUT_DIR / f"{name}.csv", help="means per data set")
     parser.add_argument("--images_csv", type=Path, default=OUT_DIR / f"{name}-images.csv")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, the means")

@@ -10,7 +10,7 @@ is one patch, the whole.
 A seam is what lies within --seam HR pixels of the edge of a patch, the edges of the image left out; `whole at seams` is
 the PSNR of the whole image's SR at the same pixels, and images without seams do not count in either. LR is made by
 antialiased bicubic and rounded to 8 bits; PSNR is of 8-bit RGB, 4 border pixels left out, mean per image. Seconds are
-medians of --rounds runs. The whole image goes through in one part, for which it needs some 4 kB per LR pixel.
+medians of --rounds runs. The whole image goes through as one tile, for which it needs some 4 kB per LR pixel.
 """
 
 import argparse
@@ -56,10 +56,10 @@ SHOWN = ["cut", "k", "patches", "psnr", "psnr_seams", "whole_seams", "seam_share
 SHOWN += ["flops_paper", "flops_executed", "flops_paper_ratio", "seconds"]
 
 
-def seams(lr: Tensor, tiling: Patches, width: int) -> Tensor:
+def seams(lr: Tensor, patches: Patches, width: int) -> Tensor:
     """Which HR pixels lie within `width` of a patch's edge inside the image: (H,W) of bool."""
     near = torch.zeros([SCALE * n for n in lr.shape[-2:]], dtype=torch.bool)
-    for window in tiling.windows(lr, SCALE):
+    for window in patches.windows(lr, SCALE):
         for axis, span in enumerate(window):
             for edge in {span.start, span.stop} - {0, near.shape[axis]}:
                 near.transpose(0, axis)[max(0, edge - width) : edge + width] = True

@@ -49,8 +49,8 @@ def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> tuple[T
     *upsamplers, classifier = model.mlps()
 
     def at(mlp: PixelMLP, coord: Tensor) -> Tensor:
-        parts = [mlp.layers(mlp_input(feat, part[None], size))[0] for part in coord.split(PIXELS_AT_ONCE)]
-        return torch.cat(parts)
+        values = [mlp.layers(mlp_input(feat, some[None], size))[0] for some in coord.split(PIXELS_AT_ONCE)]
+        return torch.cat(values)
 
     prob = at(classifier, coords).softmax(-1).t().view(1, -1, *size)
     cost = torch.tensor(model.account().cost(size[0] / lr.shape[2]), device=lr.device)

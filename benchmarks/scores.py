@@ -53,7 +53,7 @@ def patch_score(score: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 def gradient_score(lr: Tensor, size: tuple[int, int]) -> Tensor:
-    """Gradient magnitude of lr (b,3,h,w), central differences over all channels, enlarged bilinearly: (b,H,W)."""
+    """Gradient magnitude of lr (b,3,h,w), central differences over all channels, made HR bilinearly: (b,H,W)."""
     near = F.pad(lr, (1, 1, 1, 1), mode="replicate")
     down = near[..., 2:, 1:-1] - near[..., :-2, 1:-1]
     across = near[..., 1:-1, 2:] - near[..., 1:-1, :-2]

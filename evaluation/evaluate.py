@@ -36,7 +36,7 @@ class Protocol:
     """How images are cut and measured."""
 
     scale: float
-    tiling: Patches | None = None  # None: the whole image at once
+    patches: Patches | None = None  # None: the whole image at once
     crop: Patches | None = None  # cut LR to n*step+patch_size of this grid
     psnr_type: PsnrType = "rgb"
     with_ssim: bool = True
@@ -60,7 +60,7 @@ def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: 
         pair = crop_pair(loaded, protocol.crop, protocol.scale) if protocol.crop else loaded
         if not rows:
             restore(pair.lr[..., :8, :8])  # warm-up: the first call pays for set-up
-        for restored in restore(pair.lr, protocol.tiling):
+        for restored in restore(pair.lr, protocol.patches):
             rows.append(measure(pair.name, restored, pair.hr, protocol))
             if keep is not None:
                 keep(pair.name, restored)

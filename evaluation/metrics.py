@@ -41,14 +41,14 @@ def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb", mask: 
 
     With a mask (H,W) of bool, of its pixels alone; nan if it has none inside the border.
     """
-    part = 1.0
+    share = 1.0
     if mask is not None:
         sr = torch.where(mask, sr, hr)  # no error elsewhere
-        part = float(shaved(mask, shave).double().mean())
+        share = float(shaved(mask, shave).double().mean())
     pairs = in_bands(shaved(sr, shave), shaved(hr, shave), psnr_type)
     errors = [((first - second).square().sum(), first.numel()) for first, second in pairs]
     mse = float(sum(error for error, _ in errors)) / sum(count for _, count in errors)
-    return decibels(mse / part) if part else math.nan
+    return decibels(mse / share) if share else math.nan
 
 
 def decibels(mse: float) -> float:
