@@ -80,7 +80,7 @@ class Source:
 @torch.inference_mode()
 def k_for(engine: Engine, lr: Tensor, heavy: float) -> float:
     """The k at which this share of the pixels of lr (1,3,h,w) is heavy."""
-    log_odds = engine.log_odds(engine.encode(lr), (lr.shape[2] * SCALE, lr.shape[3] * SCALE))[:, -1].flatten()
+    log_odds = engine.classify(engine.encode(lr), (lr.shape[2] * SCALE, lr.shape[3] * SCALE))[:, -1].flatten()
     cost = engine.account.cost(SCALE)
     threshold = log_odds.kthvalue(round((1 - heavy) * log_odds.numel())).values
     return float(threshold) / math.log(cost[-1] / cost[0])

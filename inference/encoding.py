@@ -1,7 +1,7 @@
 """An image encoded by a PCSR model, from which it is restored under any number of settings.
 
-`Encoding` serves whole images and images in tiles, files, the web page and the `Upscaler` alike. Patches, the field's
-other protocol, are batches that go through the same engine.
+`Encoding` serves whole images and images in tiles, files, the web page and the `Upscaler` alike. The
+per-patch evaluation, `restore_patches`, uses the same engine on batches.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from utils.device import give_back
 from utils.errors import InputError
 from utils.patches import Patches
 
-LARGE_PIXELS = 1 << 20  # of LR: behind such an image, memory is returned to the system
+LARGE_PIXELS = 1 << 20  # of LR: after a larger image, memory is returned to the system
 HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
 
 
@@ -39,28 +39,28 @@ class Result:
         self.seconds = 0.0
 
     def paint(self, engine: Engine, encoded: Encoded, assignment: Tensor, tile: Tile) -> None:
-        """Fill in a tile, from the encoding of that tile or more, for whose window assignment (1,R,C) decides."""
+        """Write one tile. `encoded` covers the tile and the pixels around it, assignment (1,R,C) their HR pixels."""
         rows, cols = tile.window(encoded.lr, self.size)
         inside = Tile(rows, cols).within(encoded.tile.window(encoded.lr, self.size))
         sr = engine.upsample(encoded, self.size, assignment)
         finish(sr, assignment if self.setting.refinement else None, inside, self.pixels[rows, cols])
-        self.count(assignment[:, inside.rows, inside.cols], engine.upsamplers)
+        self.count(assignment[:, inside.rows, inside.cols], engine.upsampler_count)
         self.assignment[rows, cols] = assignment[0, inside.rows, inside.cols].cpu().numpy()
 
     def count(self, assignment: Tensor, upsamplers: int) -> None:
         self.counts.update({j: int(torch.count_nonzero(assignment == j)) for j in range(upsamplers)})
 
-    def restored(self, account: PCSRFlops, lr_pixels: int, encoding_seconds: float) -> Restored:
+    def restored(self, account: PCSRFlops, lr_pixels: int, shared_seconds: float) -> Restored:
         upsamplers = len(account.upsamplers)
         counts = [self.counts[j] for j in range(upsamplers)]
         flops = account.total(lr_pixels, counts)
         heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [sum(counts)])
-        share, seconds = counts[-1] / sum(counts), encoding_seconds + self.seconds
+        share, seconds = counts[-1] / sum(counts), shared_seconds + self.seconds
         return Restored(str(self.setting), self.pixels, self.assignment, upsamplers, share, flops, heavy, seconds)
 
 
 class Encoding:
-    """One image at one scale. `keep` encodes it at once and keeps the features, so that the knob can be moved."""
+    """One image at one scale. With `keep` it is encoded now and its features stay, so that the knob can be moved."""
 
     def __init__(
         self,
@@ -80,19 +80,19 @@ class Encoding:
         self.log_odds: Tensor | None = None  # (1,M-1,H,W), once all tiles have been looked at
         clock = Clock(engine.device)
         if keep:
-            self.look(keep)
+            self.look(keep=True)
         self.seconds = clock.lap()  # what encoding took
 
     def look(self, keep: bool) -> None:
         """Find the log odds of the whole image, tile by tile, and keep the features if asked."""
-        self.log_odds = torch.empty(1, self.engine.upsamplers - 1, *self.size, device=self.lr.device)
+        self.log_odds = torch.empty(1, self.engine.upsampler_count - 1, *self.size, device=self.lr.device)
         with self.plan.bar(len(self.tiles)) as bar:
             for i, tile in enumerate(self.tiles):
                 around = self.around(tile)
                 feat = self.engine.features(self.lr, around)
                 rows, cols = around.window(self.lr, self.size)
                 encoded = self.engine.project(self.lr, around, feat)
-                self.log_odds[..., rows, cols] = self.engine.log_odds(encoded, self.size)
+                self.log_odds[..., rows, cols] = self.engine.classify(encoded, self.size)
                 self.feats[i] = feat if keep else None
                 bar.update()
 
@@ -113,6 +113,7 @@ class Encoding:
         """
         engine, clock = self.engine, Clock(self.engine.device)
         results = [Result(setting, self.size, self.bits) for setting in settings]
+        # these rules need the log odds of all tiles before the first pixel
         see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
         if self.log_odds is None and see_all and len(self.tiles) > 1:
             self.look(keep=4 * engine.channels * self.lr.shape[2] * self.lr.shape[3] <= allowance(engine.device))
@@ -125,7 +126,7 @@ class Encoding:
         with self.plan.bar(len(self.tiles)) as bar:
             for i, tile in enumerate(self.tiles):
                 encoded = self.encode(i)
-                log_odds = engine.log_odds(encoded, self.size) if self.log_odds is None else None
+                log_odds = engine.classify(encoded, self.size) if self.log_odds is None else None
                 shared += clock.lap()
                 rows, cols = encoded.tile.window(self.lr, self.size)
                 for result in results:
@@ -151,9 +152,9 @@ def pixel_bytes(engine: Engine, scale: float) -> float:
 
 
 def held_bytes(engine: Engine, lr: Tensor, scale: float) -> int:
-    """What an Encoding of lr (1,3,h,w) keeps on the engine's device, or a little more than it is."""
+    """Bytes that an Encoding of lr (1,3,h,w) keeps, but for the few pixels that its tiles share."""
     height, width = hr_size(lr, scale)
-    return 4 * (lr.shape[2] * lr.shape[3] * (3 + engine.channels) + height * width * (engine.upsamplers - 1))
+    return 4 * (lr.shape[2] * lr.shape[3] * (3 + engine.channels) + height * width * (engine.upsampler_count - 1))
 
 
 @torch.inference_mode()
@@ -165,12 +166,12 @@ def restore_patches(
     Raises InputError for patches that do not fall on whole pixels.
     """
     scale = settings[0].scale
-    patches.windows(lr, scale)
+    patches.windows(lr, scale)  # raises before anything is computed
     batches = [batch.to(engine.device) for batch in patches.split(lr)]
     size = hr_size(batches[0], scale)
     clock = Clock(engine.device)
     encoded = [engine.encode(batch) for batch in batches]
-    log_odds = torch.cat([engine.log_odds(each, size) for each in encoded])
+    log_odds = torch.cat([engine.classify(each, size) for each in encoded])
     lengths = [len(batch) for batch in batches]
     shared = clock.lap()
     results = []
@@ -185,7 +186,7 @@ def restore_patches(
         finish(sr, None, whole(sr), result.pixels)
         result.assignment[:] = patches.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()
         for assignment in assignments:
-            result.count(assignment, engine.upsamplers)
+            result.count(assignment, engine.upsampler_count)
         result.seconds = clock.lap()
         results.append(result)
     lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
@@ -193,7 +194,7 @@ def restore_patches(
 
 
 def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings themselves, or all heavy for a model that has nothing to decide. Raises InputError if it should."""
+    """The settings; for a model with one upsampler, `heavy`. Raises InputError if it is given another rule."""
     if model.classifier is not None:
         return list(settings)
     if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):

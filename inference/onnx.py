@@ -17,7 +17,7 @@ from torch.onnx.operators import shape_as_tensor
 from models.blocks import Backbone
 from models.decide import LARGE, priced, rates
 from models.fast.fold import folded
-from models.grid import Grid, axis, bilinear
+from models.grid import Grid, axis
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.config import OriginalSpec, PCSRSpec
@@ -67,10 +67,10 @@ class PCSRGraph(nn.Module):
         grid = Grid(rows, cols)
         feat = self.model.encode(lr)
         if k is None:
-            return (self.model.upsample_all(feat, grid, 0) + bilinear(lr, grid)).clamp(0, 1)
+            return self.model.upsample_by(lr, feat, grid, 0).clamp(0, 1)
         log_odds = self.model.classify(feat, grid)
         assignment = priced(log_odds, [k.clamp(-LARGE, LARGE) * rate for rate in self.rates])
-        sr = self.model.upsample(feat, grid, assignment) + bilinear(lr, grid)
+        sr = self.model.upsample(lr, feat, grid, assignment)
         return (refine(sr, assignment) if self.setting.refinement else sr).clamp(0, 1), assignment
 
 

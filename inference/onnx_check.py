@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.onnx import decides
 from models.blocks import Backbone
 from models.decide import LARGE, rates
-from models.grid import bilinear, grid_over
+from models.grid import grid_over
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.errors import InputError
@@ -50,7 +50,7 @@ def compared(session: Any, model: Backbone | PCSR, setting: Setting, lr: Tensor,
         assignment = assigned[0] if assigned else torch.zeros(1, *size, dtype=torch.uint8)
         if k is not None:
             check_assignment(assignment, model.classify(feat, grid), model.account().cost(setting.scale), k)
-        expected = model.upsample(feat, grid, assignment) + bilinear(lr, grid)
+        expected = model.upsample(lr, feat, grid, assignment)
         expected = refine(expected, assignment) if setting.refinement else expected
     else:
         expected = model(lr)

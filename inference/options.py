@@ -20,7 +20,7 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument(
         *("--tile_size", "--part_size"),
         type=int,
-        help="LR pixels across a tile of a large image (default: what the memory allows)",
+        help="about how many LR pixels a tile of a large image has on a side (default: what the memory allows)",
     )
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
@@ -37,7 +37,7 @@ def add_decision_options(parser: Parser) -> None:
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    """All settings asked for, k = 0 if none is. Raises InputError for values out of range."""
+    """All settings asked for, k = 0 if none is given. Raises InputError for values out of range."""
     common = not args.no_refinement, args.scale
     chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
     if args.adaptive:
@@ -71,7 +71,8 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     if expected not in (None, spec):
         raise InputError(f"{path}: holds another model ({describe(spec)}) than {args.config} ({describe(expected)})")
     named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
-    return Chosen(model, spec, named.resolve().name)  # with a file's suffix: its results are not those of a folder
+    # a file's suffix is kept, so that its results do not mix with those of a folder of that name
+    return Chosen(model, spec, named.resolve().name)
 
 
 def describe(spec: object) -> str:

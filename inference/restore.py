@@ -26,12 +26,12 @@ class Restored:
 
     setting: str
     pixels: Array  # (H,W,3), clamped and rounded to uint8 or uint16
-    assignment: Array | None  # (H,W) uint8; where patches overlap, the heaviest choice; None for an original model
+    assignment: Array | None  # (H,W) uint8; where patches overlap, the heaviest choice; None without a PCSR model
     upsamplers: int  # M, 0 for an original model
-    heavy_share: float  # of the pixels processed, the share of the heaviest upsampler; 1 for an original model
+    heavy_share: float  # the share of pixels that took the heaviest upsampler; original model: 1, bicubic: 0
     flops: Flops  # what is computed twice around tiles is not counted
     reference: Flops  # of the same image by the all-heavy model, or by the original itself
-    seconds: float  # synchronised; encoding the image counts in full for every setting
+    seconds: float  # synchronised; with what all settings share, but without an encoding that was made before
 
 
 class Restore(Protocol):
@@ -64,9 +64,9 @@ def hr_size(lr: Tensor, scale: float) -> tuple[int, int]:
 
 
 def bicubic_restorer(scale: float) -> Restore:
-    """Restore by MATLAB's bicubic, the field's floor, on the CPU; its arithmetic is in neither FLOPs account.
+    """Restore by MATLAB's bicubic, the usual baseline, on the CPU; its arithmetic is in neither FLOPs account.
 
-    The result raises InputError for patches.
+    The restorer refuses patches with an InputError.
     """
     free = Flops(0, 0)
 
@@ -88,7 +88,7 @@ def original_restorer(model: Backbone, device: torch.device, plan: TilePlan | No
     model = copy.deepcopy(model).eval().to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     per_lr = network_flops(model)
-    channels = model.encoder(torch.zeros(1, 3, 8, 8, device=device)).shape[1]
+    channels = model.encoder(torch.zeros(1, 3, 8, 8, device=device)).shape[1]  # of its features: what a pixel takes
 
     @torch.inference_mode()
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:

@@ -15,7 +15,7 @@ from utils.errors import InputError
 
 SHARE = 4  # of the free memory, what a tile may take
 MOST = 1 << 30  # bytes on a CPU: larger tiles are hardly faster
-LEAST = 32  # LR pixels across a tile, even where memory is short
+LEAST = 32  # LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
 
 
@@ -26,7 +26,7 @@ class TilePlan:
     Raises InputError for tiles of no size.
     """
 
-    tile_size: int | None = None  # LR pixels across; None: as large as the memory allows
+    tile_size: int | None = None  # LR pixels on a side, about, and at least LEAST; None: as the memory allows
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ def allowance(device: torch.device) -> int:
 
 
 def cut(lr: Tensor, halo: int, area: float) -> list[Tile]:
-    """Tiles that cover lr (b,3,h,w), row by row, each with its halo of about `area` pixels at most."""
+    """Tiles that cover lr (b,3,h,w), row by row; each with its halo has at most about `area` pixels."""
     h, w = lr.shape[2:]
     if h * w <= area:
         return [whole(lr)]

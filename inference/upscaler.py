@@ -65,10 +65,9 @@ class Upscaler:
         return Upscaler, (self.model, self.engine.device, self.plan)
 
     def __repr__(self) -> str:
-        encoder, parameters = type(self.model.encoder).__name__, sum(p.numel() for p in self.model.parameters())
-        return (
-            f"Upscaler({encoder}, {self.engine.upsamplers} upsamplers, {parameters} parameters, {self.engine.device})"
-        )
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parts = f"{type(self.model.encoder).__name__}, {self.engine.upsampler_count} upsamplers"
+        return f"Upscaler({parts}, {parameters} parameters, {self.engine.device})"
 
     def upscale(
         self,

@@ -45,5 +45,5 @@ class Backbone(nn.Module):
 
     @functools.cached_property
     def halo(self) -> int | None:
-        """How many LR pixels away the image still matters to an output pixel; None if there is no end to it."""
+        """How many LR pixels around an output pixel influence it; None if the whole image does."""
         return reach(self)

@@ -2,11 +2,12 @@
 
 Upsamplers are ordered light .. heavy, and an assignment is (b,H,W) uint8, 0 = light .. M-1 = heavy. All rules depend on
 the probabilities through `log_odds` (b,M-1,H,W) alone, log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, which are
-differences of the classifier's logits. Large images are looked at in bands of rows, which bounds the memory.
+differences of the classifier's logits. Large images are processed in bands of rows, which bounds the memory.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from fast_pytorch_kmeans import KMeans
@@ -17,12 +18,12 @@ from models.setting import Setting
 from utils.errors import InputError
 from utils.patches import bands
 
-SAMPLE = 1 << 16  # pixels that stand for a large image where a threshold is sought
+SAMPLE = 1 << 16  # pixels on which the threshold of a large image is first estimated
 BAND_PIXELS = 1 << 21  # pixels looked at together
-NEAR = 0.05  # how far from the sample's k the whole image's is looked for first
+NEAR = 0.05  # the whole image's k is first sought within this distance of the sample's
 KMEANS_ITERATIONS = 20
 FLAT = 1e-6  # a map whose values differ by less has nothing to cluster
-RESOLUTION = 1e-8  # of k: pixels that lie closer together count as equal
+RESOLUTION = 1e-8  # to which k is sought: pixels closer together than this count as equal
 LARGE = 1e30  # of k: beyond it float32 would overflow
 
 
@@ -60,12 +61,12 @@ def best(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
 
 
 def rates(cost: Sequence[float]) -> list[float]:
-    """What a unit of k takes off the log odds of the upsamplers j = 1 .. M-1: log(cost_j / cost_0)."""
+    """log(cost_j / cost_0) of the upsamplers j = 1 .. M-1: by how much k = 1 lowers their log odds."""
     return [math.log(price / cost[0]) for price in cost[1:]]
 
 
 def priced(log_odds: Tensor, prices: Sequence[float] | Sequence[Tensor]) -> Tensor:
-    """The same with what is taken off the log odds of the upsamplers j = 1 .. M-1."""
+    """The upsampler with the largest log odds minus its price, 0 for j = 0; the lightest of equals. (b,...) uint8."""
     index = (log_odds[:, 0] > prices[0]).to(torch.uint8)
     for j in range(2, len(prices) + 1):
         score = log_odds[:, j - 1] - prices[j - 1]
@@ -104,7 +105,8 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     if not min(spend) - slack <= budget <= max(spend) + slack:
         raise InputError(f"budget out of reach: between {min(spend):.4g} and {max(spend):.4g} per pixel")
     price = torch.tensor(spend, dtype=torch.float64)
-    limit = 2 * 90 / math.log(cost[-1] / cost[0])  # |log_odds| < 180 in float32: beyond, all pixels are light or heavy
+    ratios = [math.log(dear / cheap) for cheap, dear in pairwise(cost)]
+    limit = 1 + 2 * float(log_odds.abs().amax()) / min(ratios)  # all are light at this k, all heavy at its negative
 
     def spent(some: Sequence[Tensor], k: float) -> float:
         return sum(total(best(band, cost, k), price) for band in some)
@@ -130,7 +132,7 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
 
 
 def bracket(spent: Callable[[float], float], target: float, guess: float, limit: float) -> tuple[float, float]:
-    """Values of k around `guess` of which the first spends more than `target` and the second does not."""
+    """Two values of k around `guess`: at the first, more than `target` is spent, at the second it is not."""
     low, high = max(guess - NEAR, -limit), min(guess + NEAR, limit)
     if spent(high) > target:
         return high, limit
@@ -138,7 +140,7 @@ def bracket(spent: Callable[[float], float], target: float, guess: float, limit:
 
 
 def bisect(spent: Callable[[float], float], target: float, low: float, high: float) -> tuple[float, float]:
-    """Narrow values of k of which the first spends more than `target`, or is the least, and the second does not."""
+    """Narrow two values of k: at the first, more than `target` is spent (or it is the lowest k), at the second not."""
     while high - low > RESOLUTION:
         middle = (low + high) / 2
         if spent(middle) > target:
@@ -188,7 +190,8 @@ def assign_adaptive(log_odds: Tensor) -> Tensor:
     if float(high - low) < FLAT:
         return assignment
     sample = ((heaviness(sampled(log_odds))[0] - low) / (high - low)).cpu()  # small; the same clusters on every device
-    sample = torch.cat([sample, torch.tensor([0.0, 1.0], dtype=sample.dtype)])[:, None]  # no cluster starts empty
+    # so that the lowest and the highest cluster hold a pixel from the start
+    sample = torch.cat([sample, torch.tensor([0.0, 1.0], dtype=sample.dtype)])[:, None]
     start = torch.linspace(0, 1, count, dtype=sample.dtype)[:, None]
     kmeans = KMeans(n_clusters=count, max_iter=KMEANS_ITERATIONS, mode="euclidean")
     kmeans.fit_predict(sample, centroids=start)

@@ -3,8 +3,9 @@
 `paper` is what published tables count: 2 per multiply-accumulate of convolutions and linears as if every MLP ran on
 [feat, rel_coord, rel_cell] per HR pixel, 2 per element of BatchNorm, 1 per element of PReLU, and a transposed
 convolution billed at its output size. `executed` is 2 per multiply-accumulate this implementation does: first layers
-once per LR pixel, a transposed convolution at its input size, BatchNorm as one multiply-accumulate per element.
-Neither counts activations other than PReLU (paper), interpolation, k-means or refinement.
+once per LR pixel, a transposed convolution at its input size, BatchNorm as one multiply-accumulate per element,
+although inference folds it away. Neither counts activations other than PReLU (paper), interpolation, k-means or
+refinement.
 """
 
 import copy
@@ -116,7 +117,7 @@ def mlp_flops(mlp: PixelMLP) -> MLPFlops:
 class PCSRFlops(NamedTuple):
     """The parts a PCSR model's account is made of."""
 
-    per_lr: Flops  # encoder and all first layers
+    per_lr: Flops  # the encoder; in the executed account the feature parts of all first layers too
     classifier: Flops  # per HR pixel
     upsamplers: tuple[Flops, ...]  # per HR pixel, light .. heavy
 

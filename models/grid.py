@@ -3,7 +3,8 @@
 The coordinates of a regular grid are separable: an index and an offset per row and per column say everything, and no
 (H*W,2) tensor of coordinates is needed. Indices are computed in integers and offsets in float64, which is exact for
 every scale; float32 coordinates would be off by up to 1.7e-4 of an LR pixel in a 4K image. A tile of an image gets the
-very numbers that the whole image has there. Sizes may be integer tensors, so that a trace holds for all images.
+very numbers that the whole image has there. Sizes may be integer tensors, so that an exported ONNX graph
+works for every image size.
 """
 
 from dataclasses import dataclass
@@ -41,14 +42,14 @@ def grid_over(lr: Tensor, size: tuple[int, int], tile: Tile | None = None) -> Gr
 
 
 def axis(n: int, size: int, device: torch.device | str = "cpu", stretch: slice | None = None) -> Axis:
-    """The `size` HR positions over `n` LR pixels, or those that are nearest to a stretch of the LR pixels.
+    """The `size` HR positions along `n` LR pixels; with `stretch`, only those whose nearest LR pixel lies in it.
 
     The centre of HR pixel i sits at -1 + (2i + 1) / size and that of LR pixel m at -1 + (2m + 1) / n. In units of half
     an LR pixel their distance is (2i + 1) * n / size - (2m + 1), hence the integer arithmetic below.
     """
     positions = torch.arange(size) if stretch is None else torch.arange(*span(n, size, stretch))
-    centre = (2 * positions + 1) * n  # on the CPU: MPS has no float64, and a short list is soon moved
-    index = torch.div(centre - 1, 2 * size, rounding_mode="trunc")  # of what is never negative
+    centre = (2 * positions + 1) * n  # on the CPU, as MPS has no float64; moving so few numbers costs nothing
+    index = torch.div(centre - 1, 2 * size, rounding_mode="trunc")  # floor, since nothing is negative
     distance = centre - (2 * index + 1) * size  # an integer below 2**53 for any image: the quotient is exact enough
     offset = (distance.double() / size).float()
     source = (centre - size).clamp_min(0)  # times 2 * size
@@ -62,7 +63,7 @@ def axis(n: int, size: int, device: torch.device | str = "cpu", stretch: slice |
 
 
 def moved(values: Tensor, device: torch.device) -> Tensor:
-    """CUDA takes short lists along without being waited for."""
+    """To the device; CUDA is not waited for."""
     return values.to(device, non_blocking=device.type == "cuda")
 
 

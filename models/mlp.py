@@ -1,8 +1,9 @@
 """The per-pixel MLP that upsamplers and classifier are made of, with its first Linear factorised.
 
 The paper runs an MLP on [feat, rel_coord, rel_cell] of every HR pixel. All three parts of its first Linear are
-separable: W1 [f; r; c] + b = (W1f f + b)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c). The feature part is computed
-once per LR pixel, the rest once per row and once per column. This is exact for every scale.
+separable; with f the features, r the offset and c the cell,
+    W1 [f; r; c] + b = (W1f f + b)[nearest LR pixel] + W1y r_y + (W1x r_x + W1c c).
+The feature part is computed once per LR pixel, the rest once per row and column. This is exact for every scale.
 """
 
 from itertools import pairwise
@@ -24,7 +25,7 @@ class PixelMLP(nn.Module):
         widths = (in_channels + COORD_CHANNELS, *hidden)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]  # not called: the published numbering
         layers.append(nn.Linear(widths[-1], out_channels))
         self.layers = nn.Sequential(*layers)
         self.in_channels = in_channels
@@ -42,7 +43,7 @@ class PixelMLP(nn.Module):
         return self.finish(nearest + down[:, None] + across)
 
     def at_pixels(self, feat: Tensor, grid: Grid, where: Tensor) -> Tensor:
-        """At n HR pixels alone, `where` (n,) being their indices into the flat (b,H,W) -> (n,out_channels)."""
+        """At the n HR pixels `where` (n,), indices into the flattened (b,H,W) -> (n,out_channels)."""
         (rows, cols), (_, _, h, w) = grid, feat.shape
         line, x = divided(where, cols.index.shape[0])
         image, y = divided(line, rows.index.shape[0])
@@ -72,8 +73,8 @@ class PixelMLP(nn.Module):
     def finish(self, pre: Tensor) -> Tensor:
         """What follows the first Linear: (...,C) -> (...,out_channels). Overwrites `pre`.
 
-        On CPUs a 1x1 convolution of an image of one row is the Linear of its pixels, up to 2.6 times as fast (oneDNN
-        against the BLAS); a trace for other runtimes has the matrix products themselves.
+        On CPUs a Linear runs as a 1x1 convolution over an image of one row, which is up to 2.6 times as fast (oneDNN
+        instead of the BLAS). An ONNX export keeps the matrix products.
         """
         rest = self.linears()[1:]
         if pre.device.type != "cpu" or torch.onnx.is_in_onnx_export() or pre.numel() == 0:
@@ -92,6 +93,6 @@ def rows_of(feat: Tensor) -> Tensor:
 
 
 def divided(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder of indices (n,) that are not negative."""
+    """Quotient and remainder of indices (n,) that are not negative, in operations that ONNX has."""
     quotient = torch.div(index, length, rounding_mode="trunc")
     return quotient, index - quotient * length

@@ -1,8 +1,9 @@
 """PCSR: pixel-level classifier for single image super-resolution (ECCV 2024, arXiv 2407.21448).
 
 `PCSR.forward` is the method, in the order of the paper's section 3: encode, classify, decide, upsample, refine. It
-works on whole images on any device, is differentiable, and is what everything faster in this project is tested against.
-It differs from the paper's formulation in the order of the arithmetic only: see models/mlp.py and models/grid.py.
+works on whole images on any device, is differentiable, and is the reference that the faster code of models/fast is
+tested against. It differs from the paper's formulation in the order of the arithmetic (see models/mlp.py and
+models/grid.py), and adds the rule `budget`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class Output(NamedTuple):
 
     sr: Tensor  # (b,3,H,W), not clamped
     assignment: Tensor  # (b,H,W) uint8, the upsampler of each pixel: 0 = light .. M-1 = heavy
-    prob: Tensor  # (b,M,H,W), how probable the classifier takes each upsampler to be
+    prob: Tensor  # (b,M,H,W), the classifier's probability of each upsampler
 
 
 class PCSR(nn.Module):
@@ -51,7 +52,7 @@ class PCSR(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.counted = pcsr_flops(encoder, upsamplers, classifier)  # once: the rule k asks at every call
+        self.counted = pcsr_flops(encoder, upsamplers, classifier)  # counted once, because every decision needs it
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
         """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.
@@ -62,7 +63,7 @@ class PCSR(nn.Module):
         feat = self.encode(lr)  # (b,c,h,w)
         log_odds = self.classify(feat, grid)  # (b,M-1,H,W)
         assignment = self.decide(log_odds, setting)  # (b,H,W)
-        sr = self.upsample(feat, grid, assignment) + bilinear(lr, grid)  # (b,3,H,W)
+        sr = self.upsample(lr, feat, grid, assignment)  # (b,3,H,W)
         if setting.refinement:
             sr = refine(sr, assignment)
         return Output(sr, assignment, probabilities(log_odds))
@@ -82,18 +83,19 @@ class PCSR(nn.Module):
         """log_odds (b,M-1,H,W) -> assignment (b,H,W) uint8 by the setting's rule."""
         return decide(log_odds.detach(), setting, self.account())
 
-    def upsample(self, feat: Tensor, grid: Grid, assignment: Tensor) -> Tensor:
-        """feat (b,c,h,w) -> what the upsampler that assignment (b,H,W) names adds to bilinear(lr), (b,3,H,W)."""
+    def upsample(self, lr: Tensor, feat: Tensor, grid: Grid, assignment: Tensor) -> Tensor:
+        """sr (b,3,H,W): bilinear(lr), and at each pixel what the upsampler that assignment (b,H,W) names adds."""
         chosen = assignment.flatten()  # (b*H*W,)
         values = feat.new_zeros(chosen.shape[0], 3)
         for j, upsampler in enumerate(self.mlps()[: len(self.upsamplers)]):
             where = (chosen == j).nonzero()[:, 0]  # waits for the device: the count decides the shape
-            values = values.index_put((where,), upsampler.at_pixels(feat, grid, where))
-        return values.view(*assignment.shape, 3).permute(0, 3, 1, 2)
+            values = values.index_put((where,), upsampler.at_pixels(feat, grid, where))  # not in place: differentiable
+        return values.view(*assignment.shape, 3).permute(0, 3, 1, 2) + bilinear(lr, grid)
 
-    def upsample_all(self, feat: Tensor, grid: Grid, index: int) -> Tensor:
-        """The same with upsampler `index`, which may count from the end, at every pixel."""
-        return self.mlps()[range(len(self.upsamplers))[index]](feat, grid).permute(0, 3, 1, 2)
+    def upsample_by(self, lr: Tensor, feat: Tensor, grid: Grid, index: int) -> Tensor:
+        """sr (b,3,H,W) with upsampler `index`, which may count from the end, at every pixel."""
+        upsampler = self.mlps()[range(len(self.upsamplers))[index]]
+        return upsampler(feat, grid).permute(0, 3, 1, 2) + bilinear(lr, grid)
 
     def mlps(self) -> list[PixelMLP]:
         """All per-pixel MLPs: upsamplers light .. heavy, then the classifier if there is one."""

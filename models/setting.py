@@ -1,8 +1,8 @@
-"""What the user chooses for a result: which pixels are worth the heavy upsampler, and what surrounds that choice."""
+"""What the user chooses: the rule that assigns pixels to upsamplers, refinement, and the scale."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from utils.errors import InputError
 
@@ -15,10 +15,12 @@ class Setting:
 
     rule and value: `k` (paper) with a number, where a larger one is cheaper and 0 takes the most probable upsampler;
     `budget` with the share of the all-heavy model's FLOPs (paper account) that may be spent, in (0,1]; `adaptive`
-    (ADM of the paper), where the image's own probabilities decide; `heavy`, all that a model of phase 0 can do.
-    refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper).
+    (ADM of the paper), where the image's own probabilities decide; `heavy`, where every pixel takes the heavy
+    upsampler, the only one that a model of phase 0 has.
+    refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper); pixels at
+    the border of the image are left alone.
     scale: HR/LR, 1 or more.
-    Raises InputError for values outside these ranges.
+    Raises InputError for other values.
     """
 
     rule: Rule = "k"
@@ -27,6 +29,8 @@ class Setting:
     scale: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            raise InputError(f"rule {self.rule!r}: must be one of {', '.join(get_args(Rule))}")
         if math.isnan(self.value):
             raise InputError(f"{self.rule} must be a number, not nan")
         if self.rule == "budget" and not 0 < self.value <= 1:

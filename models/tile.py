@@ -1,4 +1,4 @@
-"""Tiles of an image: a network that sees enough pixels around a tile computes the numbers it has in the whole image."""
+"""Tiles of an image. A network that sees enough pixels around a tile computes there what it does in the whole image."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ class Tile(NamedTuple):
         return Tile(rows, cols)
 
     def within(self, outer: "Tile") -> "Tile":
-        """Counted from the first pixel of a tile that holds it."""
+        """The same tile in coordinates of `outer`, which contains it."""
         rows, cols = (
             slice(line.start - start.start, line.stop - start.start) for line, start in zip(self, outer, strict=True)
         )
@@ -51,16 +51,16 @@ def with_halo(lr: Tensor, tile: Tile, halo: int | None) -> tuple[Tensor, Tile]:
 
 
 def span(n: int, size: int, stretch: slice) -> tuple[int, int]:
-    """The first of `size` HR positions that is nearest to a stretch of `n` LR pixels, and the first behind them."""
+    """The half-open range of `size` HR positions whose nearest of `n` LR pixels lies in `stretch`."""
     first, stop = (max(0, -(-(2 * size * pixel + 1 - n) // (2 * n))) for pixel in (stretch.start, stretch.stop))
     return first, stop
 
 
 @torch.no_grad()
 def reach(network: nn.Module, limit: int = 256) -> int | None:
-    """How many LR pixels away the image still matters to what a network computes; None if beyond `limit`.
+    """How far, in LR pixels, an input pixel influences the output of a network; None if farther than `limit`.
 
-    Not-a-number spreads through every operation that reads it, so one bad pixel shows how far its influence goes.
+    Not-a-number spreads through all arithmetic, so one such pixel shows how far its influence goes.
     """
     probe = copy.deepcopy(network).cpu().float().eval()
     radius = 16

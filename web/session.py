@@ -1,4 +1,6 @@
-"""What a visitor of the web page has: a picture, its encoding, and the results with their numbers. Knows no web."""
+"""What a visitor of the web page has: a picture, its encoding, and the results with their numbers. Independent of the
+web framework.
+"""
 
 import math
 import shutil
@@ -28,7 +30,7 @@ from utils.errors import InputError
 from utils.image import Image, to_pixels, to_tensor
 from utils.resize import downscale, imresize, scaled_size
 
-LOADING = 30  # seconds for which a browser may still be loading a result that another one has followed
+LOADING = 30  # seconds that a replaced result is kept, as a browser may still be loading it
 
 
 class Ask(NamedTuple):
@@ -55,10 +57,10 @@ class Service:
     """What all visitors share."""
 
     engines: dict[str, Engine]
-    pixels: int  # that a picture may have, as sent and as made
+    pixels: int  # the most that an upload or a result may have
     root: Path  # of all files
     memory: int = 2 << 30  # bytes for the encodings of all visitors, of which one may take half
-    encoded: dict["Session", "Picture"] = field(default_factory=dict)  # the one used last comes last
+    encoded: dict["Session", "Picture"] = field(default_factory=dict)  # ordered by last use
 
 
 def load_engines(save: Path, device: torch.device) -> dict[str, Engine]:
@@ -117,7 +119,7 @@ class Picture:
         self.nbytes = self.image.pixels.nbytes + self.lr.nbytes + hr_bytes + self.encoding.nbytes
 
     def restore(self, setting: Setting) -> Restored:
-        """The picture under one setting; a budget below the model's lowest becomes that."""
+        """The picture under one setting; a budget below the least that the model can meet is raised to that."""
         if setting.rule == "budget":
             least = least_budget(self.engine.account, self.scale)
             setting = replace(setting, value=max(setting.value, least))
@@ -147,7 +149,9 @@ class Session:
         self.before = self.folder / "bicubic.png"
 
     def encoded(self) -> Picture:
-        """The picture, encoded. Those not used for longest make room, and are encoded again when they are needed."""
+        """The picture, encoded. When memory runs out, those least recently used are dropped, and encoded again when
+        needed.
+        """
         pictures = self.service.encoded
         pictures[self] = picture = pictures.pop(self, None) or Picture(self.ask, self.service, self.before)
         for other in list(pictures)[:-1]:
@@ -163,7 +167,7 @@ class Session:
         picture = self.encoded()
         restored = picture.restore(setting)
         assert restored.assignment is not None
-        folder = Path(tempfile.mkdtemp(dir=self.folder))  # a new one, as browsers keep what an address once gave
+        folder = Path(tempfile.mkdtemp(dir=self.folder))  # a new one, because browsers cache by address
         after = folder / f"{self.ask.picture.stem}_x{self.ask.scale:g}_{restored.setting}.png"
         overlay = after.with_name(f"{after.stem}_assignment.jpg")
         save_image(after, like(picture.image, restored.pixels))

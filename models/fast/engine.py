@@ -1,8 +1,10 @@
-"""A PCSR model made ready for inference: the arithmetic of models/pcsr.py, sooner and tile by tile.
+"""A PCSR model made ready for inference: the arithmetic of models/pcsr.py, faster and one tile at a time.
 
-BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs (models/fast/pixels.py)
-and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On CPUs the encoder is
-compiled code too (models/fast/convs.py).
+The steps of PCSR.forward have the same names here: encode, classify, upsample. What decides and refines is called by
+inference/encoding.py. BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs
+(models/fast/pixels.py) and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On
+CPUs the encoder is compiled code too (models/fast/convs.py), if it has only the layers that models/fast/program.py
+knows.
 """
 
 import copy
@@ -15,7 +17,6 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from models.decide import probabilities
 from models.fast.build import load_kernels
 from models.fast.convs import Runner
 from models.fast.fold import folded
@@ -26,6 +27,8 @@ from models.grid import Grid, bilinear, grid_over
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.tile import Tile, reach, whole, with_halo
+
+PADDING = 15  # channels that a table may have more than its MLP: those of a vector but one
 
 
 class Kernel(Protocol):
@@ -52,7 +55,8 @@ class Encoded(NamedTuple):
 class Engine:
     """A model for inference, without gradients; later changes of the model do not reach it.
 
-    Methods that take the `size` (H,W) of the whole HR image answer for the window over an encoded tile.
+    `size` = (H,W) is always that of the whole HR image; results cover the window of the HR pixels over the encoded
+    tile.
     """
 
     def __init__(self, model: PCSR, device: torch.device | None = None) -> None:
@@ -61,10 +65,10 @@ class Engine:
         self.account = model.account()
         self.model = folded(model).to(self.device)
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.upsamplers = len(model.upsamplers)
+        self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
         self.channels = mlps[0].in_channels  # of features
-        self.table_channels = sum(mlp.linears()[0].out_features + 15 for mlp in mlps)  # of all tables, padded
+        self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # of all tables
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
         cpu = (self.device.type, model.mean.dtype) == ("cpu", torch.float32)
@@ -81,7 +85,7 @@ class Engine:
 
     @cached_property
     def halo(self) -> int | None:
-        """How many LR pixels away the image still matters to a feature; None if there is no end to it."""
+        """How many LR pixels around a feature influence it; None if the whole image does."""
         return reach(self.model.encoder)
 
     @torch.inference_mode()
@@ -93,7 +97,7 @@ class Engine:
     @torch.inference_mode()
     def features(self, lr: Tensor, tile: Tile) -> Tensor:
         """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees `halo` pixels around it."""
-        seen, inside = with_halo(lr, tile, 0 if tile == whole(lr) else self.halo)
+        seen, inside = with_halo(lr, tile, 0 if tile == whole(lr) else self.halo)  # 0 spares finding the halo
         if self.run_encoder is not None:
             return self.run_encoder(seen - self.model.mean, inside)
         return self.model.encode(seen)[..., inside.rows, inside.cols]
@@ -104,32 +108,28 @@ class Engine:
         return Encoded(lr, tile, tuple(kernel.table(feat) for kernel in self.kernels))
 
     @torch.inference_mode()
-    def log_odds(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """As PCSR.classify: (b,M-1,H,W) of the window."""
-        rows, cols = encoded.tile.window(encoded.lr, size)
-        shape = (len(encoded.lr), self.upsamplers - 1, rows.stop - rows.start, cols.stop - cols.start)
-        log_odds = encoded.lr.new_zeros(shape)
-        if self.upsamplers > 1:
-            self.add(log_odds, encoded, size, self.upsamplers)
-        return log_odds
-
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """prob (b,M,H,W) of the window."""
-        return probabilities(self.log_odds(encoded, size))
+        """As PCSR.classify: log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, (b,M-1,H,W) of the window."""
+        rows, cols = encoded.tile.window(encoded.lr, size)
+        shape = (len(encoded.lr), self.upsampler_count - 1, rows.stop - rows.start, cols.stop - cols.start)
+        log_odds = encoded.lr.new_zeros(shape)
+        if self.upsampler_count > 1:
+            self.add(log_odds, encoded, size, self.upsampler_count)  # the classifier is the last of the MLPs
+        return log_odds
 
     @torch.inference_mode()
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
         """sr (b,3,H,W) of the window, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
         sr = self.bilinear(encoded, size)
-        for j in range(self.upsamplers):
+        for j in range(self.upsampler_count):
             self.add(sr, encoded, size, j, assignment.to(torch.uint8))
         return sr
 
     @torch.inference_mode()
-    def upsample_all(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        """The same with upsampler `index`, which may count from the end, at every pixel."""
+    def upsample_by(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
+        """sr (b,3,H,W) of the window with upsampler `index`, which may count from the end, at every pixel."""
         sr = self.bilinear(encoded, size)
-        self.add(sr, encoded, size, range(self.upsamplers)[index])
+        self.add(sr, encoded, size, range(self.upsampler_count)[index])
         return sr
 
     def bilinear(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
@@ -157,7 +157,8 @@ def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
         lr = mean.new_zeros(1, 3, 8, 8)
         for kernel, mlp in zip(kernels, mlps, strict=True):
             table = kernel.table(lr.new_zeros(1, mlp.in_channels, 8, 8))[0]
-            kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, None, 0)
+            for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # a program is compiled for each
+                kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
         return cast("list[Kernel]", kernels)
     except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
         reason = str(error).strip().partition("\n")[0]

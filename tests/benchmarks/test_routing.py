@@ -117,8 +117,8 @@ def test_composed_is_what_the_model_upsamples() -> None:
     model, lr, size = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 12, 15), (48, 60)
     engine = Engine(model)
     encoded = engine.encode(lr)
-    light, heavy = (engine.upsample_all(encoded, size, j) for j in range(2))
-    log_odds = engine.log_odds(encoded, size)
+    light, heavy = (engine.upsample_by(encoded, size, j) for j in range(2))
+    log_odds = engine.classify(encoded, size)
     for score in (log_odds[:, 0], patch_score(heaviness(log_odds), 16, generator())):
         assignment = heaviest(score, 0.3)
         expected = engine.upsample(encoded, size, assignment)
@@ -137,7 +137,7 @@ def test_psnr_is_that_of_the_picture(refinement: bool) -> None:
         "all heavy": torch.ones(1, 48, 60, dtype=torch.uint8),
     }
     for rule, assignment in chosen.items():
-        sr = model.upsample(feat, grid, assignment) + bilinear(lr, grid)
+        sr = model.upsample(lr, feat, grid, assignment)
         expected = psnr(refine(sr, assignment) if refinement else sr, hr, 4)
         (row,) = [row for row in rows if row["rule"] == rule]
         assert row["psnr"] == pytest.approx(expected, abs=1e-3)  # of other kernels: a level may round the other way

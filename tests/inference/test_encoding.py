@@ -51,7 +51,7 @@ def test_what_it_holds_is_known_beforehand() -> None:
 def test_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(build_pcsr(TINY_PCSR))
     encoding = Encoding(engine, torch.rand(1, 3, 24, 32), 4)
-    for name in ("encode", "features", "log_odds"):
+    for name in ("encode", "features", "classify"):
         monkeypatch.setattr(engine, name, None)  # a call would fail
     for rule in RULES:
         encoding.restore([Setting(*rule)])

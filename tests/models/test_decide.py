@@ -128,3 +128,14 @@ def test_adaptive_survives_an_outlier_outside_the_sample(monkeypatch: pytest.Mon
     heavy = 0.2 + 1e-4 * torch.rand(1, 200, 200)
     heavy[0, 0, 1] = 0.9
     assert int(assign_adaptive(odds(torch.stack([1 - heavy, heavy], 1))).sum()) == 1
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
+def test_a_budget_is_met_however_sure_the_classifier_is(size: float) -> None:
+    """Log odds are differences of logits, which have no bound; neighbouring upsamplers may cost nearly the same."""
+    cost, spend = [0.30, 0.33, 0.37], [3.0, 3.3, 3.7]
+    log_odds = size * (1 + torch.rand(1, 2, 40, 50))
+    for budget in (3.0, 3.05, 3.5, 3.7):
+        assignment = assign_budget(log_odds, cost, spend, budget)
+        spent = float(torch.tensor(spend)[assignment.long()].double().mean())
+        assert budget - 0.001 <= spent <= budget + 1e-6

@@ -65,7 +65,7 @@ def test_executed_account_equals_torchs_counter(backbone: str) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         feat, grid = model.encode(lr), grid_over(lr, size)
         model.classify(feat, grid)
-        model.upsample(feat, grid, assignment)
+        model.upsample(lr, feat, grid, assignment)
     counted = counter.get_total_flops() + batch_norm_flops(model, 42)
     heavy = int(assignment.sum())
     assert model.account().total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)

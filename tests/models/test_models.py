@@ -72,8 +72,8 @@ def test_factorised_equals_plain(spec: PCSRSpec, scale: float) -> None:
     logits = plain(model, lr, size, 2).permute(0, 3, 1, 2)
     torch.testing.assert_close(model.classify(feat, grid), logits[:, 1:] - logits[:, :1], atol=1e-5, rtol=1e-5)
     for j in (0, 1):
-        expected = plain(model, lr, size, j).permute(0, 3, 1, 2)
-        torch.testing.assert_close(model.upsample_all(feat, grid, j), expected, atol=1e-5, rtol=1e-5)
+        expected = plain(model, lr, size, j).permute(0, 3, 1, 2) + bilinear(lr, grid)
+        torch.testing.assert_close(model.upsample_by(lr, feat, grid, j), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_factorised_gradients_equal_plain() -> None:
@@ -87,7 +87,7 @@ def test_factorised_gradients_equal_plain() -> None:
     expected = [p.grad.clone() for p in wanted if p.grad is not None]
     model.zero_grad()
     assignment = torch.ones(2, *size, dtype=torch.uint8)  # all heavy
-    values = model.upsample(model.encode(lr.double()), grid_over(lr, size), assignment)
+    values = model.upsample(lr.double(), model.encode(lr.double()), grid_over(lr, size), assignment)
     (values.permute(0, 2, 3, 1) * weight).sum().backward()
     for parameter, gradient in zip(wanted, expected, strict=True):
         assert parameter.grad is not None
@@ -102,9 +102,9 @@ def test_upsample_follows_the_assignment(count: int) -> None:
     with torch.no_grad():
         feat, grid = model.encode(lr), grid_over(lr, size)
         assignment = torch.randint(count, (2, *size))
-        each = torch.stack([model.upsample_all(feat, grid, j) for j in range(count)], dim=1)
+        each = torch.stack([model.upsample_by(lr, feat, grid, j) for j in range(count)], dim=1)
         expected = each.gather(1, assignment[:, None, None].expand(-1, 1, 3, -1, -1))[:, 0]
-        torch.testing.assert_close(model.upsample(feat, grid, assignment), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(model.upsample(lr, feat, grid, assignment), expected, atol=1e-6, rtol=0)
         prob = model(lr, size, Setting()).prob
     assert prob.shape == (2, count, *size)
     torch.testing.assert_close(prob.sum(1), torch.ones(2, *size))

@@ -10,7 +10,7 @@ import training.queries
 from models.build import build_pcsr
 from models.decide import probabilities
 from models.fast.fold import folded
-from models.grid import bilinear, grid_over
+from models.grid import grid_over
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, config_for
 from training.losses import FLOOR
@@ -43,14 +43,14 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def plain_phase0(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     grid = grid_over(lr, (hr.shape[2], hr.shape[3]))
-    sr = model.upsample_all(model.encode(lr), grid, -1) + bilinear(lr, grid)
+    sr = model.upsample_by(lr, model.encode(lr), grid, -1)
     return LOSSES[loss](sr - hr)
 
 
 def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     feat, grid = model.encode(lr), grid_over(lr, (hr.shape[2], hr.shape[3]))
     prob = probabilities(model.classify(feat, grid))
-    each = [model.upsample_all(feat, grid, j) + bilinear(lr, grid) for j in range(len(model.upsamplers))]
+    each = [model.upsample_by(lr, feat, grid, j) for j in range(len(model.upsamplers))]
     mixed = sum(prob[:, j : j + 1] * sr for j, sr in enumerate(each))
     half = prob[:, -1].numel() / 2
     return 1000 * LOSSES[loss](mixed - hr) + 3 * (prob[:, -1].sum() - half).abs() / half

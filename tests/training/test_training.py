@@ -10,7 +10,7 @@ import torch
 from models.build import build_original, build_pcsr
 from models.checkpoint import load_model
 from models.decide import probabilities
-from models.grid import bilinear, grid_over
+from models.grid import grid_over
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from training.tasks import Phase0, Phase1
 from training.validation import open_validation
@@ -139,7 +139,7 @@ def test_phase1_loss_is_the_papers() -> None:
     with torch.no_grad():
         feat, grid = model.eval().encode(lr), grid_over(lr, (32, 32))
         prob = probabilities(model.classify(feat, grid))
-        each = [model.upsample_all(feat, grid, j) + bilinear(lr, grid) for j in (0, 1)]
+        each = [model.upsample_by(lr, feat, grid, j) for j in (0, 1)]
     mixed = prob[:, :1] * each[0] + prob[:, 1:] * each[1]
     half = prob[:, 1].numel() / 2
     expected = 1000 * (mixed - hr).abs().mean() + 3 * (prob[:, 1].sum() - half).abs() / half

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from models.build import build_pcsr
-from models.decide import assign_k, probabilities
+from models.decide import assign_k
 from models.fast import build, convs, engine
 from models.fast.convs import Runner
 from models.fast.engine import Engine
 from models.fast.pixels import PixelKernel
 from models.fast.plain import TorchKernel
-from models.grid import bilinear, grid_over
+from models.grid import grid_over
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_PCSR
@@ -50,20 +50,19 @@ def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None
     assert all(isinstance(kernel, PixelKernel) for kernel in fast.kernels)
     lr = torch.rand(2, 3, 9, 13)
     feat, grid, encoded = model.encode(lr), grid_over(lr, size), fast.encode(lr)
-    residual, odds = bilinear(lr, grid), model.classify(feat, grid)
-    torch.testing.assert_close(fast.log_odds(encoded, size), odds, rtol=0, atol=2e-5)
-    torch.testing.assert_close(fast.classify(encoded, size), probabilities(odds), rtol=0, atol=2e-5)
+    odds = model.classify(feat, grid)
+    torch.testing.assert_close(fast.classify(encoded, size), odds, rtol=0, atol=2e-5)
     count = len(model.upsamplers)
     for j in range(-1, count):
-        expected = model.upsample_all(feat, grid, j) + residual
-        torch.testing.assert_close(fast.upsample_all(encoded, size, j), expected, rtol=0, atol=2e-5)
+        expected = model.upsample_by(lr, feat, grid, j)
+        torch.testing.assert_close(fast.upsample_by(encoded, size, j), expected, rtol=0, atol=2e-5)
     some = torch.randint(count, (2, *size))
     few = (torch.rand(2, *size) < 0.02).long() * (count - 1)  # rows without one heavy pixel
     for assignment in (some, few, torch.full_like(some, count - 1)):
-        expected = model.upsample(feat, grid, assignment) + residual
+        expected = model.upsample(lr, feat, grid, assignment)
         torch.testing.assert_close(fast.upsample(encoded, size, assignment), expected, rtol=0, atol=2e-5)
     cost = [0.2, 0.3, 0.5][-count:]
-    own, other = (assign_k(each, cost, 0.0) for each in (odds, fast.log_odds(encoded, size)))
+    own, other = (assign_k(each, cost, 0.0) for each in (odds, fast.classify(encoded, size)))
     top = torch.cat([torch.zeros_like(odds[:, :1]), odds], 1).sort(1).values
     ties = top[:, -1] - top[:, -2] < 1e-4
     assert torch.equal(own[~ties], other[~ties])
@@ -100,10 +99,10 @@ def test_a_copy_is_prepared() -> None:
     lr = torch.rand(1, 3, 8, 8)
     with torch.inference_mode():
         fast = Engine(model)
-        before = fast.upsample_all(fast.encode(lr), (16, 16), -1)
+        before = fast.upsample_by(fast.encode(lr), (16, 16), -1)
         for parameter in model.parameters():
             parameter.mul_(2)
-        assert torch.equal(fast.upsample_all(fast.encode(lr), (16, 16), -1), before)
+        assert torch.equal(fast.upsample_by(fast.encode(lr), (16, 16), -1), before)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
