@@ -14,7 +14,7 @@ from utils.errors import InputError
 
 IMAGE = ["dataset", "image", "scale"]  # what rows of two files are matched by
 NAMES = {"dataset": str, "image": str, "setting": str}  # never numbers, not even 0801
-SHOWN = 3  # names in a message
+FEW = 3  # names in a message
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 TITLES = {
@@ -26,7 +26,8 @@ TITLES = {
     "bounds": Column("95 % interval"),
     "better": Column("a better in"),
 }
-SHOWN_COLUMNS = ["dataset", "scale", "setting_a", "setting_b", "images", "psnr_a", "psnr_b", "difference"]
+SHOWN = ["dataset", "scale", "setting_a", "setting_b", "images"]
+SHOWN += ["psnr_a", "psnr_b", "difference", "bounds", "better"]
 
 
 class Evaluation(NamedTuple):
@@ -92,8 +93,8 @@ def psnr_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: st
 def named(table: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
     """A few of the chosen images, and how many there are; nothing if there are none."""
     rows = table[chosen]
-    names = [f"{row.dataset}/{row.image} x{row.scale:g}" for row in rows.head(SHOWN).itertuples()]
-    more = [f"{len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+    names = [f"{row.dataset}/{row.image} x{row.scale:g}" for row in rows.head(FEW).itertuples()]
+    more = [f"{len(rows) - FEW} more"] if len(rows) > FEW else []
     return ", ".join([*names, *more])
 
 
@@ -128,7 +129,7 @@ def format_comparison(summary: pd.DataFrame) -> str:
         math.nan if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
         for low, high in zip(summary["low"], summary["high"], strict=True)
     ]
-    return format_columns(summary.assign(bounds=bounds), [*SHOWN_COLUMNS, "bounds", "better"], TITLES)
+    return format_columns(summary.assign(bounds=bounds), SHOWN, TITLES)
 
 
 def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:

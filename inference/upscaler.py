@@ -89,7 +89,8 @@ class Upscaler:
         Raises InputError, a ValueError, for anything else.
         """
         settings = possible(self.model, [choose(k, budget, adaptive, refinement, scale)])
-        bits = 8 if check_image(image).dtype.itemsize == 1 else 16
+        check_image(image)
+        bits = 8 if image.dtype.itemsize == 1 else 16
         results = [
             Encoding(self.engine, lr[None], scale, bits, self.plan, keep=False).restore(settings)[0]
             for lr in to_lr(image)
@@ -98,8 +99,8 @@ class Upscaler:
         return pixels, info_of(results, image)
 
 
-def check_image(image: Given) -> Given:
-    """The image itself. Raises InputError for what `Upscaler.upscale` does not take."""
+def check_image(image: Any) -> None:
+    """Raises InputError for what `Upscaler.upscale` does not take."""
     if isinstance(image, np.ndarray):
         known = image.dtype in (np.uint8, np.uint16, np.float32) and (image.ndim == 2 or image.shape[2:] == (3,))
     else:
@@ -111,7 +112,6 @@ def check_image(image: Given) -> Given:
             f"the image is a {type(image).__name__}{facts}; give a numpy array (H,W,3) or (H,W) of uint8, uint16 or "
             "float32, or a torch tensor (3,H,W) or (b,3,H,W) of uint8 or float32"
         )
-    return image
 
 
 def to_lr(image: NDArray[Any] | Tensor) -> Tensor:
