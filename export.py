@@ -20,11 +20,9 @@ from torch import Tensor
 
 from inference.onnx import INSTALL, check_target, described, require_onnx, start, to_onnx
 from inference.onnx_check import largest_difference
-from models.blocks import Backbone
+from inference.options import chosen_scale
 from models.checkpoint import load_model
-from models.pcsr import PCSR
-from models.setting import check_scale
-from utils.errors import InputError, Parser, run
+from utils.errors import Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
@@ -43,15 +41,6 @@ def parse_options() -> argparse.Namespace:
         help="of the weights, noted in the file (default: this project's, MIT; of a .pth: not stated)",
     )
     return parser.parse_args()
-
-
-def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
-    """Raises InputError for a scale that the model cannot do."""
-    if isinstance(model, PCSR):
-        return check_scale(4.0 if asked is None else asked)
-    if asked not in (None, model.scale):
-        raise InputError(f"--scale {asked:g}: this original model does x{model.scale} only")
-    return float(model.scale)
 
 
 def pictures() -> list[Tensor]:

@@ -16,13 +16,17 @@ def main() -> None:
         ranks = start_ranks(args.device)
         run_evaluation(args, bicubic_restorer(args.scale), "bicubic", ranks)
     else:
-        model, _, name = chosen_model(args)
+        chosen = chosen_model(args)
+        model = chosen.model
         if not isinstance(model, Backbone):
             raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
         if args.scale != model.scale:
             raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
         ranks = start_ranks(args.device)
-        run_evaluation(args, original_restorer(model, ranks.device, tile_plan(args)), name, ranks)
+        restore = original_restorer(model, ranks.device, tile_plan(args))
+        if ranks.main:
+            chosen.introduce(args.scale)
+        run_evaluation(args, restore, chosen.name, ranks)
     stop_ranks(ranks)
 
 

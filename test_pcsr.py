@@ -12,11 +12,14 @@ def main() -> None:
     parser = eval_parser("Evaluate a PCSR model, at several decisions at once from one encoding of each image.")
     add_decision_options(parser)
     args = parser.parse_args()
-    model, _, name = chosen_model(args)
-    if not isinstance(model, PCSR):
+    chosen = chosen_model(args)
+    if not isinstance(chosen.model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
     ranks = start_ranks(args.device)
-    run_evaluation(args, pcsr_restorer(model, settings(args), ranks.device, tile_plan(args)), name, ranks)
+    restore = pcsr_restorer(chosen.model, settings(args), ranks.device, tile_plan(args))
+    if ranks.main:
+        chosen.introduce(args.scale)
+    run_evaluation(args, restore, chosen.name, ranks)
     stop_ranks(ranks)
 
 
