@@ -91,15 +91,16 @@ def restorer(args: argparse.Namespace, chosen: Chosen, device: torch.device) -> 
 
 def main() -> None:
     args = parse_options()
-    out_dir, chosen = Path(args.out_dir), chosen_model(args)
+    out_dir = Path(args.out_dir)
+    if not args.upscale and (len(args.img_path) > 1 or Path(args.img_path[0]).is_dir()):
+        raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
+    chosen = chosen_model(args)
     args.scale = scale = chosen_scale(args.scale, chosen.model)
     if isinstance(chosen.model, Backbone):
         refuse_decisions(args)
         args.assignment = False
     if args.upscale:
         sources, output = find_images(args.img_path, out_dir), chosen_output(args)
-    elif len(args.img_path) > 1 or Path(args.img_path[0]).is_dir():
-        raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
     device = pick_device(args.device)
     restore, names = restorer(args, chosen, device)
     chosen.introduce(scale)
