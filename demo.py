@@ -4,12 +4,14 @@ python demo.py                                     simulates x4 on a picture tha
 python demo.py --img_path hr.png                   the same on your HR image: it is shrunk, then restored and measured
 python demo.py --img_path photo.jpg --upscale      upscales the image itself
 python demo.py --img_path photos --upscale         every image in a folder; 'photos/*.jpg' those that match
+python demo.py --model save/carn-x4 --upscale      an original model instead of PCSR, to compare; at its own scale
 """
 
 import argparse
 from pathlib import Path
 
 import skimage.data
+import torch
 
 from evaluation.evaluate import Protocol, Row, measure
 from evaluation.report import format_table, image_table, summarise, summary_json
@@ -17,10 +19,20 @@ from evaluation.simulate import original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.encoding import pcsr_restorer
 from inference.inputs import find_images
-from inference.options import add_decision_options, add_model_options, chosen_model, settings, tile_plan
+from inference.options import (
+    Chosen,
+    add_decision_options,
+    add_model_options,
+    chosen_model,
+    chosen_scale,
+    refuse_decisions,
+    settings,
+    tile_plan,
+)
 from inference.outputs import fingerprint, short
+from inference.restore import Restore, original_restorer
 from inference.visual import OPACITY
-from models.pcsr import PCSR
+from models.blocks import Backbone
 from utils.device import pick_device
 from utils.errors import InputError, Parser, run
 
@@ -33,7 +45,7 @@ def parse_options() -> argparse.Namespace:
     about = "the image; with --upscale also several, a folder, or a pattern in quotes (default: an astronaut)"
     parser.add_argument("--img_path", nargs="+", default=[str(ASTRONAUT)], metavar="PATH", help=about)
     parser.add_argument("--upscale", action="store_true", help="take the images themselves as LR and write their SR")
-    parser.add_argument("--scale", type=float, default=4.0, help="up-scaling factor of 1 or more (default: 4)")
+    parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
     about = f"of the assignment's colours, 0 .. 1 (default: {OPACITY})"
     parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
@@ -68,25 +80,37 @@ def upscale(args: argparse.Namespace, sources: list[Path], how: Upscale) -> None
     outcome.check()
 
 
+def restorer(args: argparse.Namespace, chosen: Chosen, device: torch.device) -> tuple[Restore, list[str]]:
+    """What restores with the model, and the names of its results. Raises InputError for options it cannot follow."""
+    if isinstance(chosen.model, Backbone):
+        return original_restorer(chosen.model, device, tile_plan(args)), ["original"]
+    decisions = settings(args)
+    return pcsr_restorer(chosen.model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
+
+
 def main() -> None:
     args = parse_options()
-    scale, out_dir, chosen = args.scale, Path(args.out_dir), settings(args)
+    out_dir = Path(args.out_dir)
+    if not args.upscale and (len(args.img_path) > 1 or Path(args.img_path[0]).is_dir()):
+        raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
+    chosen = chosen_model(args)
+    args.scale = scale = chosen_scale(args.scale, chosen.model)
+    if isinstance(chosen.model, Backbone):
+        refuse_decisions(args)
+        args.assignment = False
     if args.upscale:
         sources, output = find_images(args.img_path, out_dir), chosen_output(args)
-    elif len(args.img_path) > 1 or Path(args.img_path[0]).is_dir():
-        raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
     device = pick_device(args.device)
-    model, spec, name = chosen_model(args)
-    if not isinstance(model, PCSR):
-        raise InputError(f"{args.model or args.config}: an original model; the demo needs a PCSR model")
-    made_by = short(fingerprint(model), not args.no_refinement)
-    restore = pcsr_restorer(model, chosen, device, tile_plan(args))
+    restore, names = restorer(args, chosen, device)
+    chosen.introduce(scale)
     if args.upscale:
-        upscale(args, sources, Upscale(restore, [str(each) for each in chosen], scale, output, name, made_by))
+        made_by = short(fingerprint(chosen.model), not args.no_refinement)
+        upscale(args, sources, Upscale(restore, names, scale, output, chosen.name, made_by))
         return
     path = Path(args.img_path[0])
-    folder = out_dir / path.stem
-    restores = [*original_beside(spec.backbone, scale, device, tile_plan(args)), restore]
+    folder, restores = out_dir / path.stem, [restore]
+    if not isinstance(chosen.model, Backbone):
+        restores = [*original_beside(chosen.spec.backbone, scale, device, tile_plan(args)), restore]
     summary = simulate(path, scale, restores, folder, args.opacity)
     print(format_table(summary))
     print(f"written to {folder}")

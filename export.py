@@ -20,11 +20,10 @@ from torch import Tensor
 
 from inference.onnx import INSTALL, check_target, start, to_onnx, with_metadata
 from inference.onnx_check import largest_difference
-from models.blocks import Backbone
+from inference.options import chosen_scale
 from models.checkpoint import load_model
-from models.pcsr import PCSR
 from models.setting import Setting
-from utils.errors import InputError, Parser, run
+from utils.errors import Parser, run
 from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
@@ -43,15 +42,6 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def chosen_setting(args: argparse.Namespace, model: Backbone | PCSR) -> Setting:
-    """What is fixed in the file. Raises InputError for a scale that the model cannot do."""
-    own = model.scale if isinstance(model, Backbone) else None
-    if own is not None and args.scale not in (None, own):
-        raise InputError(f"--scale {args.scale:g}: this original model does x{own} only")
-    scale = own or 4.0 if args.scale is None else args.scale
-    return Setting(refinement=not args.no_refinement, scale=scale)
-
-
 def pictures() -> list[Tensor]:
     """A picture of 128x128, a window of it with odd sides, and a single pixel, (1,3,h,w)."""
     lr = downscale(to_tensor(skimage.data.astronaut()), 4)
@@ -62,7 +52,7 @@ def main() -> None:
     args = parse_options()
     check_target(args.onnx)
     model, spec = load_model(args.model)
-    setting = chosen_setting(args, model)
+    setting = Setting(refinement=not args.no_refinement, scale=chosen_scale(args.scale, model))
     licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
     exported = with_metadata(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"

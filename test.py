@@ -16,12 +16,18 @@ def main() -> None:
     if args.bicubic:
         run_evaluation(args, "bicubic", lambda _: bicubic_restorer(check_scale(args.scale)))
         return
-    model, _, name = chosen_model(args)
+    chosen = chosen_model(args)
+    model = chosen.model
     if not isinstance(model, Backbone):
         raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
     if args.scale != model.scale:
         raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
-    run_evaluation(args, name, lambda device: original_restorer(model, device, tile_plan(args)))
+    run_evaluation(
+        args,
+        chosen.name,
+        lambda device: original_restorer(model, device, tile_plan(args)),
+        lambda: chosen.introduce(args.scale),
+    )
 
 
 if __name__ == "__main__":

@@ -12,10 +12,16 @@ def main() -> None:
     parser = eval_parser("Evaluate a PCSR model, at several decisions at once from one encoding of each image.")
     add_decision_options(parser)
     args = parser.parse_args()
-    model, _, name = chosen_model(args)
-    if not isinstance(model, PCSR):
+    chosen = chosen_model(args)
+    if not isinstance(chosen.model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
-    run_evaluation(args, name, lambda device: pcsr_restorer(model, settings(args), device, tile_plan(args)))
+    model = chosen.model
+    run_evaluation(
+        args,
+        chosen.name,
+        lambda device: pcsr_restorer(model, settings(args), device, tile_plan(args)),
+        lambda: chosen.introduce(args.scale),
+    )
 
 
 if __name__ == "__main__":

@@ -41,14 +41,21 @@ def eval_parser(description: str) -> Parser:
     return parser
 
 
-def run_evaluation(args: argparse.Namespace, name: str, restorer: Callable[[torch.device], Restore]) -> None:
+def run_evaluation(
+    args: argparse.Namespace,
+    name: str,
+    restorer: Callable[[torch.device], Restore],
+    introduce: Callable[[], None] = lambda: None,
+) -> None:
     """Restore and measure a folder of images, each rank its share, and report on rank 0.
 
-    `name` is the model's, and `restorer` makes it ready on a device. Raises InputError for patches that leave gaps,
+    `name` is the model's, `restorer` makes it ready on a device, and `introduce` says on rank 0 what it is. Raises InputError for patches that leave gaps,
     images that cannot be used, and a folder for the results that holds the images.
     """
     ranks = start_ranks(args.device)
     restore = restorer(ranks.device)
+    if ranks.main:
+        introduce()
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
     pairs = PairedFolder(args.hr_data, args.lr_data, args.scale, args.float_lr, ranks.rank, ranks.world)

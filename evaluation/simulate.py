@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from utils.resize import downscale
 
 def original_beside(backbone: str, scale: float, device: torch.device, plan: TilePlan) -> list[Restore]:
     """The backbone's original model, or nothing if it has no weights or another scale; says which.
+
 
     Raises InputError if its folder holds another kind of model.
     """
@@ -69,7 +71,8 @@ def simulate(path: Path, scale: float, restores: Sequence[Restore], folder: Path
         row.append((f"{100 * restored.heavy_share:.0f} % heavy (red)", overlay))
     for name, pixels in files.items():
         write_image(folder / f"{name}.png", pixels)
-    write_atomic(folder / "comparison.png", panel(row, busiest(assignments[0])))
+    errors = np.abs(results[0].pixels.astype(np.int16) - to_pixels(hr)).sum(axis=2)
+    write_atomic(folder / "comparison.png", panel(row, busiest(assignments[0] if assignments else errors)))
     summary = summarise(table)
     write_csv(folder / "report.csv", summary)
     return summary

@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from inference.tiles import TilePlan
 from models.blocks import Backbone
-from models.checkpoint import SAVE, WEIGHTS, load_model
+from models.build import backbone_parts
+from models.checkpoint import SAVE, WEIGHTS, load_model, trained_on
 from models.pcsr import PCSR
-from models.setting import Setting
+from models.record import Trained
+from models.setting import Setting, check_scale
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
-from utils.errors import InputError, Parser
+from utils.errors import InputError, Parser, one_line
+from utils.jobs import tell
 
 
 def add_model_options(parser: Parser) -> None:
@@ -56,6 +59,21 @@ class Chosen(NamedTuple):
     model: Backbone | PCSR
     spec: OriginalSpec | PCSRSpec
     name: str
+    trained: Trained | None  # None if the weights do not say it
+
+    def __str__(self) -> str:
+        kind = "PCSR on" if isinstance(self.model, PCSR) else "original"
+        title = backbone_parts(self.spec.backbone).title or self.spec.backbone
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        trained = f", trained at {self.trained}" if self.trained else ""
+        return f"{kind} {title}, {count:,} parameters{trained}"
+
+    def introduce(self, scale: float) -> None:
+        """Say which model is at work, and on stderr if it was trained for other scales."""
+        print(self)
+        if self.trained and not self.trained.covers(scale):
+            scales = self.trained.scales()
+            tell(f"warning: trained at {scales}; at x{scale:g} a model trained for that would do better")
 
 
 def chosen_model(args: argparse.Namespace) -> Chosen:
@@ -69,11 +87,33 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     expected = load_config(args.config).model if args.config is not None else None
     model, spec = load_model(path)
     if expected not in (None, spec):
-        raise InputError(f"{path}: holds another model ({describe(spec)}) than {args.config} ({describe(expected)})")
+        raise InputError(one_line(path, f"holds another model than {args.config}: {difference(spec, expected)}"))
     named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
     # a file's suffix is kept, so that its results do not mix with those of a folder of that name
-    return Chosen(model, spec, named.resolve().name)
+    return Chosen(model, spec, named.resolve().name, trained_on(path))
 
 
-def describe(spec: object) -> str:
-    return " ".join(f"{key}={value}" for key, value in vars(spec).items())
+def difference(spec: object, expected: object) -> str:
+    """Where a model is another than the one expected."""
+    found, wanted = vars(spec), vars(expected)
+    return ", ".join(
+        f"{key} is {value}, not {wanted[key]}" for key, value in found.items() if value != wanted.get(key, value)
+    )
+
+
+def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
+    """The scale asked for, else x4 or an original's own. Raises InputError for one that the model cannot do."""
+    if isinstance(model, PCSR):
+        return check_scale(4.0 if asked is None else asked)
+    if asked not in (None, model.scale):
+        raise InputError(f"--scale {asked:g}: this original model does x{model.scale} only")
+    return float(model.scale)
+
+
+def refuse_decisions(args: argparse.Namespace) -> None:
+    """Raises InputError if an option is given that only a PCSR model can follow."""
+    names = ("k", "budget", "adaptive", "no_refinement", "assignment")
+    given = [f"--{name}" for name in names if getattr(args, name)]
+    if given:
+        model = args.model or args.config
+        raise InputError(f"{' '.join(given)}: {model} is an original model, which decides nothing; leave that out")

@@ -32,12 +32,12 @@ def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity
     return overlay
 
 
-def busiest(assignment: Array) -> tuple[slice, slice]:
-    """The window of DETAIL of the sides of assignment (H,W) that holds the heaviest pixels."""
-    height, width = (max(1, round(n * DETAIL)) for n in assignment.shape)
+def busiest(load: Array) -> tuple[slice, slice]:
+    """The window of DETAIL of the sides of load (H,W), such as an assignment, that holds most of it."""
+    height, width = (max(1, round(n * DETAIL)) for n in load.shape)
     step = max(1, min(height, width) // 8)
-    load = F.avg_pool2d(torch.from_numpy(assignment)[None, None].float(), (height, width), stride=step)[0, 0]
-    row, col = (int(i) * step for i in np.unravel_index(int(load.argmax()), load.shape))
+    means = F.avg_pool2d(torch.from_numpy(load)[None, None].float(), (height, width), stride=step)[0, 0]
+    row, col = (int(i) * step for i in np.unravel_index(int(means.argmax()), means.shape))
     return slice(row, row + height), slice(col, col + width)
 
 

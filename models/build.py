@@ -24,12 +24,13 @@ class Parts(NamedTuple):
     tail: type[nn.Module]
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     residual: bool = False  # the original model adds bilinear(lr)
+    title: str = ""  # the name for people, if it is written otherwise
 
 
 BACKBONES = {
-    "carn": Parts(CARNEncoder, CARNTail, mean=(0.4488, 0.4371, 0.4040)),  # DIV2K's mean
-    "srresnet": Parts(SRResNetEncoder, SRResNetTail, residual=True),
-    "fsrcnn": Parts(FSRCNNEncoder, FSRCNNTail),
+    "carn": Parts(CARNEncoder, CARNTail, mean=(0.4488, 0.4371, 0.4040), title="CARN"),  # DIV2K's mean
+    "srresnet": Parts(SRResNetEncoder, SRResNetTail, residual=True, title="SRResNet"),
+    "fsrcnn": Parts(FSRCNNEncoder, FSRCNNTail, title="FSRCNN"),
 }
 
 

@@ -1,106 +1,120 @@
-"""Model files: self-describing safetensors, and the published `.pth` through one remap table."""
+"""Model files: self-describing safetensors of this project, and `.pth` through models/published.py."""
 
-import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from pydantic import TypeAdapter
-from safetensors import safe_open
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from models.blocks import Backbone
 from models.build import build
 from models.pcsr import PCSR
+from models.published import Described, read_published
+from models.record import TRAINED, Trained, record_of, with_metadata
 from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec, dump_yaml
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.files import write_atomic
 
 SAVE = Path("save")  # every run and every shipped model has a folder in it
 WEIGHTS = "model.safetensors"
-
-# Names in the published checkpoints -> names here; a PCSR checkpoint has the same encoder under `encoder.`
-REMAP: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
-    (r"^(encoder\.)?(entry|b\d|c\d)\b", r"encoder.\2"),
-    (r"^encoder\.b(\d)\.b1\.body\.", lambda m: f"encoder.blocks.{int(m[1]) - 1}.unit.body."),
-    (r"^encoder\.b(\d)\.c(\d)\.", lambda m: f"encoder.blocks.{int(m[1]) - 1}.fuse.{int(m[2]) - 1}."),
-    (r"^encoder\.c(\d)\.", lambda m: f"encoder.fuse.{int(m[1]) - 1}."),
-    (r"^upsample\.up\.body\.", "tail.shuffle."),
-    (r"^exit\.", "tail.exit."),
-    (r"^light_sampler\.imnet\.", "upsamplers.0."),
-    (r"^heavy_sampler\.imnet\.", "upsamplers.1."),
-    (r"^classifier\.imnet\.", "classifier."),
-]
+MODEL = "model"  # the spec's name in the header
 
 
 def save_weights(folder: Path, model: Backbone | PCSR, config: Config) -> None:
-    """Write `model.safetensors` (with the model's spec in its header) and `config.yaml`, each atomically."""
+    """Write `model.safetensors` and `config.yaml`, each atomically.
+
+    The header of the weights has the model's spec, and what it was trained on.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json()}
     write_atomic(folder / "config.yaml", dump_yaml(config).encode())
-    write_atomic(folder / WEIGHTS, save(tensors, metadata={"model": config.model.model_dump_json()}))
+    write_atomic(folder / WEIGHTS, with_metadata(save(tensors), header))
 
 
 def load_model(path: str | Path) -> tuple[Backbone | PCSR, OriginalSpec | PCSRSpec]:
     """Build the model a file describes, in eval mode on the CPU.
 
-    `path` is a folder under save/, a `.safetensors` of this project, or a published `.pth`. Raises InputError if it is
-    missing, damaged, or not a model of this project.
+    `path` is a folder under save/, a `.safetensors` of this project, or a `.pth` of the paper's repository or with a
+    state dict of such a network. Raises InputError if it is missing, damaged, not finite, or of another network.
     """
+    path = weights_file(path)
+    try:
+        with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
+            spec, weights = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
+        check_finite(weights)
+        model = build(spec)
+        weights = {"mean": model.mean, **weights}  # published checkpoints carry no mean
+        check_fit(model, weights, spec)
+        model.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(one_line(path, str(error))) from None
+    except OSError as error:
+        raise InputError(one_line(path, error.strerror or "cannot be read")) from error
+    except Exception as error:  # a file that is no checkpoint trips the readers anywhere
+        reason = "not a model of this project or of the paper's repository, or damaged"
+        raise InputError(one_line(path, reason)) from error
+    return model.eval(), spec
+
+
+def trained_on(path: str | Path) -> Trained | None:
+    """What the model that load_model reads there was trained on; None of a `.pth` and of files without a record."""
+    path = weights_file(path)
+    record = None if path.suffix == ".pth" else read_header(path).get(TRAINED)
+    try:
+        return None if record is None else Trained.model_validate_json(record)
+    except ValidationError:
+        raise InputError(one_line(path, "what its header says of the training cannot be understood")) from None
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file itself, or the one in a folder. Raises InputError if there is none."""
     path = Path(path)
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such model; give a folder that save/ has, a .safetensors or a published .pth, or train it"
-        )
-    try:
-        with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
-            spec, tensors = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
-        model = build(spec)
-        model.load_state_dict({"mean": model.mean, **tensors})  # published checkpoints carry no mean
-    except Exception as error:  # a file that is no checkpoint trips the readers anywhere
-        raise InputError(f"{path}: not a model of this project or of the paper's repository ({error})") from error
-    return model.eval(), spec
+        remedy = "give a folder that save/ has, a .safetensors or a published .pth, or train it"
+        raise InputError(one_line(path, f"no such model; {remedy}"))
+    return path
 
 
-def read_safetensors(path: Path) -> tuple[OriginalSpec | PCSRSpec, dict[str, Tensor]]:
-    """A file of this project: the model's spec in its header, and the weights. Raises whatever reading raises."""
+def read_header(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
-        described = (file.metadata() or {})["model"]
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    return TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_json(described), tensors
+        return file.metadata() or {}
 
 
-def read_published(path: Path) -> tuple[OriginalSpec | PCSRSpec, dict[str, Tensor]]:
-    """A checkpoint of the paper's repository, model: {name, args, sd}. Raises whatever reading raises."""
-    published = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    described = describe_published(published["name"], published["args"])
-    spec = TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_python(described)
-    return spec, {remap(key): tensor for key, tensor in published["sd"].items()}
+def read_safetensors(path: Path) -> Described:
+    """A file of this project: the model's spec in its header, and the weights. Raises InputError for other files."""
+    try:
+        described = read_header(path).get(MODEL)
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except SafetensorError:
+        raise InputError("not a .safetensors file, or a damaged one") from None
+    try:
+        return Described(TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_json(described or ""), weights)
+    except ValidationError:
+        raise InputError("its header describes no model of this project") from None
 
 
-def describe_published(name: str, args: dict[str, Any]) -> dict[str, Any]:
-    """The published name and arguments as one of our specs."""
-    if not name.startswith("pcsr"):
-        return {"kind": "original", "backbone": name, "width": args["nf"], "scale": args["scale"]}
-
-    def hidden(sampler: str) -> list[int]:
-        return args[f"{sampler}_spec"]["args"]["imnet_spec"]["args"]["hidden_list"]
-
-    encoder = args["encoder_spec"]
-    return {
-        "kind": "pcsr",
-        "backbone": encoder["name"],
-        "width": encoder["args"]["nf"],
-        "upsamplers": [hidden("light_sampler"), hidden("heavy_sampler")],
-        "classifier": hidden("classifier"),
-    }
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raises InputError, naming the tensor, for numbers that no network can compute with."""
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} holds numbers that are not finite; take weights from before the training failed")
 
 
-def remap(key: str) -> str:
-    for pattern, replacement in REMAP:
-        key = re.sub(pattern, replacement, key)
-    return key
+def check_fit(model: Backbone | PCSR, weights: Mapping[str, Tensor], spec: OriginalSpec | PCSRSpec) -> None:
+    """Raises InputError, naming the first tensor, if the weights are not exactly those of the model."""
+    expected = model.state_dict()
+    title = f"not the {spec.backbone} ({spec.kind}, width {spec.width}) of this project"
+    for name in [*expected, *weights]:
+        if name not in weights:
+            raise InputError(f"{title}: {name} is missing")
+        if name not in expected:
+            raise InputError(f"{title}: it has no {name:.60}")
+        if weights[name].shape != expected[name].shape:
+            found, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
+            raise InputError(f"{title}: {name} has the shape {found}, not {wanted}")

@@ -6,9 +6,21 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+LONGEST = 290  # characters of a message about a file, "error: " not counted
+LONGEST_REASON = 200
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message names it and the remedy."""
+
+
+def one_line(place: object, reason: str) -> str:
+    """`place: reason`, cut so that it still is a line to read however long either is."""
+    reason = " ".join(reason.split())
+    reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
+    shown, room = str(place), LONGEST - len(reason) - 2
+    shown = shown if len(shown) <= room else "..." + shown[3 - room :]  # a path tells most at its end
+    return f"{shown}: {reason}"
 
 
 class StoppedError(Exception):

@@ -44,6 +44,30 @@ def test_default_picture_and_default_decisions(cli: Cli, work: Path) -> None:
     assert "original model" in outcome.out  # x4 only: said, not hidden
 
 
+def test_original_model_alone(cli: Cli, work: Path) -> None:
+    """Simulated and shown without PCSR, and upscaling at its own scale, which nobody has to say."""
+    outcome = cli("demo.py", "--model", "save/fsrcnn-x4", "--img_path", "photo.png", "--json")
+    assert outcome.code == 0 and outcome.err == "", outcome.err
+    folder = work / "results" / "demo" / "photo"
+    assert {path.stem for path in folder.glob("*.png")} == {"hr", "lr", "original", "comparison"}
+    assert [row["setting"] for row in json.loads(outcome.out.splitlines()[-1])] == ["original"]
+    shown = read_image(folder / "original.png").pixels
+    options = ("--img_path", folder / "lr.png", "--upscale", "--out_dir", "out")
+    outcome = cli("demo.py", "--model", "save/fsrcnn-x4", *options)
+    assert outcome.code == 0 and outcome.err == "", outcome.err
+    assert [path.name for path in (work / "out").iterdir()] == ["lr_x4.png"]
+    assert np.abs(read_image(work / "out" / "lr_x4.png").pixels.astype(int) - shown).max() <= 1  # lr.png is rounded
+
+
+def test_says_which_model_is_at_work(cli: Cli, work: Path) -> None:
+    for options, warned in (["--scale", "2"], True), ([], False):
+        outcome = demo(cli, "--img_path", "photo.png", "--upscale", "--out_dir", "out", *options)
+        assert outcome.code == 0
+        assert outcome.out.splitlines()[0] == "PCSR on FSRCNN, 6,154 parameters, trained at x4 on train"
+        warning = "warning: trained at x4; at x2 a model trained for that would do better\n"
+        assert outcome.err == (warning if warned else "")
+
+
 def test_several_settings_get_a_file_each(cli: Cli, work: Path) -> None:
     outcome = demo(cli, "--img_path", "photo.png", "--upscale", "--k", "0", "1", "--adaptive", "--out_dir", "out")
     assert outcome.code == 0, outcome.err
@@ -101,7 +125,11 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         (["--scale", "nan"], "scale nan: must be a finite number of 1 or more"),
         (["--budget", "7"], "budget 7: must lie above 0"),
         (["--k", "nan"], "k must be a number, not nan"),
-        (["--model", "save/fsrcnn-x4"], "needs a PCSR model"),
+        *[
+            (["--model", "save/fsrcnn-x4", *options], f"{options[0]}: save/fsrcnn-x4 is an original model")
+            for options in (["--k", "0"], ["--budget", "0.5"], ["--adaptive"], ["--no_refinement"], ["--assignment"])
+        ],
+        (["--model", "save/fsrcnn-x4", "--upscale", "--scale", "2"], "this original model does x4 only"),
         (["--model", "photo.png"], "photo.png"),
         (["--upscale", "--scale", "1e6"], "more than"),
         (["--opacity", "2"], "--opacity 2"),
@@ -114,7 +142,8 @@ def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> Non
 
 def assert_refused(outcome: Outcome, message: str, work: Path) -> None:
     assert outcome.code == 2
-    assert len(outcome.err.splitlines()) == 1 and outcome.err.startswith("error: ") and message in outcome.err
+    (error,) = [line for line in outcome.err.splitlines() if not line.startswith("warning: trained at x4")]
+    assert error.startswith("error: ") and message in error and len(error) <= 300
     assert not (work / "results").exists()
 
 

@@ -1,0 +1,161 @@
+"""`.pth` files: the paper's published checkpoints, and bare state dicts of the same networks.
+
+Such a file says little about its model, but the names and shapes of its tensors do: names are brought to those of this
+project, and the spec is read off the shapes.
+"""
+
+import math
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.config import OriginalSpec, PCSRSpec
+from utils.errors import InputError
+
+# where training programs put the weights in a file, from the outside in; of an average and the weights, the average
+WRAPPERS = ("model", "params_ema", "params", "state_dict", "sd")
+EXPECTED = "expected is FSRCNN, CARN or SRResNet, alone or as encoder of PCSR"
+
+# Names in the files -> names here; what is done twice does no harm, so names of this project stay
+REMAP: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"^((module|_orig_mod)\.)+", ""),  # DataParallel, torch.compile
+    # CARN
+    (r"^(encoder\.)?(entry|b\d|c\d)\b", r"encoder.\2"),
+    (r"^encoder\.b(\d)\.b1\.body\.", lambda m: f"encoder.blocks.{int(m[1]) - 1}.unit.body."),
+    (r"^encoder\.b(\d)\.c(\d)\.", lambda m: f"encoder.blocks.{int(m[1]) - 1}.fuse.{int(m[2]) - 1}."),
+    (r"^encoder\.c(\d)\.", lambda m: f"encoder.fuse.{int(m[1]) - 1}."),
+    (r"^upsample\.up\.body\.", "tail.shuffle."),
+    (r"^exit\.", "tail.exit."),
+    # SRResNet; `body` and `conv_hr` in BasicSR
+    (r"^(encoder\.)?conv_first\.", "encoder.entry."),
+    (r"^(encoder\.)?(recon_trunk|body)\.(\d+)\.(conv\d)\.", r"encoder.blocks.\3.\4."),
+    (r"^upconv(\d)\.", lambda m: f"tail.shuffle.{3 * int(m[1]) - 3}."),
+    (r"^(HRconv|conv_hr)\.", "tail.last."),
+    (r"^conv_last\.", "tail.exit."),
+    # FSRCNN
+    (r"^(encoder\.)?head_conv\.(\d)\.", r"encoder.layers.\2."),
+    (r"^(encoder\.)?body_conv\.0\.(\d)\.", lambda m: f"encoder.layers.{2 + int(m[2])}."),
+    (r"^(encoder\.)?body_conv\.6\.(\d)\.", lambda m: f"encoder.layers.{9 + int(m[2])}."),
+    (r"^(encoder\.)?body_conv\.(\d)\.", lambda m: f"encoder.layers.{3 + int(m[2])}."),
+    (r"^tail_conv\.", "tail.deconv."),
+    # PCSR
+    (r"^light_sampler\.imnet\.", "upsamplers.0."),
+    (r"^heavy_sampler\.imnet\.", "upsamplers.1."),
+    (r"^classifier\.imnet\.", "classifier."),
+]
+# The tensor that only this backbone has -> the backbone
+MARKS = {
+    "encoder.blocks.0.unit.body.0.weight": "carn",
+    "encoder.blocks.0.conv1.weight": "srresnet",
+    "encoder.layers.2.weight": "fsrcnn",
+}
+# Other networks -> names of tensors that tell them; the first that fits counts
+FOREIGN = {
+    "RRDBNet (ESRGAN)": r"(RRDB_trunk|\.rdb1\.|\.RDB1\.)",
+    "RCAN": r"(\.conv_du\.|\.rcab\.)",
+    "HAT": r"overlap_attn",
+    "SwinIR": r"relative_position_bias_table",
+    "EDSR": r"(^body\.\d+\.body\.|^conv_after_body\.)",
+    "SRVGGNetCompact (Real-ESRGAN)": r"^body\.1\.weight$",
+    "ClassSR": r"CondNet",
+    "CARN of its authors": r"^(sub_mean|upsample\.up\d)\.",
+    "LIIF": r"^imnet\.layers\.",
+}
+
+
+class Described(NamedTuple):
+    """Weights under this project's names, and the model that they are of."""
+
+    spec: OriginalSpec | PCSRSpec
+    weights: dict[str, Tensor]
+
+
+def read_published(path: Path) -> Described:
+    """Raises InputError for a file that is not of one of this project's networks, OSError if it cannot be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise
+        what = f"holds Python objects ({refused[1]:.60}), which may be unsafe to load"
+        raise InputError(f"{what}; save its state dict alone") from None
+    named, args = unwrap(content)
+    weights = {remap(key): tensor for key, tensor in named.items()}
+    if not any(key.startswith("upsamplers.0.") for key in weights):  # phase 0 has the heavy upsampler alone
+        weights = {re.sub(r"^upsamplers\.1\.", "upsamplers.0.", key): tensor for key, tensor in weights.items()}
+    refuse_foreign(named, weights)
+    return Described(infer(weights, args), weights)
+
+
+def unwrap(content: object) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The state dict in a file, and what the file says about the model. Raises InputError if there is none."""
+    args: object = {}
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            args, content = content.get("args", args), content[wrapper]
+    if not (isinstance(content, dict) and content and all(is_weight(*item) for item in content.items())):
+        raise InputError(f"holds no state dict (names and their tensors); {EXPECTED}")
+    return content, args if isinstance(args, dict) else {}
+
+
+def is_weight(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
+
+
+def remap(key: str) -> str:
+    for pattern, replacement in REMAP:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def refuse_foreign(named: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raises InputError for the weights of a network that is not one of this project's."""
+    names = [re.sub(REMAP[0][0], "", name) for name in named]
+    for network, pattern in FOREIGN.items():
+        if any(re.search(pattern, name) for name in names):
+            raise InputError(f"looks like {network} by its keys; {EXPECTED}")
+    if not MARKS.keys() & weights.keys():
+        first = ", ".join(f"{name:.40}" for name in names[:2])
+        raise InputError(f"another network, whose first keys are {first}; {EXPECTED}")
+
+
+def infer(weights: Mapping[str, Tensor], args: Mapping[str, Any]) -> OriginalSpec | PCSRSpec:
+    """The model that the shapes tell, and where they do not tell the scale, `args`.
+
+    Raises InputError if the scale is not known, or for an encoder alone.
+    """
+    backbone = next(name for mark, name in MARKS.items() if mark in weights)
+    first = "encoder.layers.0.weight" if backbone == "fsrcnn" else "encoder.entry.weight"
+    if first not in weights:
+        raise InputError(f"looks like {backbone}, but {first} is missing")
+    width = len(weights[first])
+    count = len({key.split(".")[1] for key in weights if key.startswith("upsamplers.")})
+    if count:
+        upsamplers = tuple(hidden(weights, f"upsamplers.{j}.") for j in range(count))
+        classifier = hidden(weights, "classifier.") if "classifier.layers.0.weight" in weights else None
+        return PCSRSpec(kind="pcsr", backbone=backbone, width=width, upsamplers=upsamplers, classifier=classifier)
+    if not any(key.startswith("tail.") for key in weights):
+        raise InputError(f"an encoder ({backbone}) alone; {EXPECTED}")
+    scale = shuffled(weights, width) if "tail.shuffle.0.weight" in weights else args.get("upscale", args.get("scale"))
+    if not isinstance(scale, int):
+        remedy = "save {'args': {'upscale': 4}, 'sd': the state dict}"
+        raise InputError(f"an original {backbone} whose scale neither shapes nor arguments tell; {remedy}")
+    return OriginalSpec(kind="original", backbone=backbone, width=width, scale=scale)
+
+
+def hidden(weights: Mapping[str, Tensor], mlp: str) -> tuple[int, ...]:
+    """The hidden widths of an MLP: what every Linear but the last puts out."""
+    found = [re.fullmatch(re.escape(mlp) + r"layers\.(\d+)\.weight", key) for key in weights]
+    numbers = sorted(int(match[1]) for match in found if match)
+    return tuple(len(weights[f"{mlp}layers.{number}.weight"]) for number in numbers[:-1])
+
+
+def shuffled(weights: Mapping[str, Tensor], width: int) -> int:
+    """The scale of a pixel-shuffle tail: one step by the root of its channels, or two by 2 for x4."""
+    return 4 if "tail.shuffle.3.weight" in weights else math.isqrt(len(weights["tail.shuffle.0.weight"]) // width)

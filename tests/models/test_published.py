@@ -1,0 +1,166 @@
+"""`.pth` files load, however the weights are wrapped, and compute what is specified; others are refused in short."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.blocks import Backbone
+from models.checkpoint import load_model, trained_on
+from models.pcsr import PCSR
+from models.setting import Setting
+from tests.models.published import BACKBONES, Weights, carn_encoder, original, pcsr, pixels, restored
+from utils.errors import InputError
+
+
+def load_saved(path: Path, content: object) -> Backbone | PCSR:
+    torch.save(content, path)
+    model, _ = load_model(path)
+    assert trained_on(path) is None
+    return model
+
+
+@pytest.mark.parametrize("backbone,scale", [("fsrcnn", 4), *[(b, s) for b in BACKBONES[1:] for s in (2, 3, 4)]])
+@torch.no_grad()
+def test_original(tmp_path: Path, backbone: str, scale: int) -> None:
+    published = original(backbone, scale)
+    model = load_saved(tmp_path / "x.pth", {"model": published, "optimizer": {"name": "adam"}, "iter": 3})
+    assert isinstance(model, Backbone) and model.scale == scale
+    lr = torch.rand(1, 3, 7, 5)
+    torch.testing.assert_close(model(lr), restored(backbone, published["sd"], lr, scale), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("scale", [4, 3])
+@torch.no_grad()
+def test_pcsr(tmp_path: Path, backbone: str, scale: int) -> None:
+    published, lr, size = pcsr(backbone), torch.rand(1, 3, 6, 5), (6 * scale, 5 * scale)
+    last = published["sd"][[*published["sd"]][-1]]  # the bias of the classifier's logits
+    last[1] -= pixels(backbone, published["sd"], lr, scale)[2].logit().median()  # half of the pixels are heavy
+    heavy, light, prob = pixels(backbone, published["sd"], lr, scale)
+    assert 0.2 < prob.gt(0.5).float().mean() < 0.8
+    model = load_saved(tmp_path / "x.pth", {"model": published})
+    assert isinstance(model, PCSR)
+    for k, chosen in ((float("-inf"), torch.ones(size)), (0.0, prob > 0.5)):
+        sr, assignment, found = model(lr, size, Setting("k", k, False, float(scale)))
+        torch.testing.assert_close(found[0, 1], prob, atol=1e-5, rtol=1e-5)
+        settled = (prob - 0.5).abs() > 1e-5  # the median itself is a tie
+        assert torch.equal(assignment[0].bool()[settled], chosen.bool()[settled])
+        expected = torch.where(chosen.bool(), heavy, light)
+        torch.testing.assert_close(sr[..., settled], expected[..., settled], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_phase_0(tmp_path: Path, backbone: str) -> None:
+    model = load_saved(tmp_path / "x.pth", {"model": pcsr(backbone, phase=0)})
+    assert isinstance(model, PCSR) and model.classifier is None
+    assert torch.equal(model.upsamplers[0].get_parameter("layers.0.bias").detach(), model.mlps()[0].linears()[0].bias)
+
+
+def wrapped_in(name: str, sd: Weights) -> dict[str, Any]:
+    return {name: sd}
+
+
+WRAPPED: dict[str, Callable[[Weights], dict[str, Any]]] = {
+    "bare": lambda sd: sd,
+    "DataParallel": lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
+    "compiled": lambda sd: {f"module._orig_mod.{name}": tensor for name, tensor in sd.items()},
+    **{name: partial(wrapped_in, name) for name in ("params_ema", "params", "state_dict", "model")},
+    "average first": lambda sd: {"params": {name: tensor + 1 for name, tensor in sd.items()}, "params_ema": sd},
+    "inside": lambda sd: {"model": {"state_dict": {f"module.{name}": tensor for name, tensor in sd.items()}}, "x": 1},
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+@pytest.mark.parametrize("make,backbone", [(original, "carn"), (original, "srresnet"), *((pcsr, b) for b in BACKBONES)])
+def test_wrapped(tmp_path: Path, how: str, make: Callable[[str], dict[str, Any]], backbone: str) -> None:
+    """Whatever a training program wraps the weights in, the model is the same."""
+    published = make(backbone)
+    plain = load_saved(tmp_path / "plain.pth", {"model": published})
+    found = load_saved(tmp_path / "wrapped.pth", WRAPPED[how](published["sd"]))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+def test_names_of_this_project(tmp_path: Path) -> None:
+    """The states that training keeps have our own names."""
+    plain = load_saved(tmp_path / "plain.pth", {"model": pcsr("carn")})
+    found = load_saved(tmp_path / "state.pth", {"model": plain.state_dict(), "seconds": 3.0})
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), found.state_dict().values(), strict=True))
+
+
+def keys(*names: str) -> Weights:
+    return {name: torch.rand(2) for name in names}
+
+
+def without(published: dict[str, Any], name: str) -> Weights:
+    return {key: tensor for key, tensor in published["sd"].items() if key != name}
+
+
+def with_value(published: dict[str, Any], name: str, value: float) -> dict[str, Any]:
+    published["sd"][name].view(-1)[-1] = value
+    return published
+
+
+EXPECTED = "expected is FSRCNN, CARN or SRResNet"
+REFUSED: dict[str, tuple[Any, str]] = {
+    "EDSR": (keys("module.head.0.weight", "module.body.0.body.0.weight"), "looks like EDSR by its keys"),
+    "RRDBNet": ({"params_ema": keys("conv_first.weight", "body.0.rdb1.conv1.weight")}, "looks like RRDBNet"),
+    "SwinIR": (
+        {"params": keys("conv_first.weight", "layers.0.relative_position_bias_table", "conv_after_body.weight")},
+        "looks like SwinIR",
+    ),
+    "RCAN": (keys("body.0.body.0.body.3.conv_du.0.weight"), "looks like RCAN"),
+    "SRVGG": ({"params": keys("body.0.weight", "body.1.weight")}, "looks like SRVGGNetCompact"),
+    "CARN of its authors": (keys("sub_mean.shifter.weight", "b1.b1.body.0.weight"), "looks like CARN of its authors"),
+    "unknown": (
+        keys("conv1.weight", "x" * 999, "fc.weight"),
+        "another network, whose first keys are conv1.weight, xxx",
+    ),
+    "nothing": ({"epoch": 3}, "holds no state dict"),
+    "empty": ({"state_dict": {}}, "holds no state dict"),
+    "numbers": ({1: torch.rand(2)}, "holds no state dict"),
+    "objects": ({"model": Path("x")}, "holds Python objects"),
+    "fewer blocks": (
+        without(original("srresnet"), "recon_trunk.15.conv2.bias"),
+        "not the srresnet (original, width 8) of this project: encoder.blocks.15.conv2.bias is missing",
+    ),
+    "more": (original("carn")["sd"] | keys("y" * 999), "it has no yyyy"),
+    "other shape": (
+        original("carn")["sd"] | {"exit.bias": torch.rand(4)},
+        "tail.exit.bias has the shape (4,), not (3,)",
+    ),
+    "encoder": (carn_encoder(8), "an encoder (carn) alone"),
+    "no scale": (original("fsrcnn")["sd"], "{'args': {'upscale': 4}, 'sd': the state dict}"),
+    "nan": (with_value(original("carn"), "exit.weight", float("nan")), "tail.exit.weight holds numbers that are not"),
+    "inf": (
+        {"model": with_value(pcsr("fsrcnn"), "light_sampler.imnet.layers.2.bias", float("inf"))},
+        "upsamplers.0.layers.2.bias holds numbers that are not",
+    ),
+    "odd width": ({"args": {"upscale": 9}, "sd": original("fsrcnn")["sd"]}, "not for x9"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_in_one_short_line(tmp_path: Path, kind: str) -> None:
+    content, message = REFUSED[kind]
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    for path in (tmp_path / "other.pth", folder / "other.pth"):
+        torch.save(content, path)
+        with pytest.raises(InputError) as caught:
+            load_model(path)
+        text = str(caught.value)
+        assert message in text and "other.pth: " in text and "\n" not in text
+        assert len(f"error: {text}") <= 300
+        if "looks like" in message or "another network" in message:
+            assert EXPECTED in text
+
+
+def test_the_remedy_for_an_unknown_scale(tmp_path: Path) -> None:
+    weights = original("fsrcnn")["sd"]
+    model = load_saved(tmp_path / "x.pth", {"args": {"upscale": 4}, "sd": weights})
+    assert isinstance(model, Backbone) and model.scale == 4
