@@ -31,16 +31,17 @@ def flops_rows(config: Config, model: Backbone | PCSR) -> list[tuple[str, Flops]
     lr_pixels = PATCH**2
     if isinstance(model, Backbone):
         encoder, whole = (network_flops(network) * lr_pixels for network in (model.encoder, model))
-        return [("encoder", encoder), ("whole model", whole)]
+        return [("encoder", encoder), ("all pixels", whole)]
     hr_pixels = round(PATCH * scale(config)) ** 2
     names = [f"upsampler {j}" for j in range(len(model.upsamplers))]
+    names[0], names[-1] = "light upsampler", "heavy upsampler"
     rows = [("encoder", network_flops(model.encoder) * lr_pixels)]
     for name, mlp in zip([*names, "classifier"], model.mlps(), strict=False):  # phase 0 has no classifier
         per_lr, per_hr = mlp_flops(mlp)
         rows.append((f"{name}, hidden {widths(mlp)}", per_lr * lr_pixels + per_hr * hr_pixels))
     for j, name in enumerate(names):
         assigned = [float(hr_pixels) if i == j else 0.0 for i in range(len(names))]
-        rows.append((f"whole model, every pixel by {name}", model.account().total(lr_pixels, assigned)))
+        rows.append((f"all pixels to the {name}", model.account().total(lr_pixels, assigned)))
     return rows
 
 
@@ -60,14 +61,13 @@ def start_lines(
         return [f"{used_up} after {start} iterations; --resume with --set time_limit=MORE adds to it"]
     begins = f"iteration {start} of this run" if start else spec.init or "random weights"
     limit = f", {spec.time_limit:g} minutes at most" if spec.time_limit else ""
-    kind, threads = ranks.device.type, torch.get_num_threads()
-    device = f"{kind} ({torch.cuda.get_device_name(ranks.device)})" if kind == "cuda" else f"{kind}, {threads} threads"
-    processes = f", {ranks.world} processes" if ranks.world > 1 else ""
+    kind = ranks.device.type
+    device = f"{kind} ({torch.cuda.get_device_name(ranks.device)})" if kind == "cuda" else kind
     name, flops = flops_rows(config, task.model)[-1]
     images, batch = len(crops.cache.paths), config.data.batch_size
     return [
         f"training {title(config)}, from {begins} into {folder}, iterations {start + 1} to {spec.iter_max}{limit}",
-        f"device: {device}{processes}",
+        f"device: {device}; processes: {ranks.world}; CPU threads of each: {torch.get_num_threads()}",
         f"model: {parameters(task.model)}",
         f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}, {name}: "
         f"{flops.paper / 1e6:.1f} M (paper account), {flops.executed / 1e6:.1f} M (executed)",
