@@ -1,29 +1,33 @@
 """From the command line of train.py and train_pcsr.py to the training loop."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from models.build import build
+from training.describe import model_lines
 from training.engine import train
-from training.runs import choose_run, read_state
+from training.resume import open_run
 from training.tasks import build_task, start_from
 from training.validation import open_validation
 from utils.config import Config, OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
-from utils.dist import from_main, start_ranks, stop_ranks
+from utils.dist import Ranks, from_main, start_ranks, stop_ranks
 from utils.errors import InputError, Parser
 
 
 def train_parser(description: str) -> Parser:
     parser = Parser(description=description)
-    parser.add_argument("--config", required=True, help="a YAML file under configs/")
+    parser.add_argument("--config", help="a YAML file under configs/; --resume with --name needs none")
     parser.add_argument("--name", type=run_name, help="folder under save/ (default: the config's name)")
-    parser.add_argument("--resume", action="store_true", help="continue the newest run of this name")
+    parser.add_argument("--resume", action="store_true", help="continue the run of this name with the config it saved")
+    parser.add_argument("--describe", action="store_true", help="print the model's parameters and FLOPs, train nothing")
     parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: --set amp=true")
     parser.add_argument("--compile", action="store_true", help="torch.compile: --set compile=true")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override config keys: iter_max=2000")
+    overrides = "override config keys: iter_max=2000"
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=overrides)
     add_device_option(parser)
     return parser
 
@@ -34,31 +38,23 @@ def run_name(text: str) -> str:
     return text
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    flags = [f"{key}=true" for key in ("amp", "compile") if getattr(args, key)]
-    return load_config(args.config, [*args.set, *flags])
-
-
-def original_config(args: argparse.Namespace) -> Config:
-    """The config of a training of an original model. Raises InputError if it describes another training."""
-    config = read_config(args)
+def check_original(config: Config, source: str | Path) -> None:
+    """Raises InputError, naming the source, if a config does not describe the training of an original model."""
     if not isinstance(config.model, OriginalSpec):
-        raise InputError(f"{args.config}: describes a PCSR model; use train_pcsr.py")
+        raise InputError(f"{source}: describes a PCSR model; use train_pcsr.py")
     scale, of_data = config.model.scale, config.data.scale
     if isinstance(of_data, tuple):
-        raise InputError(f"{args.config}: data.scale is a range, but an original model has one scale; set {scale}")
+        raise InputError(f"{source}: data.scale is a range, but an original model has one scale; set {scale}")
     if scale != of_data:
-        raise InputError(f"{args.config}: model.scale is {scale} but data.scale is {of_data}")
-    return config
+        raise InputError(f"{source}: model.scale is {scale} but data.scale is {of_data}")
 
 
-def pcsr_config(args: argparse.Namespace) -> Config:
-    """The config of phase 0 or phase 1. Raises InputError if it describes neither."""
-    config = read_config(args)
+def check_pcsr(config: Config, source: str | Path) -> None:
+    """Raises InputError, naming the source or the key, if a config describes neither phase 0 nor phase 1."""
     phase = config.train.phase
     if not isinstance(config.model, PCSRSpec) or phase is None:
         needed = "needs a model of kind pcsr and train.phase 0 or 1; use train.py for originals"
-        raise InputError(f"{args.config}: {needed}")
+        raise InputError(f"{source}: {needed}")
     several = len(config.model.upsamplers) > 1
     if phase == 0 and several:
         raise InputError("model.upsamplers: phase 0 trains one upsampler, the heavy one; phase 1 adds the others")
@@ -66,15 +62,22 @@ def pcsr_config(args: argparse.Namespace) -> Config:
         raise InputError("model.upsamplers: phase 1 needs two or more, light .. heavy")
     if phase == 1 and config.train.init is None:
         raise InputError("train.init: phase 1 needs the path of phase 0's weights")
-    return config
 
 
-def run_training(args: argparse.Namespace, config: Config) -> None:
+def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path], None]) -> None:
     """config -> run folder -> model -> task -> training loop. Raises InputError, or StoppedError after a signal."""
+    if args.config is None and (args.describe or not (args.resume and args.name)):
+        raise InputError("--config: needed, unless --resume and --name tell which run to continue (see --help)")
+    settings = [*args.set, *(f"{key}=true" for key in ("amp", "compile") if getattr(args, key))]
+    asked = load_config(args.config, settings) if args.config is not None else None
+    if args.describe and asked is not None:
+        check(asked, args.config)
+        describe(asked)
+        return
     ranks = start_ranks(args.device)
-    name = args.name or Path(args.config).stem
-    folder, resume = from_main(ranks, lambda: choose_run(name, args.resume))
-    state = from_main(ranks, lambda: read_state(folder, config)) if resume else None
+    name, exact = args.name or Path(args.config).stem, args.name is not None
+    folder, config, state = from_main(ranks, lambda: open_run(name, exact, args.resume, asked, settings))
+    check(config, args.config or folder)
     torch.manual_seed(config.train.seed)
     model = build(config.model)
     if state is not None:
@@ -84,3 +87,9 @@ def run_training(args: argparse.Namespace, config: Config) -> None:
     task = build_task(config.train, model, ranks)
     train(config, task, open_validation(config.data, ranks), folder, ranks, state)
     stop_ranks(ranks)
+
+
+def describe(config: Config) -> None:
+    """Print what the model of a config is made of and what it costs."""
+    task = build_task(config.train, build(config.model), Ranks(0, 1, torch.device("cpu")))
+    print("\n".join(model_lines(config, task.model)))

@@ -2,7 +2,6 @@
 
 import random
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -11,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adam, Optimizer
 
 from datasets.cache import open_cache
 from datasets.crops import Crops
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
+from training.describe import start_lines
 from training.ema import Average
 from training.log import Log
-from training.muon import Muon
-from training.runs import State, write_state
+from training.optimizers import build_optimizers, take_step
+from training.runs import BEST, State, write_state
 from training.schedule import learning_rate, progress_made
 from training.stop import noted_signals, stopped
 from training.tasks import Task
@@ -50,18 +49,20 @@ def train(
     start, spent = state.load(begun) if begun is not None else (0, 0.0)
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
-    announce(config, folder, start, ranks)
     unread: list[Tensor] = []  # losses that the host has not looked at yet
     began = time.monotonic() - spent
     iteration, done = start, progress(spec, ranks, start + 1, began)
-    with noted_signals() as signals, Log(folder, start, spec.iter_max, ranks.main) as log:
+    with noted_signals() as signals, Log(folder, start, began, spec, ranks) as log:
+        log.begin(start_lines(config, task, crops, folder, start, done, ranks))
         while done < 1:
             iteration += 1
             rate = learning_rate(spec, iteration, done)  # schedule
 
             torch.manual_seed(random.Random(f"{spec.seed} {iteration} {ranks.rank}").getrandbits(63))
             losses = gradients(module, *patches(crops, iteration, config.data), spec)  # step
-            take_step(optimizers, rate, average, iteration)
+            take_step(task, optimizers, spec, rate)
+            if average:
+                average.update(iteration)
             unread.append(losses["loss"])
             log.advance()
 
@@ -76,14 +77,17 @@ def train(
                 log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
 
             if last or iteration % spec.val_every == 0:  # validate; waits for the device with each image
-                log.validation(iteration, validate(shipped))
+                best = log.validation(iteration, validate(shipped))  # in rank 0 only
+                if best:
+                    save_weights(folder / BEST, shipped, config)
 
             if saving and ranks.main:  # save, which waits for the device; the state last, as it tells that all is saved
                 save_weights(folder, shipped, config)
                 write_state(folder, iteration, config, state.dump(time.monotonic() - began), spec.keep_checkpoints)
             if stopping:
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
-                raise stopped(signals, f"iteration {iteration} is saved in {folder}; go on with --resume")
+                saved = f"iteration {iteration} is saved in {folder}"
+                raise stopped(signals, f"{saved}; go on with --resume --name {folder.name}")
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
@@ -107,17 +111,6 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
                 module.eval()
 
 
-def build_optimizers(task: Task[Any], spec: TrainSpec) -> list[Optimizer]:
-    """Adam (paper), or Muon for the weights and Adam for what is left."""
-    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    rate, betas = spec.learning_rate, spec.betas
-    if spec.optimizer == "adam":
-        return [Adam(learnt, lr=rate, betas=betas, fused=True)]
-    muon = Muon(task, rate)
-    left = [parameter for parameter in learnt if parameter not in muon.matrices]
-    return [muon, Adam(left, lr=rate, betas=betas, fused=True)]
-
-
 def open_crops(config: Config, ranks: Ranks) -> Crops:
     """The training data. Raises InputError if it cannot be used, or its batches not be divided as configured."""
     cache = first_on_node(ranks, lambda: open_cache(config.data.train, config.data.cache_dir))  # the first builds it
@@ -132,13 +125,6 @@ def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
     """The task as this job runs it: compiled, shared between processes."""
     module = cast("nn.Module", torch.compile(task)) if spec.compile else task
     return DistributedDataParallel(module) if ranks.world > 1 else module
-
-
-def announce(config: Config, folder: Path, start: int, ranks: Ranks) -> None:
-    last = config.train.iter_max
-    begins = f"training {config.model.backbone} into {folder}, iterations {start + 1} to {last}"
-    if ranks.main:
-        print(f"{folder}: all {last} iterations are done" if start == last else begins, flush=True)
 
 
 def progress(spec: TrainSpec, ranks: Ranks, iteration: int, began: float) -> float:
@@ -168,17 +154,6 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
         for name, value in losses.items():
             means[name] = means.get(name, 0) + value.detach() / len(shares)
     return means
-
-
-def take_step(optimizers: Sequence[Optimizer], rate: float, average: Average | None, iteration: int) -> None:
-    """Use up the gradients, at the same learning rate for all parameters."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
-    if average:
-        average.update(iteration)
 
 
 def check_finite(unread: list[Tensor], iteration: int, crops: Crops, ranks: Ranks) -> None:

@@ -1,80 +1,143 @@
-"""What a run reports: metrics.jsonl, metrics.csv and TensorBoard on disk, a bar in a terminal, lines elsewhere."""
+"""What a run reports: lines, which log.txt keeps, and numbers in metrics.jsonl, metrics.csv and TensorBoard.
+
+A terminal shows a bar in place of the lines of the losses.
+"""
 
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from training.describe import duration
 from training.runs import mark_job
-from utils.errors import InputError
+from utils.config import TrainSpec
+from utils.device import synchronize
+from utils.dist import Ranks
+from utils.errors import InputError, StoppedError
 from utils.files import write_atomic
+
+WARM, ESTIMATED = 10, 50  # iterations between which the speed is measured that the estimate goes by
 
 
 class Log:
-    """The reports on the iterations after `start` up to `total`; silent unless `active`, as rank 0 is.
+    """The reports on the iterations after `start`; silent but in rank 0.
 
-    Nothing is made on disk before the first scalar, so that a run that cannot start leaves no trace.
+    `began` is what time.monotonic() would have said at the beginning, had the run never been interrupted. Nothing is
+    made on disk before the first scalar, so that a run that cannot start leaves no trace.
     """
 
-    def __init__(self, folder: Path, start: int, total: int, active: bool) -> None:
-        self.folder, self.start, self.total, self.active = folder, start, total, active
+    def __init__(self, folder: Path, start: int, began: float, spec: TrainSpec, ranks: Ranks) -> None:
+        self.folder, self.start, self.total, self.active = folder, start, spec.iter_max, ranks.main
+        self.device, self.iteration = ranks.device, start
+        self.end = began + 60 * spec.time_limit if spec.time_limit else math.inf
         self.lines = folder / "metrics.jsonl"
+        self.unwritten: list[str] = []  # lines for log.txt
         self.board: SummaryWriter | None = None
-        self.terminal = active and sys.stderr.isatty()
-        self.bar = tqdm(initial=start, total=total, desc=folder.name, unit="it", disable=not self.terminal)
+        self.terminal = self.active and sys.stderr.isatty()
+        self.bar = tqdm(initial=start, total=self.total, desc=folder.name, unit="it", disable=not self.terminal)
         self.last = (start, time.perf_counter())  # what the speed is counted from
+        self.warm = 0.0  # when the slow first iterations were over
 
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.bar.close()
         if self.board is not None:
             self.board.close()
+        if self.active and (self.folder / "config.yaml").exists():  # something is saved
+            if isinstance(error, InputError | StoppedError):
+                self.unwritten.append(str(error))
+            with suppress(InputError):
+                self.write_lines()
+
+    def begin(self, lines: Sequence[str]) -> None:
+        """What the run is."""
+        for line in lines:
+            self.say(line)
 
     def advance(self) -> None:
-        """To be called after each iteration."""
+        """To be called after each iteration; one early iteration estimates how long the rest will take."""
         self.bar.update()
+        self.iteration += 1
+        done = self.iteration - self.start
+        if self.active and done in (WARM, ESTIMATED):
+            synchronize(self.device)
+            now = time.monotonic()
+            if done == WARM:
+                self.warm = now
+            elif self.iteration < self.total:
+                speed = (ESTIMATED - WARM) / (now - self.warm)
+                left = max(0.0, min((self.total - self.iteration) / speed, self.end - now))
+                self.say(f"about {duration(left)} to go, at {speed:.2f} it/s and without validations")
 
     def losses(self, iteration: int, losses: dict[str, float], rate: float) -> None:
         """Losses, of which `loss` is shown, and the learning rate."""
         scalars = {f"train/{name}": value for name, value in losses.items()}
         self.write(iteration, {**scalars, "train/learning_rate": rate})
         self.bar.set_postfix(loss=f"{losses['loss']:.4f}")
-        if self.active and not self.terminal:
-            (before, then), now = self.last, time.perf_counter()
-            speed = (iteration - before) / (now - then)
-            print(f"iteration {iteration}/{self.total}: loss {losses['loss']:.4f}, {speed:.2f} it/s", flush=True)
-            self.last = (iteration, now)
+        (before, then), now = self.last, time.perf_counter()
+        speed = (iteration - before) / (now - then)
+        shown = not self.terminal  # where the bar shows it
+        self.say(f"iteration {iteration}/{self.total}: loss {losses['loss']:.4f}, {speed:.2f} it/s", shown)
+        self.last = (iteration, now)
 
-    def validation(self, iteration: int, means: dict[str, float]) -> None:
-        """The means of a validation; metrics.csv has those of all validations so far."""
+    def validation(self, iteration: int, means: dict[str, float]) -> bool:
+        """The means of a validation; metrics.csv has those of all so far. Returns whether its PSNR is the best."""
         self.write(iteration, means)
+        best = False
         if self.active:
-            records = pd.read_json(self.lines, lines=True)
+            records = pd.read_json(self.lines, lines=True, precise_float=True)
             columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
             table = records[columns].dropna(thresh=2)
             write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
-            self.bar.write(f"iteration {iteration}: " + ", ".join(f"{name} {means[name]:.4f}" for name in means))
-            sys.stdout.flush()
+            best = not (table["val/psnr"].iloc[:-1] >= means["val/psnr"]).any()
+            values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
+            self.say(f"iteration {iteration}: {values}" + (", the best so far" if best else ""))
         self.last = (iteration, time.perf_counter())  # the time of a validation is no training
+        return best
+
+    def say(self, line: str, shown: bool = True) -> None:
+        """A line for the terminal and for log.txt."""
+        if not self.active:
+            return
+        if shown:
+            self.bar.write(line)
+            sys.stdout.flush()
+        self.unwritten.append(line)
+        if self.board is not None:
+            self.write_lines()
+
+    def write_lines(self) -> None:
+        """Append to log.txt what is not there yet. Raises InputError if it cannot be written."""
+        with self.errors_named(), (self.folder / "log.txt").open("a") as file:
+            file.writelines(f"{line}\n" for line in self.unwritten)
+        self.unwritten.clear()
+
+    @contextmanager
+    def errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
         """Append to the logs on disk. Raises InputError if they cannot be written."""
         if not self.active:
             return
-        try:
+        with self.errors_named():
             board = self.board or self.open_board()
             with self.lines.open("a") as file:
                 file.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
             for name, value in scalars.items():
                 board.add_scalar(name, value, iteration)
-        except OSError as error:
-            raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
 
     def open_board(self) -> SummaryWriter:
         """Make the folder; drop from its logs what came after iteration `start`, because this run repeats it."""

@@ -1,8 +1,9 @@
 """A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
 save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
+save/<name>/best/                                         the same of the best validation so far
 save/<name>/state/00012000.pth                            resumable training states, the last few
-save/<name>/metrics.jsonl, tensorboard/                   logs, see training/log.py
+save/<name>/log.txt, metrics.jsonl, tensorboard/          logs, see training/log.py
 save/<name>/job                                           torchrun's name for the job that writes here
 """
 
@@ -10,6 +11,7 @@ import io
 import json
 import pickle
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -21,37 +23,26 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.checkpoint import SAVE
-from utils.config import Config
+from utils.config import Config, check
 from utils.dist import job_id
 from utils.errors import InputError
 from utils.files import write_atomic
 
 STATE = "state"
+BEST = "best"
 JOB = "job"
-# what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
-CHANGEABLE = {
-    *("data.val", "data.cache_dir"),
-    *("train.time_limit", "train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
-}
 
 
-def choose_run(name: str, resume: bool) -> tuple[Path, bool]:
-    """A training command's run folder, and whether to go on from the newest state in it.
-
-    A job that torchrun restarts keeps the folder it began with, whether or not it came as far as writing a state.
-    Raises InputError if there is nothing to resume.
-    """
+def numbered_runs(name: str) -> list[Path]:
+    """The folders save/name, save/name-2 ... that there are, in any order."""
     numbered = re.compile(re.escape(name) + r"(-\d+)?")
-    runs = [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
-    for folder in runs:
-        if (folder / JOB).is_file() and (folder / JOB).read_text() == job_id():
-            return folder, bool(states(folder))
-    if not resume:
-        return new_run(name), False
-    resumable = [folder for folder in runs if states(folder)]
-    if not resumable:
-        raise InputError(f"--resume: no state under {SAVE / name}/{STATE}; start without --resume")
-    return max(resumable, key=lambda folder: states(folder)[-1].stat().st_mtime), True
+    return [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
+
+
+def job_folder(name: str) -> Path | None:
+    """The folder in which this job wrote before torchrun started it again."""
+    marks = [folder / JOB for folder in numbered_runs(name)]
+    return next((mark.parent for mark in marks if mark.is_file() and mark.read_text() == job_id()), None)
 
 
 def new_run(name: str) -> Path:
@@ -103,30 +94,26 @@ def write_state(folder: Path, iteration: int, config: Config, content: dict[str,
     write_atomic(folder / STATE / f"{iteration:08d}.pth", buffer.getvalue())
     for old in states(folder)[:-keep]:
         old.unlink()
-    for cut_short in (*folder.glob(".*.*.*"), *(folder / STATE).glob(".*.pth.*")):  # by a process that was killed
-        cut_short.unlink()
+    for place in (folder, folder / BEST, folder / STATE):
+        for cut_short in place.glob(".*.*.*"):  # by a process that was killed
+            cut_short.unlink()
 
 
-def read_state(folder: Path, config: Config) -> dict[str, Any]:
-    """The newest state. Raises InputError if it is damaged or was made by another config, naming the keys."""
-    path = states(folder)[-1]
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before = flatten(json.loads(state["config"]))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: not a readable training state; delete it to use the one before") from None
-    now = flatten(config.model_dump(mode="json"))
-    keys = (before.keys() | now.keys()) - CHANGEABLE
-    changed = sorted(key for key in keys if before.get(key) != now.get(key))
-    if changed:
-        differences = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in changed)
-        raise InputError(
-            f"--resume: {folder}, the newest run of its name, was trained with another config: {differences}; "
-            "give the same, or move that folder away to go on with an older run"
-        )
-    return state
+def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
+    """The newest state and the config it was made with. Raises InputError if it is damaged.
 
-
-def flatten(content: dict[str, Any]) -> dict[str, Any]:
-    """Keys of the sections as `section.key`."""
-    return {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
+    A job that was started again goes on from the newest that is not, because nobody may be there to read the error.
+    """
+    *before, newest = states(folder)
+    for path in (newest, *reversed(before)):
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            content = json.loads(state["config"])
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
+            if not restarted:
+                remedy = "to use the one before" if before else "and start without --resume, as there is no other"
+                raise InputError(f"{path}: not a readable training state; delete it {remedy}") from None
+            print(f"{path}: not a readable training state; the one before is used", file=sys.stderr, flush=True)
+            continue
+        return check(Config, content, path), state
+    raise InputError(f"{folder / STATE}: no training state in it is readable; delete it to begin again")

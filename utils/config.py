@@ -88,6 +88,8 @@ class TrainSpec(Spec):
     time_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # minutes of training, iter_max at most
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     optimizer: Literal["adam", "muon"] = "adam"  # muon: for weights, Adam for the rest
+    grad_clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # highest norm of all gradients together
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # decoupled; biases and BatchNorm do not decay
     loss: Literal["l1", "mse", "psnr"] = "l1"  # psnr: the logarithm of each patch's MSE
     # parts that a process works through its batch in, to save memory; BatchNorm and phase 1's average loss are then of
     # each part
@@ -160,10 +162,14 @@ def parse_value(text: str) -> Any:
 
 def load_config(path: str | Path, settings: Sequence[str] = ()) -> Config:
     """Read an experiment. Raises InputError naming the file and the key that is unknown, missing or wrong."""
-    content = read_yaml(Path(path))
+    return make_config(read_yaml(Path(path)), settings, path)
+
+
+def make_config(content: dict[str, Any], settings: Sequence[str], source: str | Path) -> Config:
+    """A raw config with settings `key=value` applied to it; errors name the source and the settings."""
     for setting in settings:
         assign(content, setting)
-    return check(Config, content, " --set ".join([str(path), *settings]))  # the wrong value may be of either
+    return check(Config, content, " --set ".join([str(source), *settings]))  # the wrong value may be of either
 
 
 S = TypeVar("S", bound=Spec)

@@ -71,7 +71,7 @@ def at_iteration(number: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], 
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    for name in ("model.safetensors", "metrics.jsonl", "metrics.csv"):
+    for name in ("model.safetensors", "metrics.jsonl", "metrics.csv", "best/model.safetensors"):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     one_state, two_state = (torch.load(folder / "state/00000008.pth", weights_only=True) for folder in (one, two))
     assert one_state.pop("seconds") > 0 and two_state.pop("seconds") > 0
@@ -101,9 +101,10 @@ def test_kill(cli: Cli, folders: Path) -> None:
     assert cli(*arguments("phase 0", "whole")).code == 0
     for module, name, call, torn in (
         ("training.log", "Log.advance", 5, None),  # between checkpoints
-        # a checkpoint syncs config, weights and state, a validation its table
-        ("os", "fsync", 6, ".model.safetensors.*"),  # within the second write of weights
-        ("os", "fsync", 7, "state/.*"),  # and of a state
+        # a checkpoint syncs config, weights and state, a validation its table and the config and weights of the best
+        ("os", "fsync", 6, "best/.*"),
+        ("os", "fsync", 8, ".model.safetensors.*"),  # within the second write of weights
+        ("os", "fsync", 9, "state/.*"),  # and of a state
     ):
         run = folders / f"save/{name}_{call}"
         script, *rest = arguments("phase 0", run.name)
@@ -116,7 +117,7 @@ def test_kill(cli: Cli, folders: Path) -> None:
         assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
         assert cli(*arguments("phase 0", run.name), "--resume").code == 0
         assert_same_run(folders / "save/whole", run)
-        assert not list(run.glob(".*")) and not list(run.glob("state/.*"))
+        assert not [*run.glob(".*"), *run.glob("state/.*"), *run.glob("best/.*")]
 
 
 @pytest.mark.parametrize("room,name", [(20_000, "model.safetensors"), (200_000, "state/00000006.pth")])

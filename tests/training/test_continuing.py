@@ -1,0 +1,187 @@
+"""A resumed run goes on with its own config, and is told what it may change; what a run reports and keeps."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.build import build
+from models.checkpoint import load_model
+from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder
+from training.describe import duration, flops_rows
+from training.validation import open_validation
+from utils.config import load_config
+from utils.dist import Ranks
+
+CONFIG = ["--config", "configs/fsrcnn-pcsr-phase0.yaml"]
+SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=4", "width=8", "pixels_per_patch=50"]
+BEGIN = ["train_pcsr.py", *CONFIG, "--set", *SMALL, "log_every=2", "val_every=2", "save_every=3"]
+RESUME = ["train_pcsr.py", "--resume", "--name", "run"]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    make_folder(tmp_path / "train", [(48, 64), (40, 40)])
+    make_folder(tmp_path / "val", [(40, 44)])
+    return tmp_path
+
+
+@pytest.fixture
+def run(cli: Cli, folders: Path) -> Path:
+    """A finished run of four iterations in save/run."""
+    assert cli(*BEGIN, "--name", "run").code == 0
+    return folders / "save/run"
+
+
+def rates(folder: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {record["iteration"]: record["train/learning_rate"] for record in records if "train/loss" in record}
+
+
+def test_a_run_is_resumed_by_its_name_alone(cli: Cli, run: Path) -> None:
+    whole = (run / "model.safetensors").read_bytes()
+    (run / "state/00000004.pth").unlink()
+    assert cli(*RESUME).code == 0
+    assert (run / "model.safetensors").read_bytes() == whole
+    assert "--config" in cli("train_pcsr.py", "--resume").err
+    assert "use train_pcsr.py" in cli("train.py", "--resume", "--name", "run").err
+
+
+def test_a_run_is_extended(cli: Cli, run: Path) -> None:
+    finished = cli(*RESUME)
+    assert finished.code == 0 and "all 4 iterations are done" in finished.out and "iter_max=MORE" in finished.out
+    assert cli(*RESUME, "--set", "iter_max=8", "log_every=1").code == 0
+    assert "iter_max: 8" in (run / "config.yaml").read_text()
+    assert rates(run)[5] == pytest.approx(0.5e-3, rel=1e-2) and max(rates(run)) == 8  # half the cosine of eight
+    used_up = cli(*RESUME, "--set", "iter_max=1000000", "time_limit=0.0001")
+    assert used_up.code == 0 and "time limit of 0.0001 minutes is used up after 8 iterations" in used_up.out
+    assert cli(*RESUME, "--set", "iter_max=9", "time_limit=5").code == 0 and max(rates(run)) == 9
+
+
+@pytest.mark.parametrize(
+    "options,named",
+    [
+        (["--set", "learning_rate=0.5", "log_every=3"], ["train.learning_rate (was 0.001, now 0.5)"]),
+        (["--set", "iter_max=3"], ["train.iter_max (was 4, now 3)"]),
+        (["--amp"], ["train.amp (was False, now True)"]),
+        (["--set", "learning_rat=0.5"], ["learning_rat: unknown key"]),
+        ([*CONFIG, "--set", *SMALL[:5]], ["model.width (was 8, now 48)", "train.pixels_per_patch (was 50, now None)"]),
+        (
+            ["--config", "configs/carn-pcsr-phase0.yaml", "--set", *SMALL],
+            ["model.backbone (was fsrcnn, now carn)", "train.learning_rate (was 0.001, now 0.0002)"],
+        ),
+    ],
+)
+def test_another_training_is_refused(options: list[str], named: list[str], cli: Cli, run: Path) -> None:
+    refused = cli(*RESUME, *options)
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert all(difference in refused.err for difference in named), refused.err
+    assert "log_every (was" not in refused.err
+    assert cli(*RESUME, *CONFIG, "--set", *SMALL).code == 0  # the same as the run's own
+
+
+def test_the_run_that_was_named_goes_on(cli: Cli, run: Path) -> None:
+    assert cli(*BEGIN, "--name", "run", "--set", *SMALL, "seed=1").code == 0
+    assert (run.parent / "run-2/model.safetensors").exists()
+    for name in ("run", "run-2"):
+        assert f"save/{name}: all 4 iterations" in cli(*RESUME[:-1], name).out
+    (run.parent / "run").rename(run.parent / "fsrcnn-pcsr-phase0")
+    assert "choose run-2 with --name" in cli(*RESUME).err
+    by_config = ["train_pcsr.py", *CONFIG, "--resume", "--set", *SMALL]
+    assert "save/fsrcnn-pcsr-phase0: all 4 iterations" in cli(*by_config).out
+    (run.parent / "run-2").rename(run.parent / "fsrcnn-pcsr-phase0-2")
+    several = cli(*by_config)
+    assert several.code == 2 and "fsrcnn-pcsr-phase0, fsrcnn-pcsr-phase0-2; choose one" in several.err
+
+
+def test_a_restarted_job_passes_over_a_damaged_state(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = [*BEGIN, "--name", "run"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-1")
+    assert cli(*job).code == 0
+    run = folders / "save/run"
+    whole = (run / "model.safetensors").read_bytes()
+    (run / "state/00000004.pth").write_bytes(b"cut")
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "job-2")
+        named = cli(*RESUME)
+        assert named.code == 2 and "00000004.pth: not a readable" in named.err and "use the one before" in named.err
+    again = cli(*job)
+    assert again.code == 0 and again.err.count("\n") == 1 and "00000004.pth: not a readable" in again.err
+    assert "from iteration 3 of this run" in again.out and (run / "model.safetensors").read_bytes() == whole
+    for path in (run / "state").iterdir():
+        path.write_bytes(b"cut")
+    assert "save/run/state: no training state in it is readable" in cli(*job).err
+    (run / "state/00000003.pth").unlink()
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert "there is no other" in cli(*RESUME).err
+
+
+def test_the_log_has_what_the_terminal_shows(cli: Cli, folders: Path) -> None:
+    first = cli(*BEGIN, "--name", "run", "--set", "log_every=20", "val_every=60", "iter_max=60")
+    resumed = cli(*RESUME, "--set", "iter_max=62")
+    lines = (folders / "save/run/log.txt").read_text().splitlines()
+    shown = [*first.out.splitlines(), *resumed.out.splitlines()]
+    assert lines == [line for line in shown if not line.startswith("decoding")]
+    begins = "training PCSR of fsrcnn, phase 0, from random weights into save/run, iterations 1 to 60"
+    assert lines[0] == begins and "from iteration 60 of this run" in "".join(lines)
+    assert lines[1].startswith("device: cpu; processes: 1")
+    assert re.fullmatch(r"model: [\d,]+ parameters, all of them trained", lines[2])
+    assert re.search(r"the heavy upsampler: [\d.]+ M \(paper account\), [\d.]+ M \(executed\)", lines[3])
+    assert lines[4] == "data: 2 images in train; an epoch is 2 crops, one of each, in 0.5 iterations of 4"
+    (estimate,) = [number for number, line in enumerate(lines) if re.match(r"about \d+ s to go, at", line)]
+    assert lines[estimate - 1].startswith("iteration 40/60: loss") and lines[estimate + 1].startswith("iteration 60/60")
+
+
+def test_the_best_weights_are_kept(cli: Cli, folders: Path) -> None:
+    """By validation PSNR: a learning rate far too high is the worse for every iteration."""
+    settings = ["--set", *SMALL, "iter_max=8", "log_every=1", "val_every=1", "learning_rate=0.02"]
+    assert cli(*BEGIN, "--name", "run", *settings).code == 0
+    run = folders / "save/run"
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = {record["iteration"]: record["val/psnr"] for record in records if "val/psnr" in record}
+    best = max(values, key=lambda iteration: values[iteration])
+    assert best < 8
+    (kept, spec), (last, _) = load_model(run / "best"), load_model(run)
+    assert spec == load_config(run / "best/config.yaml").model
+    assert any(not torch.equal(one, other) for one, other in zip(kept.parameters(), last.parameters(), strict=True))
+    val = load_config(run / "config.yaml").data
+    assert open_validation(val, Ranks(0, 1, torch.device("cpu")))(kept)["val/psnr"] == pytest.approx(values[best])
+
+
+@pytest.mark.parametrize("name", ["carn-pcsr-phase1", "carn-x4"])
+def test_a_config_is_described(name: str, cli: Cli, folders: Path) -> None:
+    script = "train.py" if name == "carn-x4" else "train_pcsr.py"
+    described = cli(script, "--config", f"configs/{name}.yaml", "--describe")
+    assert described.code == 0 and not (folders / "save").exists()
+    figures = {  # the table of published numbers
+        "carn-x4": ["294,915 parameters", "1156.45 M"],
+        "carn-pcsr-phase1": ["168,970 parameters, 2,745 of them", "477.63 M", "64.88 M", "681.38 M", "22.28 M"],
+    }
+    assert all(figure in described.out for figure in figures[name]), described.out
+
+
+def test_the_accounts_of_a_model_add_up() -> None:
+    model = build(TINY_PCSR)
+    encoder, light, heavy, classifier, all_light, all_heavy = (
+        flops.paper for _, flops in flops_rows(config_for(TINY_PCSR), model)
+    )
+    assert all_light == pytest.approx(encoder + light + classifier)
+    assert all_heavy == pytest.approx(encoder + heavy + classifier)
+
+
+def test_durations() -> None:
+    shown = [duration(seconds) for seconds in (12.4, 150, 12_000, 200_000)]
+    assert shown == ["12 s", "2 min", "3 h 20 min", "2 d 7 h"]
+
+
+@pytest.mark.parametrize("name", ["fsrcnn-pcsr-phase0", "carn-pcsr-phase0"])
+def test_off_means_the_same_steps(name: str, cli: Cli, folders: Path) -> None:
+    assert load_config(ROOT / f"configs/{name}.yaml").train.grad_clip is None
+    train = ["train_pcsr.py", "--config", f"configs/{name}.yaml", "--set", *SMALL, "val_every=4"]
+    weights = []
+    for number, settings in enumerate(([], ["grad_clip=null", "weight_decay=0"], ["grad_clip=1e-3"])):
+        assert cli(*train, *settings, "--name", f"run{number}").code == 0
+        weights.append((folders / f"save/run{number}/model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]

@@ -1,0 +1,104 @@
+"""What a training is, in a few plain lines: the model and what it costs, the data, where it begins and writes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.crops import Crops
+from models.blocks import Backbone
+from models.flops import PATCH, Flops, mlp_flops, network_flops
+from models.mlp import PixelMLP
+from models.pcsr import PCSR
+from training.tasks import Task
+from utils.config import Config, OriginalSpec
+from utils.dist import Ranks
+
+
+def model_lines(config: Config, model: Backbone | PCSR) -> list[str]:
+    """Parameters and a table of FLOPs; those parameters are trained that a task has left so."""
+    rows = flops_rows(config, model)
+    width = max(len(name) for name, _ in rows)
+    heads = f"{'':{width}}  {'paper account':>14}  {'executed':>14}"
+    cells = [f"{name:{width}}  {flops.paper / 1e6:12.2f} M  {flops.executed / 1e6:12.2f} M" for name, flops in rows]
+    return [f"{title(config)}: {parameters(model)}", f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}:"] + [
+        f"  {line}" for line in (heads, *cells)
+    ]
+
+
+def flops_rows(config: Config, model: Backbone | PCSR) -> list[tuple[str, Flops]]:
+    """Both accounts of PATCH x PATCH LR pixels, the parts first; the last row is the model at its most expensive."""
+    lr_pixels = PATCH**2
+    if isinstance(model, Backbone):
+        encoder, whole = (network_flops(network) * lr_pixels for network in (model.encoder, model))
+        return [("encoder", encoder), ("all pixels", whole)]
+    hr_pixels = round(PATCH * scale(config)) ** 2
+    names = [f"upsampler {j}" for j in range(len(model.upsamplers))]
+    names[0], names[-1] = "light upsampler", "heavy upsampler"
+    rows = [("encoder", network_flops(model.encoder) * lr_pixels)]
+    for name, mlp in zip([*names, "classifier"], model.mlps(), strict=False):  # phase 0 has no classifier
+        per_lr, per_hr = mlp_flops(mlp)
+        rows.append((f"{name}, hidden {widths(mlp)}", per_lr * lr_pixels + per_hr * hr_pixels))
+    for j, name in enumerate(names):
+        assigned = [float(hr_pixels) if i == j else 0.0 for i in range(len(names))]
+        rows.append((f"all pixels to the {name}", model.account().total(lr_pixels, assigned)))
+    return rows
+
+
+def widths(mlp: PixelMLP) -> str:
+    return "-".join(str(linear.out_features) for linear in mlp.linears()[:-1]) or "none"
+
+
+def start_lines(
+    config: Config, task: Task[Any], crops: Crops, folder: Path, start: int, done: float, ranks: Ranks
+) -> list[str]:
+    """What is trained from what, on what, with what and where; or that nothing is left to do when `done` is 1."""
+    spec = config.train
+    if start == spec.iter_max:
+        return [f"{folder}: all {start} iterations are done; --resume with --set iter_max=MORE adds to them"]
+    if done >= 1:
+        used_up = f"{folder}: the time limit of {spec.time_limit:g} minutes is used up"
+        return [f"{used_up} after {start} iterations; --resume with --set time_limit=MORE adds to it"]
+    begins = f"iteration {start} of this run" if start else spec.init or "random weights"
+    limit = f", {spec.time_limit:g} minutes at most" if spec.time_limit else ""
+    kind = ranks.device.type
+    device = f"{kind} ({torch.cuda.get_device_name(ranks.device)})" if kind == "cuda" else kind
+    name, flops = flops_rows(config, task.model)[-1]
+    images, batch = len(crops.cache.paths), config.data.batch_size
+    return [
+        f"training {title(config)}, from {begins} into {folder}, iterations {start + 1} to {spec.iter_max}{limit}",
+        f"device: {device}; processes: {ranks.world}; CPU threads of each: {torch.get_num_threads()}",
+        f"model: {parameters(task.model)}",
+        f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}, {name}: "
+        f"{flops.paper / 1e6:.1f} M (paper account), {flops.executed / 1e6:.1f} M (executed)",
+        f"data: {images} images in {config.data.train}; an epoch is {images} crops, one of each, "
+        f"in {images / batch:.1f} iterations of {batch}",
+    ]
+
+
+def title(config: Config) -> str:
+    model = config.model
+    is_original = isinstance(model, OriginalSpec)
+    return f"original {model.backbone}" if is_original else f"PCSR of {model.backbone}, phase {config.train.phase}"
+
+
+def scale(config: Config) -> float:
+    """The highest of training, at which validation is."""
+    return config.data.scales[1]
+
+
+def parameters(model: Backbone | PCSR) -> str:
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    total, trained = sum(count for count, _ in counts), sum(count for count, learnt in counts if learnt)
+    return f"{total:,} parameters, " + ("all of them trained" if trained == total else f"{trained:,} of them trained")
+
+
+def duration(seconds: float) -> str:
+    """Rounded to its two largest units: 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    hours, days = minutes // 60, minutes // 1440
+    if not hours:
+        return f"{minutes} min"
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min"

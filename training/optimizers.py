@@ -1,0 +1,42 @@
+"""The optimizers of a training, and the step that they take with the gradients of a batch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from training.muon import Muon
+from utils.config import TrainSpec
+
+
+def build_optimizers(task: nn.Module, spec: TrainSpec) -> list[Optimizer]:
+    """Adam (paper), or Muon for the weights and Adam for what is left."""
+    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    rate, betas = spec.learning_rate, spec.betas
+    if spec.optimizer == "adam":
+        return [Adam(learnt, lr=rate, betas=betas, fused=True)]
+    muon = Muon(task, rate)
+    left = [parameter for parameter in learnt if parameter not in muon.matrices]
+    return [muon, Adam(left, lr=rate, betas=betas, fused=True)]
+
+
+@torch.no_grad()
+def take_step(task: nn.Module, optimizers: Sequence[Optimizer], spec: TrainSpec, rate: float) -> None:
+    """Use up the gradients, clipped, at the same learning rate for all parameters.
+
+    The decay is decoupled (Loshchilov and Hutter 2019): of the weights themselves, whatever the optimizer makes of the
+    gradients. Vectors do not decay, which are biases, PReLU's slopes and BatchNorm's parameters.
+    """
+    learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    if spec.grad_clip is not None:
+        nn.utils.clip_grad_norm_(learnt, spec.grad_clip)
+    if spec.weight_decay:
+        for parameter in learnt:
+            if parameter.ndim > 1:
+                parameter.mul_(1 - rate * spec.weight_decay)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()

@@ -1,0 +1,81 @@
+"""Which folder a training command writes to, and how a run that was begun before goes on: with its own config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training.runs import job_folder, new_run, numbered_runs, read_state, states
+from utils.config import Config, Spec, make_config
+from utils.errors import InputError
+
+# what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
+CHANGEABLE = {
+    *("data.val", "data.cache_dir"),
+    *("train.time_limit", "train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
+}
+LENGTH = "train.iter_max"  # may grow
+
+
+class Run(NamedTuple):
+    """What a training command has to do: `state` is the one to go on from, None begins at the first iteration."""
+
+    folder: Path
+    config: Config
+    state: dict[str, Any] | None
+
+
+def open_run(name: str, exact: bool, resume: bool, asked: Config | None, settings: Sequence[str]) -> Run:
+    """A new run of this name or, to resume and for a job that torchrun has started again, one that was begun before.
+
+    `exact` resumes save/name itself, and else the only one of save/name, save/name-2 ...; `asked` is the config that
+    the user gave, `settings` applied. Raises InputError if there is nothing to resume, or if it is another training.
+    """
+    folder = job_folder(name)  # whether or not the job came as far as writing a state
+    restarted = folder is not None
+    if folder is None:
+        folder = resumable(name, exact) if resume else new_run(name)
+    if states(folder):
+        saved, state = read_state(folder, restarted)
+        return Run(folder, resumed_config(folder, saved, asked, settings), state)
+    if asked is None:
+        raise InputError(f"{folder}: has no training state yet; give --config")
+    return Run(folder, asked, None)
+
+
+def resumable(name: str, exact: bool) -> Path:
+    """The run to go on with. Raises InputError if there is none, or more than one."""
+    begun = [folder for folder in numbered_runs(name) if states(folder)]
+    chosen = [folder for folder in begun if folder.name == name] if exact else begun
+    if len(chosen) == 1:
+        return chosen[0]
+    others = ", ".join(sorted(folder.name for folder in begun))
+    if chosen:
+        raise InputError(f"--resume: there are several runs, {others}; choose one of them with --name")
+    hint = f"choose {others} with --name, or start" if begun else "start"
+    raise InputError(f"--resume: no training state of a run named {name} in save/; {hint} without --resume")
+
+
+def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: Sequence[str]) -> Config:
+    """The saved config with `settings` applied to it.
+
+    Raises InputError naming each key with which they, or the config that was given, would change what is learnt.
+    """
+    config = make_config(saved.model_dump(mode="json"), settings, folder)
+    before, now, given = (flatten(each) for each in (saved, config, asked or config))
+    changed = {key: now.get(key) for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    if config.train.iter_max > saved.train.iter_max:
+        del changed[LENGTH]
+    changed |= {key: given.get(key) for key in now.keys() | given.keys() if given.get(key) != now.get(key)}
+    differences = [f"{key} (was {before.get(key)}, now {changed[key]})" for key in sorted(changed.keys() - CHANGEABLE)]
+    if differences:
+        raise InputError(
+            f"--resume: {folder} was trained with another config: {', '.join(differences)}; leave these settings and "
+            f"--config out to go on with the run's own, as in --resume --name {folder.name}"
+        )
+    return config
+
+
+def flatten(config: Spec) -> dict[str, Any]:
+    """Keys of the sections as `section.key`."""
+    content = config.model_dump(mode="json")
+    return {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
