@@ -49,8 +49,9 @@ def run_evaluation(
 ) -> None:
     """Restore and measure a folder of images, each rank its share, and report on rank 0.
 
-    `name` is the model's, `restorer` makes it ready on a device, and `introduce` says on rank 0 what it is. Raises InputError for patches that leave gaps,
-    images that cannot be used, and a folder for the results that holds the images.
+    `name` is the model's, `restorer` makes it ready on a device, and `introduce` says on rank 0 what it is. Raises
+    InputError for patches that leave gaps, images that cannot be used, and a folder for the results that holds the
+    images.
     """
     ranks = start_ranks(args.device)
     restore = restorer(ranks.device)
