@@ -98,9 +98,14 @@ def means(images: pd.DataFrame, by: Sequence[str], args: argparse.Namespace) -> 
     return summary
 
 
+def protocol(summary: pd.DataFrame) -> str:
+    """What all data sets of a summary have in common."""
+    first = summary.iloc[0]
+    return f"x{first['scale']}, {first['model']}, {'refined' if first['refined'] else 'not refined'}"
+
+
 def title(summary: pd.DataFrame) -> str:
     """What the summary of one data set is about."""
     first = summary.iloc[0]
-    refined = "refined" if first["refined"] else "not refined"
-    about = f"{first['dataset']}, {first['images']} images, x{first['scale']}, {first['model']}, {refined}"
+    about = f"{first['dataset']}, {first['images']} images, {protocol(summary)}"
     return f"{about}; PSNR in dB, 8-bit LR, border {first['scale']}"

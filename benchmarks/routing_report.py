@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.common import title
+from benchmarks.common import protocol, title
 from evaluation.tables import figure_png
 
 STYLES = {
@@ -61,7 +61,7 @@ def plot(summary: pd.DataFrame) -> bytes:
         axis.set_title(f"{dataset}, {group['images'].iloc[0]} images", fontsize=10)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(f"{title(summary).partition(', ')[2]}\nwho chooses the heavy pixels", fontsize=10)
+    figure.suptitle(f"{protocol(summary)}: who chooses the heavy pixels", fontsize=11)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure_png(figure, 110)
 
