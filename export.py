@@ -18,7 +18,7 @@ from pathlib import Path
 import skimage.data
 from torch import Tensor
 
-from inference.onnx import INSTALL, check_target, start, to_onnx, with_metadata
+from inference.onnx import INSTALL, check_target, start, to_onnx, with_properties
 from inference.onnx_check import largest_difference
 from inference.options import chosen_scale
 from models.checkpoint import load_model
@@ -54,7 +54,7 @@ def main() -> None:
     model, spec = load_model(args.model)
     setting = Setting(refinement=not args.no_refinement, scale=chosen_scale(args.scale, model))
     licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
-    exported = with_metadata(to_onnx(model, setting), model, spec, setting, licence)
+    exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
     if find_spec("onnxruntime"):
         images = pictures()

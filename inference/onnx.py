@@ -109,7 +109,7 @@ def to_onnx(model: Backbone | PCSR, setting: Setting | None = None) -> bytes:
     return exported
 
 
-def with_metadata(
+def with_properties(
     exported: bytes, model: Backbone | PCSR, spec: OriginalSpec | PCSRSpec, setting: Setting, licence: str
 ) -> bytes:
     """An exported model with what a user of the file needs to know: its spec, the setting, inputs and outputs."""
