@@ -64,7 +64,7 @@ def open_cache(folder: str | Path, cache_dir: str | Path | None = None) -> Cache
     place = cache_place(Path(folder), cache_dir)
     cache = read_cache(place, paths, sources)
     if cache is None:
-        build(place, paths, sources)
+        build_cache(place, paths, sources)
         cache = read_cache(place, paths, sources)
     if cache is None:
         raise InputError(f"{place}: another process put a cache of other images there; start again")
@@ -121,7 +121,7 @@ def read_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) ->
     return Cache(paths, offset, height, width, np.asarray(mapped))
 
 
-def build(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> None:
+def build_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> None:
     """Decode the images, one in memory at a time. Nothing is left of it if it fails."""
     made = not place.exists()
     print(f"decoding {len(paths)} images into {place}")

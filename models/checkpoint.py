@@ -44,7 +44,7 @@ def load_model(path: str | Path) -> tuple[Backbone | PCSR, OriginalSpec | PCSRSp
     try:
         with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
             spec, weights = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
-        check_finite(weights)
+        refuse_infinite(weights)
         model = build(spec)
         weights = {"mean": model.mean, **weights}  # published checkpoints carry no mean
         check_fit(model, weights, spec)
@@ -99,7 +99,7 @@ def read_safetensors(path: Path) -> Described:
         raise InputError("its header describes no model of this project") from None
 
 
-def check_finite(weights: Mapping[str, Tensor]) -> None:
+def refuse_infinite(weights: Mapping[str, Tensor]) -> None:
     """Raises InputError, naming the tensor, for numbers that no network can compute with."""
     for name, tensor in weights.items():
         if not tensor.isfinite().all():

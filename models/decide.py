@@ -19,7 +19,7 @@ from utils.errors import InputError
 from utils.patches import bands
 
 SAMPLE = 1 << 16  # pixels on which the threshold of a large image is first estimated
-BAND_PIXELS = 1 << 21  # pixels looked at together
+DECIDED_PIXELS = 1 << 21  # pixels looked at together
 NEAR = 0.05  # the whole image's k is first sought within this distance of the sample's
 KMEANS_ITERATIONS = 20
 FLAT = 1e-6  # a map whose values differ by less has nothing to cluster
@@ -151,9 +151,9 @@ def bisect(spent: Callable[[float], float], target: float, low: float, high: flo
 
 
 def bands_of(log_odds: Tensor) -> Iterator[slice]:
-    """Bands of rows of log_odds (b,M-1,H,W), of about BAND_PIXELS pixels each."""
+    """Bands of rows of log_odds (b,M-1,H,W), of about DECIDED_PIXELS pixels each."""
     batch, _, height, width = log_odds.shape
-    return bands(height, max(1, BAND_PIXELS // (batch * width)))
+    return bands(height, max(1, DECIDED_PIXELS // (batch * width)))
 
 
 def sampled(log_odds: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def record_of(config: Config) -> Trained:
     return Trained(scale=config.data.scale, data=Path(config.data.train).absolute().name)
 
 
-def split(content: bytes) -> tuple[dict[str, object], bytes]:
+def header_and_tensors(content: bytes) -> tuple[dict[str, object], bytes]:
     """The header of a `.safetensors` file, and the bytes of its tensors. Raises ValueError if it is none."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -54,7 +54,7 @@ def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
 
     The library would do for a new file, but it writes several metadata in another order each time.
     """
-    header, tensors = split(content)
+    header, tensors = header_and_tensors(content)
     there = header.pop(METADATA, {})
     assert isinstance(there, dict)
     text = json.dumps({METADATA: {**there, **metadata}, **header}, separators=(",", ":")).encode()

@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.errors import InputError
 
 Border = Literal["symmetric", "clamp"]
-BLOCK = 64  # output rows per product: the matrix is banded, so a block needs a short stretch of the input only
+ROWS_AT_ONCE = 64  # output rows per product: the matrix is banded, so a block needs a short stretch of the input only
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def resize_rows(image: Tensor, size: int, border: Border, dtype: torch.dtype | N
     dtype = dtype or image.dtype
     taps = bicubic_taps(image.shape[-2], size, border)
     blocks = []
-    for top in range(0, size, BLOCK):
-        index, weight = taps.index[top : top + BLOCK], taps.weight[top : top + BLOCK]
+    for top in range(0, size, ROWS_AT_ONCE):
+        index, weight = taps.index[top : top + ROWS_AT_ONCE], taps.weight[top : top + ROWS_AT_ONCE]
         low, high = int(index.min()), int(index.max()) + 1
         band = torch.zeros(len(index), high - low, dtype=torch.float64).scatter_add_(1, index - low, weight)
         sent = band.to(dtype).to(image.device, non_blocking=image.is_cuda)  # CUDA need not be waited for

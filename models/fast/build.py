@@ -36,6 +36,13 @@ def load_kernels() -> ctypes.CDLL | None:
         return None
 
 
+def needed_kernels() -> ctypes.CDLL:
+    """The compiled kernels, for code that runs only where they could be built."""
+    kernels = load_kernels()
+    assert kernels is not None
+    return kernels
+
+
 def built(compiler: str) -> Path:
     """The shared library of this source, compiler and processor in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"

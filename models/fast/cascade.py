@@ -142,7 +142,7 @@ class Cascade(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, norms: Sequence[nn.BatchNorm2d], x: Tensor, *parameters: Tensor) -> Tensor:
-        unit, fusions = split(parameters)
+        unit, fusions = unit_and_fusions(parameters)
         x = channels_last(x)
         seen, out, kept = [rows_of(x)], x, []
         for norm, fusion in zip(norms, fusions, strict=True):
@@ -161,7 +161,7 @@ class Cascade(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         each = len(Unit._fields) + len(Fused._fields)
         steps = (len(saved) - UNIT_PARAMETERS) // (each + FUSION_PARAMETERS)
-        unit, fusions = split(saved[: len(saved) - steps * each])
+        unit, fusions = unit_and_fusions(saved[: len(saved) - steps * each])
         kept = saved[len(saved) - steps * each :]
         units = [Unit(*kept[i * each :][: len(Unit._fields)]) for i in range(steps)]
         fused = [Fused(*kept[i * each + len(Unit._fields) :][: len(Fused._fields)]) for i in range(steps)]
@@ -180,7 +180,7 @@ class Cascade(torch.autograd.Function):
         return None, gradient.add_(grads[0]), *of_unit, *of_fusions
 
 
-def split(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[Sequence[Tensor]]]:
+def unit_and_fusions(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[Sequence[Tensor]]]:
     """The unit's parameters and each fusion's."""
     rest = parameters[UNIT_PARAMETERS:]
     return parameters[:UNIT_PARAMETERS], [

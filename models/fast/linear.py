@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.fast.build import load_kernels
+from models.fast.build import needed_kernels
 from models.fast.pixels import address
 
-INPUTS = 8  # as in linear.cpp
+LINEAR_INPUTS = 8  # as in linear.cpp
 
 
 class Sources(ctypes.Structure):
     """A layer's inputs, and where their gradients go; the same structs are in linear.cpp."""
 
     _fields_ = (
-        ("x", ctypes.c_void_p * INPUTS),
-        ("gradient", ctypes.c_void_p * INPUTS),
-        ("more", ctypes.c_int * INPUTS),
+        ("x", ctypes.c_void_p * LINEAR_INPUTS),
+        ("gradient", ctypes.c_void_p * LINEAR_INPUTS),
+        ("more", ctypes.c_int * LINEAR_INPUTS),
         ("count", ctypes.c_int),
         ("ins", ctypes.c_int),
     )
@@ -47,12 +47,6 @@ class Gradient(NamedTuple):
 
     rows: Tensor
     more: bool = False
-
-
-def compiled() -> ctypes.CDLL:
-    kernels = load_kernels()
-    assert kernels is not None
-    return kernels
 
 
 def maybe(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -88,7 +82,7 @@ def linear(
     """
     rows, outs = len(inputs[0]), len(weight)
     result = inputs[0].new_empty(rows, outs)
-    compiled().linear(
+    needed_kernels().linear(
         *(sources(inputs), ctypes.c_long(rows), outs, matrix(weight), maybe(bias), maybe(add)),
         *(ctypes.c_float(slope), address(result), maybe(sums), torch.get_num_threads()),
     )
@@ -114,7 +108,7 @@ def linear_gradients(
     """
     rows, outs = gradient.shape
     of_weight, of_bias = torch.empty_like(weight), weight.new_empty(outs)
-    compiled().linear_gradients(
+    needed_kernels().linear_gradients(
         *(sources(inputs, to), rectified, ctypes.c_long(rows), outs, matrix(weight)),
         Incoming(*(maybe(tensor).value for tensor in (gradient, mask, z, affine))),
         *(matrix(of_weight), address(of_bias), torch.get_num_threads()),
@@ -152,7 +146,7 @@ class Rectified(torch.autograd.Function):
 def scale_and_rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """relu(scale * x + shift) of rows (n,c), scale and shift (c,)."""
     result = torch.empty_like(x)
-    compiled().scale_and_rectify(
+    needed_kernels().scale_and_rectify(
         *(address(x), ctypes.c_long(len(x)), x.shape[1], address(scale), address(shift), address(result)),
         torch.get_num_threads(),
     )
@@ -162,7 +156,7 @@ def scale_and_rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def rectifier_sums(gradient: Tensor, y: Tensor, z: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
     """A rectifier's gradient (n,c) from that of its result y; and its sums and those of it times z - center, (2,c)."""
     result, sums = torch.empty_like(y), torch.empty(2, y.shape[1], dtype=torch.float64)
-    compiled().rectifier_sums(
+    needed_kernels().rectifier_sums(
         *(
             address(gradient),
             address(y),

@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from models.fast.build import load_kernels
+from models.fast.build import needed_kernels
 
 
-class Image(ctypes.Structure):
+class ImageSize(ctypes.Structure):
     """The sizes of an image; the same structs are in winograd.cpp."""
 
     _fields_ = tuple((name, ctypes.c_int) for name in ("batch", "h", "w"))
@@ -66,8 +66,8 @@ def convolve(
     outs, ins = per_group[::-1] if turned else per_group
     result = torch.empty(batch, outs * groups, h, w, memory_format=torch.channels_last)
     x, add, mask = channels_last(x), channels_last(add), channels_last(mask)
-    compiled().winograd(
-        *(pointer(x), Image(batch, h, w), groups, ins, outs),
+    needed_kernels().winograd(
+        *(pointer(x), ImageSize(batch, h, w), groups, ins, outs),
         Weights(weight.data_ptr(), *weight.stride(), turned),
         Epilogue(pointer(bias), pointer(add), pointer(mask), slope),
         pointer(result),
@@ -81,16 +81,10 @@ def weight_gradients(x: Tensor, gradient: Tensor, weight: Tensor, groups: int = 
     batch, _, h, w = x.shape
     result, bias = torch.empty_like(weight), weight.new_empty(len(weight))
     x, gradient = channels_last(x), channels_last(gradient)
-    compiled().winograd_weights(
-        *(pointer(x), pointer(gradient), Image(batch, h, w), groups, weight.shape[1], len(weight) // groups),
+    needed_kernels().winograd_weights(
+        *(pointer(x), pointer(gradient), ImageSize(batch, h, w), groups, weight.shape[1], len(weight) // groups),
         Weights(result.data_ptr(), *result.stride(), False),
         pointer(bias),
         torch.get_num_threads(),
     )
     return result, bias
-
-
-def compiled() -> ctypes.CDLL:
-    kernels = load_kernels()
-    assert kernels is not None
-    return kernels

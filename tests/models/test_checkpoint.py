@@ -6,7 +6,7 @@ from safetensors.torch import save, save_file
 
 from models.build import build
 from models.checkpoint import load_model, save_weights, trained_on
-from models.record import main, split
+from models.record import header_and_tensors, main
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.errors import InputError
@@ -96,12 +96,12 @@ def test_records_are_added_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "a" / "model.safetensors"
     today = path.read_bytes()
     path.write_bytes(save(model.state_dict(), {"model": TINY_ORIGINAL.model_dump_json()}))
-    _, tensors = split(path.read_bytes())
+    _, tensors = header_and_tensors(path.read_bytes())
     assert trained_on(path) is None and load_model(path)[1] == TINY_ORIGINAL
     monkeypatch.setattr("sys.argv", ["record", str(path)])
     for _ in range(2):  # done twice it does no harm
         main()
-        assert split(path.read_bytes())[1] == tensors and path.read_bytes() == today
+        assert header_and_tensors(path.read_bytes())[1] == tensors and path.read_bytes() == today
     assert str(trained_on(path)) == "x4 on train"
     path.write_text("not weights")
     with pytest.raises(InputError, match=r"not a .safetensors file"):
