@@ -72,7 +72,7 @@ def train(
             saving = last or stopping or iteration % spec.save_every == 0
             logging = last or iteration % spec.log_every == 0
             if saving or logging or ranks.device.type == "cpu":  # log; reading losses waits for the device
-                check_finite(unread, iteration, crops, ranks)
+                check_losses(unread, iteration, crops, ranks)
             if logging:
                 log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
 
@@ -155,7 +155,7 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
     return means
 
 
-def check_finite(unread: list[Tensor], iteration: int, crops: Crops, ranks: Ranks) -> None:
+def check_losses(unread: list[Tensor], iteration: int, crops: Crops, ranks: Ranks) -> None:
     """Look at the losses of the iterations up to this one, and clear the list.
 
     Raises InputError if one is not finite, naming the images of its batch.
