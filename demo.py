@@ -32,7 +32,7 @@ from inference.options import (
 from inference.outputs import fingerprint, short
 from inference.restore import Restore, original_restorer
 from inference.visual import OPACITY
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from utils.device import pick_device
 from utils.errors import InputError, Parser, run
 
@@ -82,7 +82,7 @@ def upscale(args: argparse.Namespace, sources: list[Path], how: Upscale) -> None
 
 def restorer(args: argparse.Namespace, chosen: Chosen, device: torch.device) -> tuple[Restore, list[str]]:
     """What restores with the model, and the names of its results. Raises InputError for options it cannot follow."""
-    if isinstance(chosen.model, Backbone):
+    if isinstance(chosen.model, OriginalModel):
         return original_restorer(chosen.model, device, tile_plan(args)), ["original"]
     decisions = settings(args)
     return pcsr_restorer(chosen.model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
@@ -95,7 +95,7 @@ def main() -> None:
         raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
     chosen = chosen_model(args)
     args.scale = scale = chosen_scale(args.scale, chosen.model)
-    if isinstance(chosen.model, Backbone):
+    if isinstance(chosen.model, OriginalModel):
         refuse_decisions(args)
         args.assignment = False
     if args.upscale:
@@ -109,7 +109,7 @@ def main() -> None:
         return
     path = Path(args.img_path[0])
     folder, restores = out_dir / path.stem, [restore]
-    if not isinstance(chosen.model, Backbone):
+    if not isinstance(chosen.model, OriginalModel):
         restores = [*original_beside(chosen.spec.backbone, scale, device, tile_plan(args)), restore]
     summary = simulate(path, scale, restores, folder, args.opacity)
     print(format_table(summary))

@@ -3,7 +3,7 @@
 from evaluation.run import eval_parser, run_evaluation
 from inference.options import chosen_model, tile_plan
 from inference.restore import bicubic_restorer, original_restorer
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.setting import check_scale
 from utils.dist import run_rank
 from utils.errors import InputError
@@ -18,7 +18,7 @@ def main() -> None:
         return
     chosen = chosen_model(args)
     model = chosen.model
-    if not isinstance(model, Backbone):
+    if not isinstance(model, OriginalModel):
         raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
     if args.scale != model.scale:
         raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")

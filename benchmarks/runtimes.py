@@ -11,7 +11,7 @@ import torch
 
 from inference.onnx import start, to_onnx
 from inference.onnx_check import largest_difference
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.image import Array
@@ -46,7 +46,7 @@ class OpenVINO:
         return list(self.model(inputs, share_inputs=True, share_outputs=True).values())
 
 
-def session_of(name: str, model: Backbone | PCSR, setting: Setting) -> Any:
+def session_of(name: str, model: OriginalModel | PCSR, setting: Setting) -> Any:
     """A model in the runtime of that name, once it has given torch's picture at a size not exported with.
 
     Raises InputError if it does not.

@@ -19,7 +19,7 @@ from benchmarks import published
 from benchmarks.common import SCALE, load_pcsr
 from benchmarks.runtimes import OURS, session_of, usable
 from inference.encoding import pcsr_restorer
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.build import build_original, build_pcsr
 from models.checkpoint import load_model
 from models.fast.engine import Engine
@@ -56,7 +56,7 @@ class Source:
     original: str
     backbone: str | None = None  # untrained models of this backbone's configs instead
 
-    def load(self) -> tuple[PCSR, Backbone]:
+    def load(self) -> tuple[PCSR, OriginalModel]:
         """The PCSR model and the original one. Raises InputError if they are something else."""
         if self.backbone:
             torch.manual_seed(0)
@@ -64,7 +64,7 @@ class Source:
             assert isinstance(specs[0], PCSRSpec) and isinstance(specs[1], OriginalSpec)
             return build_pcsr(specs[0]).eval(), build_original(specs[1]).eval()
         pcsr, (original, _) = load_pcsr(self.model), load_model(self.original)
-        if not isinstance(original, Backbone) or original.scale != SCALE:
+        if not isinstance(original, OriginalModel) or original.scale != SCALE:
             raise InputError(f"{self.original}: must be an original model of x{SCALE}")
         return pcsr, original
 

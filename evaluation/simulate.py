@@ -15,7 +15,7 @@ from evaluation.tables import write_csv
 from inference.restore import Restore, original_restorer
 from inference.tiles import TilePlan
 from inference.visual import busiest, colour_assignment, panel
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, load_model
 from utils.decode import read_image
 from utils.encode import write_image
@@ -36,7 +36,7 @@ def original_beside(backbone: str, scale: float, device: torch.device, plan: Til
         print(f"left out the original model: no weights in {folder}")
         return []
     model, _ = load_model(folder)
-    if not isinstance(model, Backbone):
+    if not isinstance(model, OriginalModel):
         raise InputError(f"{folder}: not an original model")
     if model.scale != scale:
         print(f"left out the original model: {folder} does x{model.scale} only")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but missing in __all__
 from torch.onnx.operators import shape_as_tensor
 
-from models.blocks import Backbone
-from models.decide import LARGE, priced, rates
+from models.blocks import OriginalModel
+from models.decide import LARGE, argmax_after, log_cost_ratios
 from models.fast.fold import folded
 from models.grid import Grid, axis
 from models.pcsr import PCSR, refine
@@ -36,7 +36,7 @@ ASSIGNMENT = "(1,H,W) uint8, the upsampler of each pixel, 0 light .. M-1 heavy"
 class OriginalGraph(nn.Module):
     """lr (1,3,h,w) in [0,1] -> sr (1,3,H,W), clamped to [0,1]."""
 
-    def __init__(self, model: Backbone) -> None:
+    def __init__(self, model: OriginalModel) -> None:
         super().__init__()
         self.model = folded(model)
 
@@ -57,7 +57,7 @@ class PCSRGraph(nn.Module):
         super().__init__()
         self.model = folded(model)
         self.setting = setting
-        self.rates = rates(model.account().cost(setting.scale))
+        self.ratios = log_cost_ratios(model.account().cost(setting.scale))
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (
@@ -69,17 +69,17 @@ class PCSRGraph(nn.Module):
         if k is None:
             return self.model.upsample_by(lr, feat, grid, 0).clamp(0, 1)
         log_odds = self.model.classify(feat, grid)
-        assignment = priced(log_odds, [k.clamp(-LARGE, LARGE) * rate for rate in self.rates])
+        assignment = argmax_after(log_odds, [k.clamp(-LARGE, LARGE) * ratio for ratio in self.ratios])
         sr = self.model.upsample(lr, feat, grid, assignment)
         return (refine(sr, assignment) if self.setting.refinement else sr).clamp(0, 1), assignment
 
 
-def decides(model: Backbone | PCSR) -> bool:
+def decides(model: OriginalModel | PCSR) -> bool:
     """Whether a model has a choice to make: then its graph takes k and returns an assignment."""
     return isinstance(model, PCSR) and model.classifier is not None
 
 
-def to_onnx(model: Backbone | PCSR, setting: Setting | None = None) -> bytes:
+def to_onnx(model: OriginalModel | PCSR, setting: Setting | None = None) -> bytes:
     """ONNX of a model for images of any size, BatchNorm folded; of the setting, a PCSR model's scale and refinement.
 
     Inputs are lr and, where the model decides, k; outputs sr and then assignment: LR, K, SR and ASSIGNMENT describe
@@ -110,7 +110,7 @@ def to_onnx(model: Backbone | PCSR, setting: Setting | None = None) -> bytes:
 
 
 def with_properties(
-    exported: bytes, model: Backbone | PCSR, spec: OriginalSpec | PCSRSpec, setting: Setting, licence: str
+    exported: bytes, model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, setting: Setting, licence: str
 ) -> bytes:
     """An exported model with what a user of the file needs to know: its spec, the setting, inputs and outputs."""
     import onnx  # noqa: PLC0415  # optional

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from inference.onnx import decides
-from models.blocks import Backbone
-from models.decide import LARGE, rates
+from models.blocks import OriginalModel
+from models.decide import LARGE, log_cost_ratios
 from models.grid import grid_over
 from models.pcsr import PCSR, refine
 from models.setting import Setting
@@ -23,7 +23,7 @@ KS = (0.0, 0.7, math.inf, -math.inf)
 
 
 @torch.inference_mode()
-def largest_difference(session: Any, model: Backbone | PCSR, setting: Setting, images: Sequence[Tensor]) -> float:
+def largest_difference(session: Any, model: OriginalModel | PCSR, setting: Setting, images: Sequence[Tensor]) -> float:
     """Largest difference of sr, over images (1,3,h,w) and, where the model decides, over k = KS.
 
     Pixels on which two upsamplers tie may be assigned either way; sr is compared under the assignment that the session
@@ -40,7 +40,7 @@ def largest_difference(session: Any, model: Backbone | PCSR, setting: Setting, i
     return largest
 
 
-def compared(session: Any, model: Backbone | PCSR, setting: Setting, lr: Tensor, k: float | None) -> float:
+def compared(session: Any, model: OriginalModel | PCSR, setting: Setting, lr: Tensor, k: float | None) -> float:
     """The largest difference of one picture. Raises InputError if it is too large."""
     inputs = {"lr": lr.numpy()} if k is None else {"lr": lr.numpy(), "k": np.array(k, np.float32)}
     sr, *assigned = map(torch.from_numpy, session.run(None, inputs))
@@ -66,8 +66,8 @@ def check_assignment(assignment: Tensor, log_odds: Tensor, cost: Sequence[float]
     """Raises InputError if an upsampler of assignment (1,H,W) is not, within TIE, the best by log_odds (1,M-1,H,W)."""
     if assignment.shape != log_odds[:, 0].shape:
         raise InputError(f"assignment is {tuple(assignment.shape)}, torch's {tuple(log_odds[:, 0].shape)}")
-    prices = max(-LARGE, min(k, LARGE)) * torch.tensor([0.0, *rates(cost)]).view(1, -1, 1, 1)
-    scores = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1) - prices  # (1,M,H,W)
+    offsets = max(-LARGE, min(k, LARGE)) * torch.tensor([0.0, *log_cost_ratios(cost)]).view(1, -1, 1, 1)
+    scores = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1) - offsets  # (1,M,H,W)
     chosen = scores.gather(1, assignment[:, None].long())[:, 0]
     if wrong := int((scores.amax(1) - chosen > TIE).sum()):
         raise InputError(f"{wrong} pixels have another upsampler than in torch")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inference.tiles import TilePlan
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.build import backbone_parts
 from models.checkpoint import SAVE, WEIGHTS, load_model, trained_on
 from models.pcsr import PCSR
@@ -56,7 +56,7 @@ def tile_plan(args: argparse.Namespace) -> TilePlan:
 class Chosen(NamedTuple):
     """The model a command works with."""
 
-    model: Backbone | PCSR
+    model: OriginalModel | PCSR
     spec: OriginalSpec | PCSRSpec
     name: str
     trained: Trained | None  # None if the weights do not say it
@@ -101,7 +101,7 @@ def difference(spec: object, expected: object) -> str:
     )
 
 
-def chosen_scale(asked: float | None, model: Backbone | PCSR) -> float:
+def chosen_scale(asked: float | None, model: OriginalModel | PCSR) -> float:
     """The scale asked for, else x4 or an original's own. Raises InputError for one that the model cannot do."""
     if isinstance(model, PCSR):
         return check_scale(4.0 if asked is None else asked)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.finish import canvas, finish
 from inference.tiles import MAPS, TilePlan
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.flops import Flops, network_flops
 from models.tile import whole, with_halo
 from utils.device import synchronize
@@ -82,7 +82,7 @@ def bicubic_restorer(scale: float) -> Restore:
     return restore
 
 
-def original_restorer(model: Backbone, device: torch.device, plan: TilePlan | None = None) -> Restore:
+def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan | None = None) -> Restore:
     """Restore with an original model at its own scale."""
     plan, scale = plan or TilePlan(), model.scale
     model = copy.deepcopy(model).eval().to(device)

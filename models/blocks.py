@@ -22,7 +22,7 @@ def shuffle_factors(scale: int) -> list[int]:
     return factors
 
 
-class Backbone(nn.Module):
+class OriginalModel(nn.Module):
     """A full SR network, the "original model": lr (b,3,h,w) in [0,1] -> sr (b,3,h*scale,w*scale), unclamped."""
 
     mean: Tensor

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.carn import CARNEncoder, CARNTail
 from models.flops import mlp_flops, network_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
@@ -40,13 +40,13 @@ def backbone_parts(name: str) -> Parts:
     return BACKBONES[name]
 
 
-def build_original(spec: OriginalSpec) -> Backbone:
+def build_original(spec: OriginalSpec) -> OriginalModel:
     """An original model. Raises InputError for an unknown backbone or a scale its tail cannot do."""
     parts = backbone_parts(spec.backbone)
     if spec.scale not in (2, 3, 4):
         raise InputError(f"model.scale: original models exist for x2, x3 and x4, not for x{spec.scale}")
     encoder, tail = parts.encoder(spec.width), parts.tail(spec.width, spec.scale)
-    model = Backbone(encoder, tail, spec.scale, parts.mean, parts.residual)
+    model = OriginalModel(encoder, tail, spec.scale, parts.mean, parts.residual)
     network_flops(model)  # a layer that cannot be counted is an error here, not at the first validation
     return model
 
@@ -65,7 +65,7 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     return PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
 
 
-def build(spec: OriginalSpec | PCSRSpec) -> Backbone | PCSR:
+def build(spec: OriginalSpec | PCSRSpec) -> OriginalModel | PCSR:
     """Build whatever a spec describes. Raises InputError if its numbers do not fit together."""
     try:
         return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(spec)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.build import build
 from models.pcsr import PCSR
 from models.published import Described, read_published
@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 MODEL = "model"  # the spec's name in the header
 
 
-def save_weights(folder: Path, model: Backbone | PCSR, config: Config) -> None:
+def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> None:
     """Write `model.safetensors` and `config.yaml`, each atomically.
 
     The header of the weights has the model's spec, and what it was trained on.
@@ -34,7 +34,7 @@ def save_weights(folder: Path, model: Backbone | PCSR, config: Config) -> None:
     write_atomic(folder / WEIGHTS, with_metadata(save(tensors), header))
 
 
-def load_model(path: str | Path) -> tuple[Backbone | PCSR, OriginalSpec | PCSRSpec]:
+def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | PCSRSpec]:
     """Build the model a file describes, in eval mode on the CPU.
 
     `path` is a folder under save/, a `.safetensors` of this project, or a `.pth` of the paper's repository or with a
@@ -106,7 +106,7 @@ def refuse_infinite(weights: Mapping[str, Tensor]) -> None:
             raise InputError(f"{name} holds numbers that are not finite; take weights from before the training failed")
 
 
-def check_fit(model: Backbone | PCSR, weights: Mapping[str, Tensor], spec: OriginalSpec | PCSRSpec) -> None:
+def check_fit(model: OriginalModel | PCSR, weights: Mapping[str, Tensor], spec: OriginalSpec | PCSRSpec) -> None:
     """Raises InputError, naming the first tensor, if the weights are not exactly those of the model."""
     expected = model.state_dict()
     title = f"not the {spec.backbone} ({spec.kind}, width {spec.width}) of this project"

@@ -52,25 +52,25 @@ def assign_k(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
     """argmax_j prob_j / cost_j^k; larger k is cheaper. k = -inf is all heavy, k = inf all light; ties go to light."""
     if math.isinf(k):
         return torch.full_like(log_odds[:, 0], 0 if k > 0 else log_odds.shape[1], dtype=torch.uint8)
-    return best(log_odds, cost, k)
+    return argmax_at(log_odds, cost, k)
 
 
-def best(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
+def argmax_at(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
     """Index of the largest prob_j / cost_j^k, the lightest of equals; (b,M-1,...) -> (b,...) uint8."""
-    return priced(log_odds, [max(-LARGE, min(k, LARGE)) * rate for rate in rates(cost)])
+    return argmax_after(log_odds, [max(-LARGE, min(k, LARGE)) * ratio for ratio in log_cost_ratios(cost)])
 
 
-def rates(cost: Sequence[float]) -> list[float]:
+def log_cost_ratios(cost: Sequence[float]) -> list[float]:
     """log(cost_j / cost_0) of the upsamplers j = 1 .. M-1: by how much k = 1 lowers their log odds."""
     return [math.log(price / cost[0]) for price in cost[1:]]
 
 
-def priced(log_odds: Tensor, prices: Sequence[float] | Sequence[Tensor]) -> Tensor:
-    """The upsampler with the largest log odds minus its price, 0 for j = 0; the lightest of equals. (b,...) uint8."""
-    index = (log_odds[:, 0] > prices[0]).to(torch.uint8)
-    for j in range(2, len(prices) + 1):
-        score = log_odds[:, j - 1] - prices[j - 1]
-        top = torch.stack([log_odds[:, i] - prices[i] for i in range(j - 1)]).amax(0).clamp_min(0)
+def argmax_after(log_odds: Tensor, offsets: Sequence[float] | Sequence[Tensor]) -> Tensor:
+    """The upsampler with the largest log odds minus its offset, 0 for j = 0; the lightest of equals. (b,...) uint8."""
+    index = (log_odds[:, 0] > offsets[0]).to(torch.uint8)
+    for j in range(2, len(offsets) + 1):
+        score = log_odds[:, j - 1] - offsets[j - 1]
+        top = torch.stack([log_odds[:, i] - offsets[i] for i in range(j - 1)]).amax(0).clamp_min(0)
         index = torch.where(score > top, j, index)
     return index
 
@@ -104,12 +104,12 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     slack = 1e-9 * max(spend)
     if not min(spend) - slack <= budget <= max(spend) + slack:
         raise InputError(f"budget out of reach: between {min(spend):.4g} and {max(spend):.4g} per pixel")
-    price = torch.tensor(spend, dtype=torch.float64)
+    per_pixel = torch.tensor(spend, dtype=torch.float64)
     ratios = [math.log(dear / cheap) for cheap, dear in pairwise(cost)]
     limit = 1 + 2 * float(log_odds.abs().amax()) / min(ratios)  # all are light at this k, all heavy at its negative
 
     def spent(some: Sequence[Tensor], k: float) -> float:
-        return sum(total(best(band, cost, k), price) for band in some)
+        return sum(total_spend(argmax_at(band, cost, k), per_pixel) for band in some)
 
     whole = [log_odds[..., rows, :] for rows in bands_of(log_odds)]
     sample = [sampled(log_odds)]
@@ -121,9 +121,9 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float
     left -= spent(whole, high) - 1e-9 * max(spend)
     assignment = torch.empty_like(log_odds[:, 0], dtype=torch.uint8)
     for band, rows in zip(whole, bands_of(log_odds), strict=True):
-        dear, cheap = best(band, cost, low), best(band, cost, high)
+        dear, cheap = argmax_at(band, cost, low), argmax_at(band, cost, high)
         on_edge = (dear != cheap).nonzero(as_tuple=True)
-        steps = price[dear[on_edge].long().cpu()] - price[cheap[on_edge].long().cpu()]  # MPS has no float64
+        steps = per_pixel[dear[on_edge].long().cpu()] - per_pixel[cheap[on_edge].long().cpu()]  # MPS has no float64
         upgraded = (steps.cumsum(0) <= left).to(dear.device)
         cheap[on_edge] = torch.where(upgraded, dear[on_edge], cheap[on_edge])
         left = left - float(steps.sum()) if bool(upgraded.all()) else -math.inf
@@ -162,10 +162,10 @@ def sampled(log_odds: Tensor) -> Tensor:
     return flat[None, :, :: max(1, flat.shape[1] // SAMPLE) | 1]
 
 
-def total(assignment: Tensor, price: Tensor) -> float:
-    """What an assignment spends; price (M,) float64 on the CPU."""
-    counts = [int(torch.count_nonzero(assignment == j)) for j in range(1, len(price))]
-    return float(torch.tensor([assignment.numel() - sum(counts), *counts], dtype=torch.float64) @ price)
+def total_spend(assignment: Tensor, spend: Tensor) -> float:
+    """What an assignment spends; spend (M,) float64 on the CPU."""
+    counts = [int(torch.count_nonzero(assignment == j)) for j in range(1, len(spend))]
+    return float(torch.tensor([assignment.numel() - sum(counts), *counts], dtype=torch.float64) @ spend)
 
 
 def heaviness(log_odds: Tensor) -> Tensor:

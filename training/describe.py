@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from datasets.crops import Crops
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.flops import PATCH, Flops, mlp_flops, network_flops
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
@@ -15,7 +15,7 @@ from utils.config import Config, OriginalSpec
 from utils.dist import Ranks
 
 
-def model_lines(config: Config, model: Backbone | PCSR) -> list[str]:
+def model_lines(config: Config, model: OriginalModel | PCSR) -> list[str]:
     """Parameters and a table of FLOPs; those parameters are trained that a task has left so."""
     rows = flops_rows(config, model)
     width = max(len(name) for name, _ in rows)
@@ -26,10 +26,10 @@ def model_lines(config: Config, model: Backbone | PCSR) -> list[str]:
     ]
 
 
-def flops_rows(config: Config, model: Backbone | PCSR) -> list[tuple[str, Flops]]:
+def flops_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, Flops]]:
     """Both accounts of PATCH x PATCH LR pixels, the parts first; the last row is the model at its most expensive."""
     lr_pixels = PATCH**2
-    if isinstance(model, Backbone):
+    if isinstance(model, OriginalModel):
         encoder, whole = (network_flops(network) * lr_pixels for network in (model.encoder, model))
         return [("encoder", encoder), ("all pixels", whole)]
     hr_pixels = round(PATCH * scale(config)) ** 2
@@ -87,7 +87,7 @@ def scale(config: Config) -> float:
     return config.data.scales[1]
 
 
-def parameters(model: Backbone | PCSR) -> str:
+def parameters(model: OriginalModel | PCSR) -> str:
     counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     total, trained = sum(count for count, _ in counts), sum(count for count, learnt in counts if learnt)
     return f"{total:,} parameters, " + ("all of them trained" if trained == total else f"{trained:,} of them trained")

@@ -5,7 +5,7 @@ import copy
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.pcsr import PCSR
 
 
@@ -16,7 +16,7 @@ class Average:
     is forgotten.
     """
 
-    def __init__(self, model: Backbone | PCSR, decay: float) -> None:
+    def __init__(self, model: OriginalModel | PCSR, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.average, self.source = tensors(self.model), tensors(model)

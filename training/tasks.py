@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.fast.fold import folded
 from models.mlp import rows_of
@@ -17,7 +17,7 @@ from utils.config import TrainSpec
 from utils.dist import Ranks
 from utils.errors import InputError
 
-Model = TypeVar("Model", Backbone, PCSR)
+Model = TypeVar("Model", OriginalModel, PCSR)
 
 
 class Task(nn.Module, Generic[Model]):
@@ -32,7 +32,7 @@ class Task(nn.Module, Generic[Model]):
         self.spec = spec
 
 
-class OriginalTask(Task[Backbone]):
+class OriginalTask(Task[OriginalModel]):
     """The loss between SR and HR, L1 in the paper."""
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
@@ -111,14 +111,14 @@ class Phase1(Task[PCSR]):
         return {"loss": loss, spec.loss: reconstruction, "average": average, "heavy_share": heavy_share}
 
 
-def build_task(spec: TrainSpec, model: Backbone | PCSR, ranks: Ranks) -> Task[Any]:
+def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Task[Any]:
     """The task of an original model, or of the config's phase."""
-    if isinstance(model, Backbone):
+    if isinstance(model, OriginalModel):
         return OriginalTask(model, spec)
     return Phase0(model, spec) if spec.phase == 0 else Phase1(model, spec, ranks)
 
 
-def start_from(model: Backbone | PCSR, path: str) -> None:
+def start_from(model: OriginalModel | PCSR, path: str) -> None:
     """Take the weights of another training; a PCSR model takes the encoder and the heavy upsampler alone.
 
     Raises InputError if they do not fit.

@@ -9,13 +9,13 @@ from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from inference.encoding import pcsr_restorer
 from inference.restore import original_restorer
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.config import DataSpec
 from utils.dist import Ranks
 
-Validate = Callable[[Backbone | PCSR], dict[str, float]]  # a model -> the means that are logged
+Validate = Callable[[OriginalModel | PCSR], dict[str, float]]  # a model -> the means that are logged
 LOGGED = {"val/psnr": "psnr", "val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # of a Row
 
 
@@ -29,12 +29,12 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
     pairs = list(PairedFolder(data.val, None, scale, not data.lr_round, ranks.rank, ranks.world))
     protocol = Protocol(scale, with_ssim=False)
 
-    def validate(model: Backbone | PCSR) -> dict[str, float]:
+    def validate(model: OriginalModel | PCSR) -> dict[str, float]:
         model = copy.deepcopy(model)
         if ranks.world > 1:  # each process has its own running statistics of BatchNorm; those of rank 0 are saved
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)
-        if isinstance(model, Backbone):
+        if isinstance(model, OriginalModel):
             restore = original_restorer(model, ranks.device)
         else:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.flops import network_flops
 from models.pcsr import PCSR
@@ -46,7 +46,7 @@ def settled(n: int, size: int) -> NDArray[np.bool_]:
 
 def test_original(reference: Path, case: Case) -> None:
     model, _ = load_model(reference / "reference" / "carn-x4.pth")
-    assert isinstance(model, Backbone)
+    assert isinstance(model, OriginalModel)
     with torch.no_grad():
         sr = model(case.lr)[0].numpy()
     assert np.abs(sr - case.arrays["original_x4"]).max() < 1e-4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.checkpoint import load_model, trained_on
 from models.pcsr import PCSR
 from models.setting import Setting
@@ -16,7 +16,7 @@ from tests.models.published import BACKBONES, Weights, carn_encoder, original, p
 from utils.errors import InputError
 
 
-def load_saved(path: Path, content: object) -> Backbone | PCSR:
+def load_saved(path: Path, content: object) -> OriginalModel | PCSR:
     torch.save(content, path)
     model, _ = load_model(path)
     assert trained_on(path) is None
@@ -28,7 +28,7 @@ def load_saved(path: Path, content: object) -> Backbone | PCSR:
 def test_original(tmp_path: Path, backbone: str, scale: int) -> None:
     published = original(backbone, scale)
     model = load_saved(tmp_path / "x.pth", {"model": published, "optimizer": {"name": "adam"}, "iter": 3})
-    assert isinstance(model, Backbone) and model.scale == scale
+    assert isinstance(model, OriginalModel) and model.scale == scale
     lr = torch.rand(1, 3, 7, 5)
     torch.testing.assert_close(model(lr), restored(backbone, published["sd"], lr, scale), atol=1e-5, rtol=1e-5)
 
@@ -163,4 +163,4 @@ def test_refused_in_one_short_line(tmp_path: Path, kind: str) -> None:
 def test_the_remedy_for_an_unknown_scale(tmp_path: Path) -> None:
     weights = original("fsrcnn")["sd"]
     model = load_saved(tmp_path / "x.pth", {"args": {"upscale": 4}, "sd": weights})
-    assert isinstance(model, Backbone) and model.scale == 4
+    assert isinstance(model, OriginalModel) and model.scale == 4

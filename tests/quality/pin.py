@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evaluation.metrics import psnr
 from inference.upscaler import Upscaler
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.build import build_pcsr
 from models.checkpoint import load_model
 from models.pcsr import PCSR
@@ -65,7 +65,7 @@ def measure(name: str) -> Scores:
         results = []
         for hr in crops().values():
             lr = downscale(hr, 4)
-            if isinstance(model, Backbone):
+            if isinstance(model, OriginalModel):
                 with torch.inference_mode():
                     sr, share = levels(model.eval()(lr)), 1.0
             else:

@@ -15,7 +15,7 @@ from torch import nn
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate
 from inference.restore import original_restorer
-from models.blocks import Backbone
+from models.blocks import OriginalModel
 from models.build import build_original
 from models.checkpoint import load_model
 from models.flops import network_flops
@@ -130,7 +130,7 @@ def test_a_signal_saves_what_was_validated(folders: Path) -> None:
     (state,) = (folders / "save/run/state").iterdir()
     assert f"iteration {int(state.stem)} is saved" in err
     model, _ = load_model(folders / "save/run")
-    assert isinstance(model, Backbone)
+    assert isinstance(model, OriginalModel)
     restore = original_restorer(model, torch.device("cpu"))
     rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, Protocol(4))
     mean = sum(row.psnr for row in rows) / 3
