@@ -1,4 +1,4 @@
-"""The command-line options that say which model works, and under which settings."""
+"""The command-line options that say which model to use, and under which settings."""
 
 import argparse
 from pathlib import Path

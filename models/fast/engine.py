@@ -110,39 +110,37 @@ class Engine:
     @torch.inference_mode()
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
         """As PCSR.classify: log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, (b,M-1,H,W) of the window."""
-        rows, cols = encoded.tile.window(encoded.lr, size)
-        shape = (len(encoded.lr), self.upsampler_count - 1, rows.stop - rows.start, cols.stop - cols.start)
+        grid = grid_over(encoded.lr, size, encoded.tile)
+        shape = (len(encoded.lr), self.upsampler_count - 1, len(grid.rows.index), len(grid.cols.index))
         log_odds = encoded.lr.new_zeros(shape)
         if self.upsampler_count > 1:
-            self.add(log_odds, encoded, size, self.upsampler_count)  # the classifier is the last of the MLPs
+            self.add(log_odds, encoded, grid, self.upsampler_count)  # the classifier is the last of the MLPs
         return log_odds
 
     @torch.inference_mode()
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
         """sr (b,3,H,W) of the window, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
-        sr = self.bilinear(encoded, size)
+        grid, chosen = grid_over(encoded.lr, size, encoded.tile), assignment.to(torch.uint8)
+        sr = self.bilinear(encoded.lr, grid)
         for j in range(self.upsampler_count):
-            self.add(sr, encoded, size, j, assignment.to(torch.uint8))
+            self.add(sr, encoded, grid, j, chosen)
         return sr
 
     @torch.inference_mode()
     def upsample_by(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
         """sr (b,3,H,W) of the window with upsampler `index`, which may count from the end, at every pixel."""
-        sr = self.bilinear(encoded, size)
-        self.add(sr, encoded, size, range(self.upsampler_count)[index])
+        grid = grid_over(encoded.lr, size, encoded.tile)
+        sr = self.bilinear(encoded.lr, grid)
+        self.add(sr, encoded, grid, range(self.upsampler_count)[index])
         return sr
 
-    def bilinear(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        grid = grid_over(encoded.lr, size, encoded.tile)
-        if self.compiled is None:
-            return bilinear(encoded.lr, grid).contiguous()
-        return bilinear_window(encoded.lr, grid, self.compiled)
+    def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
+        """As models.grid.bilinear; compiled code where there is some."""
+        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid, self.compiled)
 
-    def add(
-        self, planes: Tensor, encoded: Encoded, size: tuple[int, int], index: int, assignment: Tensor | None = None
-    ) -> None:
+    def add(self, planes: Tensor, encoded: Encoded, grid: Grid, index: int, assignment: Tensor | None = None) -> None:
         """Add what MLP `index` gives to planes (b,n,H,W), at the pixels of assignment (b,H,W) that chose it."""
-        grid, width = grid_over(encoded.lr, size, encoded.tile), encoded.tile.cols.stop - encoded.tile.cols.start
+        width = encoded.tile.cols.stop - encoded.tile.cols.start
         for image, plane in enumerate(planes):
             chosen = None if assignment is None else assignment[image].contiguous()
             self.kernels[index].add_to(plane, encoded.tables[index][image], grid, width, chosen, index)
