@@ -1,23 +1,25 @@
-"""The training step of the backbones, faster on CPUs: their convolutions and what surrounds them as compiled code.
+"""Networks made faster on CPUs: their convolutions and what surrounds them as compiled code.
 
-`accelerate` gives the blocks of a network a forward of their own, for float32 in training mode, with gradients written
-by hand. Parameters, buffers and their names stay what they are, and in eval mode so does the arithmetic.
+`accelerate` gives the blocks of a network a forward of their own for float32: in training mode, with gradients written
+by hand, and in inference mode. Parameters, buffers and their names stay what they are, and elsewhere so does the
+arithmetic. A network of other blocks profits too, as any 3x3 convolution is among them.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.carn import CARNEncoder, CascadingBlock
+from models.carn import CARNEncoder, CascadingBlock, ResidualUnit
 from models.fast.build import load_kernels
-from models.fast.cascade import Fusion, cascading_block, usual
+from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.linear import Rectified
 from models.fast.winograd import convolve, weight_gradients
 from models.mlp import PixelMLP
-from models.srresnet import SLOPE, ResidualBlock, SRResNetTail
+from models.srresnet import ResidualBlock
+
+LEAST_CHANNELS = 12  # of a group: with fewer, PyTorch's convolutions are faster
 
 
 def accelerate(network: nn.Module) -> None:
@@ -28,26 +30,51 @@ def accelerate(network: nn.Module) -> None:
         part.__class__ = FASTER.get(type(part), type(part))
 
 
-def applies(part: nn.Module, x: Tensor) -> bool:
-    """Whether the fast forward is for this input: training, in float32, on a CPU."""
-    if not part.training:  # asked first: in eval mode modules are also traced, with stand-ins for tensors
-        return False
+def fast(x: Tensor) -> bool:
+    """Whether the kernels take this input: float32, on a CPU."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
+def trains(part: nn.Module, x: Tensor) -> bool:
+    """Whether the fast forward of training is for this input."""
+    return part.training and fast(x)
+
+
+def infers(x: Tensor) -> bool:
+    """Whether the fast forward of inference, which has no gradients, is for this input."""
+    return torch.is_inference_mode_enabled() and fast(x)
+
+
+def fits_winograd(layer: nn.Conv2d) -> bool:
+    """Whether a convolution is one that winograd.cpp computes, and with enough channels for that to be faster."""
+    usual_shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+    channels = min(layer.in_channels, layer.out_channels) // layer.groups
+    return usual_shape and layer.padding_mode == "zeros" and channels >= LEAST_CHANNELS
+
+
 class Convolution(torch.autograd.Function):
-    """A 3x3 convolution, one group, stride 1, padding 1."""
+    """A 3x3 convolution of stride 1 and padding 1."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return convolve(x, weight, bias=bias)
+        ctx.groups, ctx.has_bias = groups, bias is not None
+        return convolve(x, weight, groups, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return convolve(gradient, weight, turned=True), *weight_gradients(x, gradient, weight)
+        of_weight, of_bias = weight_gradients(x, gradient, weight, ctx.groups)
+        of_x = convolve(gradient, weight, ctx.groups, turned=True)
+        return of_x, None, of_weight, of_bias if ctx.has_bias else None
+
+
+class FastConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if fits_winograd(self) and (trains(self, x) or infers(x)):
+            return Convolution.apply(x, self.groups, self.weight, self.bias)
+        return super().forward(x)
 
 
 class Residual(torch.autograd.Function):
@@ -70,31 +97,32 @@ class Residual(torch.autograd.Function):
 
 class FastResidualBlock(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
-        if not applies(self, x):
-            return super().forward(x)
-        return Residual.apply(x, self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
+        if trains(self, x) or infers(x):
+            return Residual.apply(x, self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
+        return super().forward(x)
 
 
-class FastTail(SRResNetTail):
-    def forward(self, feat: Tensor) -> Tensor:
-        if not applies(self, feat):
-            return super().forward(feat)
-        for layer in self.shuffle:
-            feat = Convolution.apply(feat, layer.weight, layer.bias) if isinstance(layer, nn.Conv2d) else layer(feat)
-        last = Convolution.apply(feat, self.last.weight, self.last.bias)
-        return self.exit(F.leaky_relu(last, SLOPE))
+class FastResidualUnit(ResidualUnit):
+    def forward(self, x: Tensor) -> Tensor:
+        if infers(x):  # in training, FastCascadingBlock does it
+            return run_unit(x, list(self.parameters())).out
+        return super().forward(x)
 
 
 class FastCascadingBlock(CascadingBlock):
     def forward(self, x: Tensor) -> Tensor:
-        if not (applies(self, x) and all(map(usual, self.fuse))):
-            return super().forward(x)
-        return cascading_block(self, x)
+        if infers(x) and is_folded(self.fuse):
+            return cascade_folded(x, [self.unit] * 3, self.fuse)
+        if trains(self, x) and all(map(usual, self.fuse)):
+            return cascading_block(self, x)
+        return super().forward(x)
 
 
 class FastCARNEncoder(CARNEncoder):
     def forward(self, x: Tensor) -> Tensor:
-        if not (applies(self, x) and all(map(usual, self.fuse))):
+        if infers(x) and is_folded(self.fuse):
+            return cascade_folded(self.entry(x), self.blocks, self.fuse)
+        if not (trains(self, x) and all(map(usual, self.fuse))):
             return super().forward(x)
         seen = [self.entry(x)]
         out = seen[0]
@@ -107,7 +135,7 @@ class FastCARNEncoder(CARNEncoder):
 class FastMLP(PixelMLP):
     def finish(self, pre: Tensor) -> Tensor:
         rest = self.linears()[1:]
-        if not (rest and pre.numel() and applies(self, pre)):
+        if not (rest and pre.numel() and trains(self, pre)):
             return super().finish(pre)
         rows = Rectified.apply(pre.flatten(0, -2), *(tensor for layer in rest for tensor in (layer.weight, layer.bias)))
         return rows.view(*pre.shape[:-1], -1)
@@ -116,7 +144,8 @@ class FastMLP(PixelMLP):
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
     CARNEncoder: FastCARNEncoder,
     CascadingBlock: FastCascadingBlock,
+    ResidualUnit: FastResidualUnit,
     ResidualBlock: FastResidualBlock,
-    SRResNetTail: FastTail,
+    nn.Conv2d: FastConv,
     PixelMLP: FastMLP,
 }

@@ -1,10 +1,10 @@
-"""CARN's cascading blocks in training on CPUs: no concatenation, few passes over memory, gradients written by hand.
+"""CARN's cascading blocks on CPUs: no concatenation, few passes over memory, gradients written by hand.
 
 The pattern is models.carn.cascade's. All values are channels last and are read as rows (n,c).
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -192,6 +192,21 @@ def as_image(rows: Tensor, shape: torch.Size) -> Tensor:
     """Rows (b*h*w,c) as an image (b,c,h,w), channels last, without a copy."""
     batch, channels, h, w = shape
     return rows.view(batch, h, w, channels).permute(0, 3, 1, 2)
+
+
+def is_folded(fuse: nn.ModuleList) -> bool:
+    """Whether the fusions are as models.fast.fold leaves them."""
+    return all(isinstance(fusion[1], nn.Identity) for fusion in fuse)  # type: ignore[index]
+
+
+def cascade_folded(x: Tensor, steps: Iterable[nn.Module], fuse: nn.ModuleList) -> Tensor:
+    """The cascading pattern of folded fusions, without gradients; x (b,c,h,w) -> (b,c,h,w)."""
+    seen, out = [rows_of(channels_last(x))], x
+    for step, fusion in zip(steps, fuse, strict=True):
+        conv = cast("nn.Conv2d", fusion[0])  # type: ignore[index]
+        seen.append(rows_of(step(out)))
+        out = as_image(linear(seen, conv.weight.flatten(1), conv.bias, slope=0.0), x.shape)
+    return out
 
 
 def cascading_block(block: CascadingBlock, x: Tensor) -> Tensor:

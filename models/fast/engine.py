@@ -3,8 +3,7 @@
 The steps of PCSR.forward have the same names here: encode, classify, upsample. What decides and refines is called by
 inference/encoding.py. BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs
 (models/fast/pixels.py) and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On
-CPUs the encoder is compiled code too (models/fast/convs.py), if it has only the layers that models/fast/program.py
-knows.
+CPUs the encoder's convolutions are compiled code too (models/fast/accelerate.py).
 """
 
 import copy
@@ -17,12 +16,11 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from models.fast.accelerate import accelerate
 from models.fast.build import load_kernels
-from models.fast.convs import Runner
 from models.fast.fold import folded
 from models.fast.pixels import PixelKernel, bilinear_window
 from models.fast.plain import TorchKernel
-from models.fast.program import Program, Unsupported
 from models.grid import Grid, bilinear, grid_over
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
@@ -73,7 +71,8 @@ class Engine:
             mlps[-1] = differences(mlps[-1])
         cpu = (self.device.type, model.mean.dtype) == ("cpu", torch.float32)
         self.compiled: CDLL | None = load_kernels() if cpu else None
-        self.run_encoder = None if self.compiled is None else runner(self.model.encoder, self.compiled)
+        if self.compiled is not None:
+            accelerate(self.model.encoder)
         self.kernels = self.choose_kernels(mlps)
 
     def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
@@ -98,8 +97,6 @@ class Engine:
     def features(self, lr: Tensor, tile: Tile) -> Tensor:
         """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees `halo` pixels around it."""
         seen, inside = with_halo(lr, tile, 0 if tile == whole(lr) else self.halo)  # 0 spares finding the halo
-        if self.run_encoder is not None:
-            return self.run_encoder(seen - self.model.mean, inside)
         return self.model.encode(seen)[..., inside.rows, inside.cols]
 
     @torch.inference_mode()
@@ -162,15 +159,6 @@ def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
         reason = str(error).strip().partition("\n")[0]
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
         return [TorchKernel(mlp) for mlp in mlps]
-
-
-def runner(encoder: nn.Module, compiled: CDLL) -> Runner | None:
-    """The encoder as compiled code; None if it has layers that the compiled code does not know."""
-    try:
-        program = Program(encoder)
-    except Unsupported:
-        return None
-    return Runner(program.convs, program.channels, compiled)
 
 
 def differences(classifier: PixelMLP) -> PixelMLP:

@@ -48,7 +48,6 @@ def test_halo_is_derived_from_the_network(backbone: str, halo: int) -> None:
     assert isinstance(model, PCSR)
     engine = Engine(model)
     assert engine.halo == halo
-    assert engine.run_encoder is None or engine.run_encoder.halo == halo
 
 
 def test_a_network_that_sees_everything_has_no_halo() -> None:

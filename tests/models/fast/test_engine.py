@@ -9,14 +9,15 @@ import torch
 
 from models.build import build_pcsr
 from models.decide import assign_k
-from models.fast import build, convs, engine
-from models.fast.convs import Runner
+from models.fast import build, engine
+from models.fast.accelerate import FastConv
 from models.fast.engine import Engine
 from models.fast.pixels import PixelKernel
 from models.fast.plain import TorchKernel
 from models.grid import grid_over
 from models.pcsr import PCSR
 from models.setting import Setting
+from models.tile import whole
 from tests.conftest import TINY_PCSR
 from utils.config import PCSRSpec
 
@@ -80,18 +81,15 @@ def test_phase0_and_a_larger_image() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
-@pytest.mark.parametrize("cache_bytes", [1, 60_000, 1 << 40])
+@pytest.mark.parametrize("width", [12, 52])  # below and above what the kernels of convolutions take
 @torch.inference_mode()
-def test_encoder_in_stages_and_tiles(backbone: str, cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convs, "CACHE_BYTES", cache_bytes)
-    fast = Engine(model_of({"backbone": backbone, "width": 12}))
-    run = fast.run_encoder
-    assert isinstance(run, Runner)
-    sizes = [len(stage.convs) for stage in run.stages]
-    assert max(sizes) == 1 if cache_bytes == 1 else min(sizes) > 1 if cache_bytes == 1 << 40 else len(sizes) > 1
+def test_features(backbone: str, width: int) -> None:
+    model = model_of({"backbone": backbone, "width": width})
+    fast = Engine(model)
+    assert any(isinstance(part, FastConv) for part in fast.model.encoder.modules())
     for size in ((70, 230), (5, 3), (33, 97)):
-        images = torch.rand(2, 3, *size)
-        torch.testing.assert_close(run(images), fast.model.encoder(images), rtol=0, atol=2e-5)
+        lr = torch.rand(2, 3, *size)
+        torch.testing.assert_close(fast.features(lr, whole(lr)), model.encode(lr), rtol=0, atol=2e-5)
 
 
 def test_a_copy_is_prepared() -> None:
