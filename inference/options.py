@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
-from models.build import backbone_parts
+from models.build import backbone_parts, resolved
 from models.checkpoint import SAVE, WEIGHTS, load_model, trained_on
 from models.pcsr import PCSR
 from models.record import Trained
@@ -84,7 +84,7 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     if args.config is None and args.model is None:
         raise InputError("give --config or --model")
     path = Path(args.model) if args.model else SAVE / Path(args.config).stem
-    expected = load_config(args.config).model if args.config is not None else None
+    expected = resolved(load_config(args.config).model) if args.config is not None else None
     model, spec = load_model(path)
     if expected not in (None, spec):
         raise InputError(one_line(path, f"holds another model than {args.config}: {difference(spec, expected)}"))

@@ -1,31 +1,20 @@
-"""Specs -> modules. The only file that knows the backbones' names."""
+"""Specs -> modules. The only file that knows the names of the backbones of this project."""
 
-from collections.abc import Sequence
+import contextlib
 from itertools import pairwise
-from typing import NamedTuple
 
-from torch import nn
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from models.blocks import OriginalModel
 from models.carn import CARNEncoder, CARNTail
 from models.flops import mlp_flops, network_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
+from models.parts import Maker, Parts, options_of, outside_parts
 from models.pcsr import PCSR
 from models.srresnet import SRResNetEncoder, SRResNetTail
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
-
-
-class Parts(NamedTuple):
-    """What a backbone is made of; `encoder` takes a width, `tail` a width and an integer scale."""
-
-    encoder: type[nn.Module]
-    tail: type[nn.Module]
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    residual: bool = False  # the original model adds bilinear(lr)
-    title: str = ""  # the name for people, if it is written otherwise
-
 
 BACKBONES = {
     "carn": Parts(CARNEncoder, CARNTail, mean=(0.4488, 0.4371, 0.4040), title="CARN"),  # DIV2K's mean
@@ -35,18 +24,33 @@ BACKBONES = {
 
 
 def backbone_parts(name: str) -> Parts:
+    """A backbone of this project, or MODULE:NAME from outside. Raises InputError for an unknown one."""
+    if ":" in name:
+        return outside_parts(name)
     if name not in BACKBONES:
-        raise InputError(f"model.backbone: unknown backbone {name!r}, one of: {', '.join(BACKBONES)}")
+        choices = f"{', '.join(BACKBONES)}, or MODULE:NAME of your own"
+        raise InputError(f"model.backbone: unknown backbone {name!r}, one of: {choices}")
     return BACKBONES[name]
+
+
+def makers(spec: OriginalSpec | PCSRSpec) -> list[tuple[Maker, int]]:
+    """What makes the modules of a spec's backbone, each with the number of its parameters that are no options."""
+    parts = backbone_parts(spec.backbone)
+    if isinstance(spec, PCSRSpec):
+        return [(parts.encoder, 1)]
+    if parts.tail is None:
+        raise InputError(f"model.backbone: {spec.backbone} has no tail, so that there is no original model of it")
+    return [(parts.encoder, 1), (parts.tail, 2)]
 
 
 def build_original(spec: OriginalSpec) -> OriginalModel:
     """An original model. Raises InputError for an unknown backbone or a scale its tail cannot do."""
-    parts = backbone_parts(spec.backbone)
     if spec.scale not in (2, 3, 4):
         raise InputError(f"model.scale: original models exist for x2, x3 and x4, not for x{spec.scale}")
-    encoder, tail = parts.encoder(spec.width), parts.tail(spec.width, spec.scale)
-    model = OriginalModel(encoder, tail, spec.scale, parts.mean, parts.residual)
+    parts, ((encoder, _), (tail, _)) = backbone_parts(spec.backbone), makers(spec)
+    for_encoder, for_tail = options_of(makers(spec), spec.options, spec.backbone)
+    modules = encoder(spec.width, **for_encoder), tail(spec.width, spec.scale, **for_tail)
+    model = OriginalModel(*modules, spec.scale, parts.mean, parts.residual)
     network_flops(model)  # a layer that cannot be counted is an error here, not at the first validation
     return model
 
@@ -62,7 +66,8 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     if any(light >= heavy for light, heavy in pairwise(flops)):
         raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
-    return PCSR(parts.encoder(spec.width), upsamplers, classifier, parts.mean)
+    (options,) = options_of(makers(spec), spec.options, spec.backbone)
+    return PCSR(parts.encoder(spec.width, **options), upsamplers, classifier, parts.mean)
 
 
 def build(spec: OriginalSpec | PCSRSpec) -> OriginalModel | PCSR:
@@ -71,5 +76,16 @@ def build(spec: OriginalSpec | PCSRSpec) -> OriginalModel | PCSR:
         return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(spec)
     except InputError:
         raise
-    except ValueError as error:  # a width that the backbone's groups do not divide, say
-        raise InputError(f"model: {spec.backbone} of width {spec.width}: {error}") from None
+    except Exception as error:  # a width that the backbone's groups do not divide, or whatever code from outside raises
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"model: {spec.backbone} of width {spec.width}: {kind}{error}") from error
+
+
+def resolved(spec: OriginalSpec | PCSRSpec) -> OriginalSpec | PCSRSpec:
+    """The same spec with all options, so that its weights still fit when a default changes."""
+    options: dict[str, object] = {}
+    for each in options_of(makers(spec), spec.options, spec.backbone):
+        for name, value in each.items():
+            with contextlib.suppress(PydanticSerializationError):  # a default that no config can hold
+                options[name] = to_jsonable_python(value)
+    return spec.model_copy(update={"options": options})

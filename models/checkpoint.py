@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.blocks import OriginalModel
-from models.build import build
+from models.build import build, resolved
 from models.pcsr import PCSR
 from models.published import Described, read_published
 from models.record import TRAINED, Trained, record_of, with_metadata
@@ -28,6 +28,7 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
 
     The header of the weights has the model's spec, and what it was trained on.
     """
+    config = config.model_copy(update={"model": resolved(config.model)})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json()}
     write_atomic(folder / "config.yaml", dump_yaml(config).encode())
@@ -45,6 +46,7 @@ def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | P
         with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
             spec, weights = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
         refuse_infinite(weights)
+        spec = resolved(spec)
         model = build(spec)
         weights = {"mean": model.mean, **weights}  # published checkpoints carry no mean
         check_fit(model, weights, spec)

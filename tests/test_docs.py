@@ -20,6 +20,7 @@ from torch import nn
 from benchmarks.tables import fill, texts
 from models import build
 from models.flops import network_flops
+from models.parts import Parts
 from models.tile import reach
 from tests.conftest import ROOT, make_folder, photo
 
@@ -135,7 +136,7 @@ def test_the_backbone_of_the_docs(checkout: Path, monkeypatch: pytest.MonkeyPatc
     assert len(network.splitlines()) < 60
     module: dict[str, type[nn.Module]] = {}
     exec(network, module)
-    name, parts = eval(f"{{{line}}}", {"Parts": build.Parts, **module}).popitem()
+    name, parts = eval(f"{{{line}}}", {"Parts": Parts, **module}).popitem()
     monkeypatch.setitem(build.BACKBONES, name, parts)
     exec(costs, {})
     for path, config in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", BACKBONE.read_text(), re.DOTALL | re.MULTILINE):

@@ -28,8 +28,9 @@ class OriginalSpec(Spec):
     """A backbone with its own tail."""
 
     kind: Literal["original"]
-    backbone: str
+    backbone: str  # one of this project, or MODULE:NAME from outside
     width: PositiveInt
+    options: dict[str, Any] = Field(default_factory=dict)  # the backbone's own; its code declares them
     scale: int
 
 
@@ -37,8 +38,9 @@ class PCSRSpec(Spec):
     """An encoder, upsamplers and a classifier; phase 0 has one upsampler and no classifier."""
 
     kind: Literal["pcsr"]
-    backbone: str
+    backbone: str  # as above
     width: PositiveInt
+    options: dict[str, Any] = Field(default_factory=dict)  # as above, of its encoder
     upsamplers: tuple[tuple[PositiveInt, ...], ...] = Field(min_length=1)  # hidden widths, light .. heavy
     classifier: tuple[PositiveInt, ...] | None  # hidden widths
 
@@ -137,6 +139,8 @@ def assign(content: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals:
         raise InputError(f"--set {setting}: write key=value")
+    head, dot, option = key.partition("options.")
+    key = f"{head}options" if dot and head in ("", "model.") else key
     sections = {"model": (OriginalSpec, PCSRSpec), "data": (DataSpec,), "train": (TrainSpec,)}
     known = [f"{name}.{leaf}" for name, specs in sections.items() for spec in specs for leaf in spec.model_fields]
     matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
@@ -145,7 +149,8 @@ def assign(content: dict[str, Any], setting: str) -> None:
         raise InputError(f"--set {key}: {'ambiguous' if matches else 'unknown'} key, one of: {choices}")
     section, leaf = matches[0].split(".", 1)
     try:
-        content[section] = {**(content.get(section) or {}), leaf: parse_value(value)}
+        before, parsed = content.get(section) or {}, parse_value(value)
+        content[section] = {**before, leaf: {**before.get(leaf, {}), option: parsed} if option else parsed}
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"--set {setting}: {error}") from None
 

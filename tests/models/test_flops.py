@@ -1,11 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.build import BACKBONES, Parts, build, build_original, build_pcsr
+from models.build import BACKBONES, build, build_original, build_pcsr
 from models.flops import RULES, Flops, network_flops
 from models.grid import grid_over
+from models.parts import Parts
 from tests.conftest import ROOT
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.errors import InputError
@@ -135,6 +138,10 @@ def test_a_layer_without_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert network_flops(network) == (2 * (2 * 9 + 3), 2 * 2 * 9)
 
 
+def whatever(network: nn.Module, width: int) -> nn.Module:
+    return network
+
+
 def test_a_network_that_cannot_be_counted_is_an_error_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     for network, reason in (
         (Idle(), r"conv \(Conv2d\).*does not call it"),
@@ -142,7 +149,7 @@ def test_a_network_that_cannot_be_counted_is_an_error_when_it_is_built(monkeypat
     ):
         with pytest.raises(InputError, match=reason):
             network_flops(network)
-        parts = Parts(lambda width, network=network: network, lambda width, scale: nn.Identity())  # type: ignore[arg-type]
+        parts = Parts(partial(whatever, network), lambda width, scale: nn.Identity())
         monkeypatch.setitem(BACKBONES, "fsrcnn", parts)
         for spec in specs("fsrcnn"):
             with pytest.raises(InputError, match=reason):

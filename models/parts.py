@@ -1,0 +1,106 @@
+"""What a backbone is made of, where one from outside this repository comes from, and the options that it declares."""
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from torch import nn
+
+from utils.errors import InputError
+
+Maker = Callable[..., nn.Module]
+
+
+class Parts(NamedTuple):
+    """A backbone. `encoder` takes a width, `tail` a width and an integer scale.
+
+    Their further parameters are the options of `model.options`, whose types the annotations declare.
+    """
+
+    encoder: Maker
+    tail: Maker | None = None  # None: it has no original model
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    residual: bool = False  # the original model adds bilinear(lr)
+    title: str = ""  # the name for people, if it is written otherwise
+
+
+def outside_parts(name: str) -> Parts:
+    """The backbone MODULE:NAME, from the working folder or PYTHONPATH. The import runs that module's code.
+
+    NAME is an encoder's class, or anything with the attributes of Parts. Raises InputError if there is no such thing.
+    """
+    module, _, path = name.partition(":")
+    folder = str(Path.cwd())
+    added = [folder] if folder not in sys.path else []
+    sys.path += added  # at the end, so that nothing there hides a package of this project
+    try:
+        importlib.invalidate_caches()  # the file may be younger than this process
+        found: Any = importlib.import_module(module)
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except Exception as error:  # whatever the module's own code may raise
+        remedy = "the module must lie in the working folder or on PYTHONPATH"
+        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}; {remedy}") from error
+    finally:
+        for entry in added:
+            sys.path.remove(entry)
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return Parts(found, title=found.__name__)
+    # the attributes count, not the class: torch.hub may have loaded the module models.parts twice
+    given = {field: getattr(found, field) for field in Parts._fields if hasattr(found, field)}
+    if not callable(given.get("encoder")) or not callable(given.get("tail") or Parts):
+        kinds = "an encoder's class, or models.parts.Parts(encoder, tail)"
+        raise InputError(f"model.backbone: {name} must be {kinds}, not {type(found).__name__}")
+    return Parts(**given)
+
+
+def options_of(makers: Sequence[tuple[Maker, int]], given: Mapping[str, Any], backbone: str) -> list[dict[str, Any]]:
+    """The options of each maker, those given and else its defaults; the number is that of its other parameters.
+
+    Raises InputError, naming the key, for an option that is unknown, missing or of another type.
+    """
+    declared = [declared_options(*maker) for maker in makers]
+    known = dict.fromkeys(name for each in declared for name in each)
+    for name in given:
+        if name not in known:
+            choices = f"one of: {', '.join(known)}" if known else f"{backbone} has no options"
+            raise InputError(f"model.options.{name}: unknown key, {choices}")
+    found = [{name: option_value(parameter, given) for name, parameter in each.items()} for each in declared]
+    merged: dict[str, Any] = {}
+    for name, value in (pair for each in found for pair in each.items()):
+        if merged.setdefault(name, value) != value:
+            raise InputError(f"model.options.{name}: encoder and tail have different defaults; give it")
+    return found
+
+
+def declared_options(maker: Maker, sizes: int) -> dict[str, inspect.Parameter]:
+    """The parameters that are options: all that can be named, but for the first `sizes`."""
+    try:
+        signature = inspect.signature(maker, eval_str=True)
+    except Exception as error:  # annotations are code too
+        raise InputError(f"model.backbone: the parameters of {maker} cannot be read: {error!r}") from error
+    every = list(signature.parameters.values())[sizes:]
+    return {each.name: each for each in every if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+
+
+def option_value(parameter: inspect.Parameter, given: Mapping[str, Any]) -> Any:
+    """The value of one option. Raises InputError if it is missing or of another type than is declared."""
+    key, name = f"model.options.{parameter.name}", parameter.name
+    if name not in given:
+        if parameter.default is parameter.empty:
+            raise InputError(f"{key}: missing, the backbone has no default for it")
+        return parameter.default
+    if parameter.annotation is parameter.empty:
+        raise InputError(f"{key}: the backbone's code must annotate it with a type")
+    try:
+        # strictly, so that true is no 1; by way of JSON, where a list may be a tuple
+        return TypeAdapter(parameter.annotation).validate_json(json.dumps(given[name], default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{key}: {error.errors()[0]['msg']}, not {given[name]!r}") from None
+    except PydanticUserError:
+        raise InputError(f"{key}: a config cannot hold a {parameter.annotation}") from None
