@@ -12,13 +12,17 @@ from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
 from models.parts import Maker, Parts, options_of, outside_parts
 from models.pcsr import PCSR
+from models.softgate import SoftgateEncoder, SoftgateTail
 from models.srresnet import SRResNetEncoder, SRResNetTail
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+
 BACKBONES = {
-    "carn": Parts(CARNEncoder, CARNTail, mean=(0.4488, 0.4371, 0.4040), title="CARN"),  # DIV2K's mean
+    "carn": Parts(CARNEncoder, CARNTail, mean=DIV2K_MEAN, title="CARN"),
     "srresnet": Parts(SRResNetEncoder, SRResNetTail, residual=True, title="SRResNet"),
+    "softgate": Parts(SoftgateEncoder, SoftgateTail, mean=DIV2K_MEAN, residual=True, title="Softgate"),
     "fsrcnn": Parts(FSRCNNEncoder, FSRCNNTail, title="FSRCNN"),
 }
 

@@ -5,6 +5,7 @@ by hand, and in inference mode. Parameters, buffers and their names stay what th
 arithmetic. A network of other blocks profits too, as any 3x3 convolution is among them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from torch.autograd.function import once_differentiable
 from models.carn import CARNEncoder, CascadingBlock, ResidualUnit
 from models.fast.build import load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
-from models.fast.linear import Rectified
+from models.fast.gate import Gated
+from models.fast.linear import Fused, Rectified
 from models.fast.winograd import convolve, weight_gradients
 from models.mlp import PixelMLP
+from models.softgate import GatedBlock, SoftgateEncoder
 from models.srresnet import ResidualBlock
-
-LEAST_CHANNELS = 12  # of a group: with fewer, PyTorch's convolutions are faster
 
 
 def accelerate(network: nn.Module) -> None:
@@ -46,10 +47,9 @@ def infers(x: Tensor) -> bool:
 
 
 def fits_winograd(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is one that winograd.cpp computes, and with enough channels for that to be faster."""
-    usual_shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-    channels = min(layer.in_channels, layer.out_channels) // layer.groups
-    return usual_shape and layer.padding_mode == "zeros" and channels >= LEAST_CHANNELS
+    """Whether a convolution is one that winograd.cpp computes."""
+    shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1)) and layer.padding_mode == "zeros"
 
 
 class Convolution(torch.autograd.Function):
@@ -66,7 +66,7 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_weight, of_bias = weight_gradients(x, gradient, weight, ctx.groups)
-        of_x = convolve(gradient, weight, ctx.groups, turned=True)
+        of_x = convolve(gradient, weight, ctx.groups, turned=True) if ctx.needs_input_grad[0] else None
         return of_x, None, of_weight, of_bias if ctx.has_bias else None
 
 
@@ -132,6 +132,20 @@ class FastCARNEncoder(CARNEncoder):
         return out
 
 
+class FastGatedBlock(GatedBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        if trains(self, x) or infers(x):
+            return Gated.apply(x, *self.parameters())
+        return super().forward(x)
+
+
+class FastSoftgateEncoder(SoftgateEncoder):
+    def fused(self, seen: Sequence[Tensor]) -> Tensor:
+        if trains(self, seen[0]) or infers(seen[0]):
+            return Fused.apply(self.fuse.weight, self.fuse.bias, *seen)
+        return super().fused(seen)
+
+
 class FastMLP(PixelMLP):
     def finish(self, pre: Tensor) -> Tensor:
         rest = self.linears()[1:]
@@ -146,6 +160,8 @@ FASTER: dict[type[nn.Module], type[nn.Module]] = {
     CascadingBlock: FastCascadingBlock,
     ResidualUnit: FastResidualUnit,
     ResidualBlock: FastResidualBlock,
+    SoftgateEncoder: FastSoftgateEncoder,
+    GatedBlock: FastGatedBlock,
     nn.Conv2d: FastConv,
     PixelMLP: FastMLP,
 }

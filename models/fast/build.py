@@ -14,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+HEADERS = ("registers.h", "gate.h", "winograd_lines.h", "winograd_tiles.h")
 # read with this module: a long run may first need them after the files have changed, and the structs with them
 SOURCES = {
     name: Path(__file__).with_name(name).read_text()
-    for name in ("pixels.cpp", "winograd.cpp", "linear.cpp", "registers.h", "winograd_lines.h")
+    for name in ("pixels.cpp", "winograd.cpp", "linear.cpp", "gate.cpp", *HEADERS)
 }
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 

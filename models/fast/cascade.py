@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.carn import GROUPS, CascadingBlock
-from models.fast.linear import Gradient, linear, linear_gradients, rectifier_sums, scale_and_rectify
+from models.fast.linear import Gradient, as_image, linear, linear_gradients, rectifier_sums, scale_and_rectify
 from models.fast.winograd import channels_last, convolve, weight_gradients
 from models.mlp import rows_of
 
@@ -186,12 +186,6 @@ def unit_and_fusions(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], li
     return parameters[:UNIT_PARAMETERS], [
         rest[i : i + FUSION_PARAMETERS] for i in range(0, len(rest), FUSION_PARAMETERS)
     ]
-
-
-def as_image(rows: Tensor, shape: torch.Size) -> Tensor:
-    """Rows (b*h*w,c) as an image (b,c,h,w), channels last, without a copy."""
-    batch, channels, h, w = shape
-    return rows.view(batch, h, w, channels).permute(0, 3, 1, 2)
 
 
 def is_folded(fuse: nn.ModuleList) -> bool:

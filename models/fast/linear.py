@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from models.fast.build import needed_kernels
 from models.fast.pixels import address
+from models.mlp import rows_of
 
 LINEAR_INPUTS = 8  # as in linear.cpp
 
@@ -141,6 +142,32 @@ class Rectified(torch.autograd.Function):
             found = [*linear_gradients([activation], weight, gradient, [Gradient(before)], rectified=True), *found]
             gradient = before
         return gradient, *found
+
+
+class Fused(torch.autograd.Function):
+    """A 1x1 convolution, weight (o,i,1,1), of the concatenation of images (b,c,h,w), which is never made: (b,o,h,w)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, *images: Tensor) -> Tensor:
+        seen = [rows_of(image) for image in images]
+        ctx.shape = images[0].shape
+        ctx.save_for_backward(weight, *seen)
+        return as_image(linear(seen, weight.flatten(1), bias), ctx.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        weight, *seen = ctx.saved_tensors
+        to = [torch.empty_like(rows) for rows in seen]
+        of_weight, of_bias = linear_gradients(
+            seen, weight.flatten(1), rows_of(gradient), [Gradient(rows) for rows in to]
+        )
+        return of_weight.view_as(weight), of_bias, *(as_image(rows, ctx.shape) for rows in to)
+
+
+def as_image(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Rows (b*h*w,c) as an image (b,c,h,w), channels last, without a copy; of `shape` but for the channels."""
+    return rows.view(shape[0], *shape[2:], rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def scale_and_rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -32,7 +32,11 @@ class Weights(ctypes.Structure):
 class Epilogue(ctypes.Structure):
     """What is done with every sum."""
 
-    _fields_ = (*((name, ctypes.c_void_p) for name in ("bias", "add", "mask")), ("slope", ctypes.c_float))
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("bias", "add", "mask")),
+        ("slope", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("gate", "kept")),
+    )
 
 
 Maybe = TypeVar("Maybe", Tensor, Tensor | None)
@@ -56,20 +60,23 @@ def convolve(
     add: Tensor | None = None,
     mask: Tensor | None = None,
     slope: float = 1.0,
+    gate: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Convolution of x (b,c,h,w) with weight (o,c/groups,3,3), plus bias and `add`, then a leaky rectifier: (b,o,h,w).
 
     turned: the gradient of x from that of the result, x here. mask: the rectifier's derivative there instead of it.
+    gate: models.softgate.gated(gate, sums) instead. kept, channels last: gets the sums, before what follows them.
     """
     batch, _, h, w = x.shape
     per_group = weight.shape[0] // groups, weight.shape[1]
     outs, ins = per_group[::-1] if turned else per_group
     result = torch.empty(batch, outs * groups, h, w, memory_format=torch.channels_last)
-    x, add, mask = channels_last(x), channels_last(add), channels_last(mask)
+    x, add, mask, gate = channels_last(x), channels_last(add), channels_last(mask), channels_last(gate)
     needed_kernels().winograd(
         *(pointer(x), ImageSize(batch, h, w), groups, ins, outs),
         Weights(weight.data_ptr(), *weight.stride(), turned),
-        Epilogue(pointer(bias), pointer(add), pointer(mask), slope),
+        Epilogue(pointer(bias), pointer(add), pointer(mask), slope, pointer(gate), pointer(kept)),
         pointer(result),
         torch.get_num_threads(),
     )

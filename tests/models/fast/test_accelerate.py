@@ -19,7 +19,7 @@ from utils.config import OriginalSpec, PCSRSpec, TrainSpec
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no C++ compiler")
 
-BACKBONES = ["carn", "srresnet"]
+BACKBONES = ["carn", "srresnet", "softgate"]
 RECIPE = TrainSpec(iter_max=1, learning_rate=1e-3)
 
 

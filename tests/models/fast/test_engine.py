@@ -80,7 +80,7 @@ def test_phase0_and_a_larger_image() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "softgate", "fsrcnn"])
 @pytest.mark.parametrize("width", [12, 52])  # below and above what the kernels of convolutions take
 @torch.inference_mode()
 def test_features(backbone: str, width: int) -> None:

@@ -1,0 +1,146 @@
+// What winograd.cpp is asked for, and the transforms of whole strips of tiles there and back.
+#pragma once
+#include "gate.h"
+#include "winograd_lines.h"
+
+namespace {
+constexpr int CHUNK = 64;                // input channels
+constexpr int POINTS = 36;
+
+// ---- what is asked for
+struct Image {  // (batch, h, w, channels), channels last
+    int batch, h, w;
+    int across() const { return (w + 3) / 4; }
+    int down() const { return (h + 3) / 4; }
+    long tiles() const { return (long)batch * across() * down(); }
+};
+
+struct Weights {  // w[o][i][r][s] of a group's inputs i and all outputs o, anywhere in memory
+    float* data;
+    long out, in, row, col;
+    int turned;  // inputs and outputs change places, and the kernel is turned round: the gradient's convolution
+};
+
+struct Epilogue {  // result = activation(convolution + bias + add), or the same times the activation's slope at `mask`
+    const float *bias, *add, *mask;
+    float slope;        // of what is below zero; 1: no activation
+    const float* gate;  // not null: the result is gated(gate, convolution + bias), and `kept` gets convolution + bias
+    float* kept;        // or null
+};
+
+struct Chunk {  // input channels [in, in + ins), output channels [out, out + outs) and their weights
+    int in, ins, out, outs;
+    long weights;
+    int vectors() const { return (outs + LANES - 1) / LANES; }
+};
+
+// chunks of the same outputs follow one another
+std::vector<Chunk> chunks_of(int groups, int ins, int outs, long& floats) {
+    std::vector<Chunk> chunks;
+    floats = 0;
+    for (int g = 0; g < groups; g++)
+        for (int o = 0; o < outs; o += MOST * LANES)
+            for (int i = 0; i < ins; i += CHUNK) {
+                Chunk c{g * ins + i, std::min(CHUNK, ins - i), g * outs + o, std::min(MOST * LANES, outs - o), floats};
+                floats += POINTS * padded(c.ins) * c.vectors() * LANES;
+                chunks.push_back(c);
+            }
+    return chunks;
+}
+
+// ---- transforms of whole strips: to[point][tile][channel], rows of `pitch` floats, points `plane` floats apart
+struct Strip {
+    float* data;
+    long pitch, plane;
+};
+
+inline long plane_of(long tiles, long pitch) { return tiles * pitch + LANES; }  // no power of two: the cache's sets
+
+struct Place {
+    int image, top, left;
+};
+
+inline Place place(const Image& image, long tile) {
+    const int across = image.across(), down = image.down();
+    return {(int)(tile / (across * down)), (int)(tile / across % down) * 4, (int)(tile % across) * 4};
+}
+
+// SIZE 6: the input around each tile; SIZE 4: the gradient's own pixels, of which `sums` gets the sums
+template <int SIZE>
+void transform(const Image& image, const float* x, int channels, int from, int count, long first, long last, Strip to, Vec* sums) {
+    constexpr int EDGE = SIZE == 6 ? 1 : 0;
+    const long line = (long)image.w * channels;
+    for (long tile = first; tile < last; tile++) {
+        const Place at = place(image, tile);
+        const int top = at.top - EDGE, left = at.left - EDGE;
+        const float* corner = x + ((long)at.image * image.h + top) * line + (long)left * channels + from;
+        const bool whole = top >= 0 && left >= 0 && top + SIZE <= image.h && left + SIZE <= image.w;
+        float* row = to.data + (tile - first) * to.pitch;
+        for (int c = 0; c < count; c += LANES) {
+            alignas(64) Vec half[36];
+            const Part part(count - c);
+            Vec sum{};
+            for (int i = 0; i < SIZE; i++) {  // column by column
+                Vec in[SIZE], to_half[6];
+#pragma GCC unroll 6
+                for (int r = 0; r < SIZE; r++) {
+                    const float* pixel = corner + r * line + i * channels + c;
+                    const int z = left + i;
+                    if (whole) in[r] = part.load(pixel), __builtin_prefetch(pixel + SIZE * channels);
+                    else in[r] = top + r >= 0 && top + r < image.h && z >= 0 && z < image.w ? part.load(pixel) : Vec{};
+                    sum += in[r];
+                }
+                if constexpr (SIZE == 6) input_line<1>(in, to_half);
+                else gradient_line<1>(in, to_half);
+                for (int r = 0; r < 6; r++) half[r * 6 + i] = to_half[r];
+            }
+            if constexpr (SIZE == 4) sums[c / LANES] += sum;
+            for (int r = 0; r < 6; r++) {
+                Vec out[6];
+                if constexpr (SIZE == 6) input_line<1>(half + 6 * r, out);
+                else gradient_line<1>(half + 6 * r, out);
+                for (int i = 0; i < 6; i++) store(row + (r * 6 + i) * to.plane + c, out[i]);
+            }
+        }
+    }
+}
+
+template <bool INSIDE>
+inline void finish_tile(const Vec* out, const Image& image, const Place& at, const Epilogue& e, int channels, int channel, int count, float* y) {
+    const Part part(count);
+    const Vec bias = e.bias ? part.load(e.bias + channel) : Vec{};
+    for (int r = 0; r < 4; r++) {
+        if (!INSIDE && at.top + r >= image.h) break;
+        long pixel = (((long)at.image * image.h + at.top + r) * image.w + at.left) * channels + channel;
+        for (int c = 0; c < 4; c++, pixel += channels) {
+            if (!INSIDE && at.left + c >= image.w) break;
+            Vec value = out[r * 4 + c] + bias;
+            if (e.add) value += part.load(e.add + pixel);
+            if (e.kept) part.store(e.kept + pixel, value);
+            if (e.gate) value = gated(part.load(e.gate + pixel), value);
+            else if (e.mask) value = part.load(e.mask + pixel) > 0 ? value : value * e.slope;
+            else if (e.slope != 1) value = value > 0 ? value : value * e.slope;
+            part.store(y + pixel, value);
+        }
+    }
+}
+
+void finish(const Image& image, Strip from, int count, long first, long last, const Epilogue& e, int channels, int start, float* y) {
+    for (long tile = first; tile < last; tile++) {
+        const Place at = place(image, tile);
+        const float* row = from.data + (tile - first) * from.pitch;
+        for (int c = 0; c < count; c += LANES) {
+            alignas(64) Vec half[24], out[16];
+            for (int i = 0; i < 6; i++) {
+                Vec in[6], to_half[4];
+                for (int r = 0; r < 6; r++) in[r] = load(row + (r * 6 + i) * from.plane + c);
+                result_line<1>(in, to_half);
+                for (int r = 0; r < 4; r++) half[r * 6 + i] = to_half[r];
+            }
+            for (int i = 0; i < 4; i++) result_line<1>(half + 6 * i, out + 4 * i);
+            if (at.top + 4 <= image.h && at.left + 4 <= image.w) finish_tile<true>(out, image, at, e, channels, start + c, count - c, y);
+            else finish_tile<false>(out, image, at, e, channels, start + c, count - c, y);
+        }
+    }
+}
+}  // namespace
