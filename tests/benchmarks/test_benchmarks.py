@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from benchmarks import inference, published, runtimes
-from benchmarks.ways import Source, Way, ways
+from benchmarks.tables import speed
+from benchmarks.ways import SETTINGS, Way, load_models, ways
 from inference.onnx import INSTALL
+from models.blocks import OriginalModel
 from models.build import build_original, build_pcsr
+from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.config import OriginalSpec
@@ -79,8 +82,8 @@ def test_default_picture_and_peak_memory(
 ) -> None:
     names = ("published", "original eager", "k=0")  # each costs a process
 
-    def some(source: Source, settings: dict[str, Setting], device: torch.device) -> dict[str, Callable[[], Way]]:
-        return {name: make for name, make in ways(source, settings, device).items() if name in names}
+    def some(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:
+        return {name: make for name, make in ways(pcsr, original, device).items() if name in names}
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(inference, "ways", some)
@@ -93,24 +96,28 @@ def test_default_picture_and_peak_memory(
     assert set(table["image"]) == {"astronaut.png"} and set(table["output"]) == {"512x512"}
 
 
-def test_untrained_backbone(cli: Cli, tmp_path: Path) -> None:
+def test_the_original_model_is_that_of_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "pcsr", TINY_PCSR)
+    assert load_models(Path("pcsr"), None)[1] is None
+    save_tiny(tmp_path / f"save/{TINY_PCSR.backbone}-x4", TINY_ORIGINAL)
+    assert isinstance(load_models(Path("pcsr"), None)[1], OriginalModel)
+
+
+def test_without_an_original_model(cli: Cli, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "pcsr", TINY_PCSR)
     make_folder(tmp_path / "hr", [(48, 64)])
-    options = ("--backbone", "fsrcnn", "--img_path", "hr/img_0.png", "--no_memory")
+    options = ("--model", "pcsr", "--img_path", "hr/img_0.png", "--no_memory", "--csv", "out/inference.csv")
     done = cli("benchmarks/inference.py", *SMALL, *options)
     assert done.code == 0, done.err
-    rows = {row["name"]: row for row in json.loads(done.out.splitlines()[-1])}
-    assert "untrained" in done.out and "PSNR dB" not in done.out and not {"k=0", "adaptive"} & rows.keys()
-    light, some, more, heavy = (
-        rows[name]["flops_paper"] for name in ("all light", "15% heavy", "30% heavy", "all heavy")
-    )
-    assert (some - light) / (heavy - light) == pytest.approx(0.15, abs=1e-3)
-    assert (more - light) / (heavy - light) == pytest.approx(0.3, abs=1e-3)
-    assert rows["published"]["flops_paper"] == pytest.approx(more, rel=1e-3)
+    rows = [row["name"] for row in json.loads(done.out.splitlines()[-1])]
+    assert "left out the original model" in done.out and "vs original" not in done.out
+    assert [name for name in rows if name not in runtimes.PACKAGES] == ["published", *SETTINGS]
+    table = speed(tmp_path / "out", "inference.csv")
+    assert "ours, `--k 0`" in table and "original" not in table
 
 
-@pytest.mark.parametrize(
-    "options", [("--rounds", "0"), ("--backbone", "fsrcnn", "--plot", "a.png"), ("--model", "original")]
-)
+@pytest.mark.parametrize("options", [("--rounds", "0"), ("--model", "original"), ("--original", "pcsr")])
 def test_bad_options(options: tuple[str, ...], cli: Cli, tiny: list[str]) -> None:
     done = cli("benchmarks/inference.py", *SMALL, *tiny, *options)
     assert done.code == 2 and len(done.err.splitlines()) == 1
