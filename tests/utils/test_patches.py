@@ -42,9 +42,11 @@ def test_overlaps_are_averaged() -> None:
 
 
 def test_patches_between_pixels_are_refused() -> None:
-    with pytest.raises(InputError, match="per_image"):
+    with pytest.raises(InputError, match=r"^scale 2.5: .*; work on whole images$"):
         Patches(4, 3).windows(torch.rand(1, 3, 4, 7), 2.5)
-    with pytest.raises(InputError, match="per_image"):  # starts on whole pixels, ends between two
+    with pytest.raises(
+        InputError, match=r"^scale 2.5: .*; work on whole images$"
+    ):  # starts on whole pixels, ends between two
         Patches(31, 2).windows(torch.rand(1, 3, 33, 33), 2.5)
 
 
