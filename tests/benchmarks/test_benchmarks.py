@@ -15,12 +15,14 @@ from benchmarks.tables import speed
 from benchmarks.ways import SETTINGS, Way, load_models, ways
 from inference.onnx import INSTALL
 from models.blocks import OriginalModel
-from models.build import build_original, build_pcsr
+from models.build import build, build_original, build_pcsr
 from models.pcsr import PCSR
 from models.setting import Setting
-from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
-from utils.config import OriginalSpec
+from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, config_for, make_folder, save_tiny
+from training.tasks import build_task
+from utils.config import ModelSpec, OriginalSpec
 from utils.decode import read_image
+from utils.dist import Ranks
 from utils.errors import InputError
 
 
@@ -32,6 +34,15 @@ def test_the_published_formulation_gives_the_same_picture(size: tuple[int, int])
     sr, chosen = published.restore(model, lr, size, 0.0)
     torch.testing.assert_close(sr, expected, rtol=0, atol=2e-5)
     assert torch.equal(chosen, assignment)
+
+
+@pytest.mark.parametrize("phase", [0, 1, None])
+def test_the_published_formulation_gives_the_same_loss(phase: int | None) -> None:
+    single = TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})
+    spec: ModelSpec = TINY_ORIGINAL if phase is None else single if phase == 0 else TINY_PCSR
+    task = build_task(config_for(spec, phase=phase, init="save/phase0").train, build(spec), Ranks(0, 1, CPU)).train()
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(published.training_loss(task, lr, hr), task(lr, hr)["loss"], rtol=1e-4, atol=1e-6)
 
 
 CPU = torch.device("cpu")
