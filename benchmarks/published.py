@@ -17,14 +17,10 @@ from training.tasks import Task
 PIXELS_AT_ONCE = 300_000
 
 
-def centres(size: int, device: torch.device) -> Tensor:
-    return (2 * torch.arange(size, device=device) + 1) / size - 1
-
-
 def grid(size: tuple[int, int], device: torch.device) -> Tensor:
     """Centres (H*W,2) of an image's pixels, y before x, in [-1,1]."""
-    axes = torch.meshgrid(centres(size[0], device), centres(size[1], device), indexing="ij")
-    return torch.stack(axes, -1).view(-1, 2)
+    centres = [(2 * torch.arange(side, device=device) + 1) / side - 1 for side in size]
+    return torch.cartesian_prod(*centres)
 
 
 def mlp_input(feat: Tensor, coord: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,19 +34,8 @@ Step = Callable[[], None]  # one iteration
 QUEUE = 20  # iterations between two waits for a GPU, which a training loop does not wait for either
 WARM_UP = 2  # rounds
 
-
-class Job(NamedTuple):
-    """What is trained: the config's name behind the backbone's, and the number of iterations that were published."""
-
-    config: str
-    iterations: int
-
-
-JOBS = {
-    "original": Job("x4", 2_000_000),
-    "phase 0": Job("pcsr-phase0", 2_000_000),
-    "phase 1": Job("pcsr-phase1", 500_000),
-}
+# the config's name behind the backbone's, and the number of iterations that were published
+JOBS = {"original": ("x4", 2_000_000), "phase 0": ("pcsr-phase0", 2_000_000), "phase 1": ("pcsr-phase1", 500_000)}
 
 
 class Way(NamedTuple):
@@ -106,7 +95,7 @@ def main() -> None:
     device = pick_device(args.device)
     lr, hr = (torch.rand(args.batch_size, 3, *[args.patch_size * n] * 2, device=device) for n in (1, SCALE))
     steps = {
-        (job, name): way.step(f"configs/{args.backbone}-{JOBS[job].config}.yaml", lr, hr)
+        (job, name): way.step(f"configs/{args.backbone}-{JOBS[job][0]}.yaml", lr, hr)
         for job in JOBS
         if job in args.jobs
         for name, way in ways(job, args.pixels_per_patch, device).items()
@@ -122,7 +111,7 @@ def main() -> None:
     for (job, name), each in medians.items():
         row = {"backbone": args.backbone, "job": job, "formulation": name, "seconds": each, "it_per_s": 1 / each}
         row["speedup"] = medians[job, "published"] / each
-        row["recipe_hours"] = JOBS[job].iterations * each / 3600
+        row["recipe_hours"] = JOBS[job][1] * each / 3600
         if device.type == "cuda":
             row["gpu_busy"] = busy_share(steps[job, name], device)
         rows.append(row)
