@@ -14,6 +14,8 @@ def main() -> None:
     parser.add_argument("--bicubic", action="store_true", help="MATLAB's bicubic instead of a model, at any scale")
     args = parser.parse_args()
     if args.bicubic:
+        if not args.per_image:
+            raise InputError("--bicubic works on whole images: add --per_image")
         run_evaluation(args, "bicubic", lambda _: bicubic_restorer(check_scale(args.scale)))
         return
     chosen = chosen_model(args)

@@ -55,11 +55,12 @@ def load_pcsr(path: str | Path) -> PCSR:
     return model
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """The seconds that a call takes, with the device's queue drained at both ends."""
+def timed(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
+    """The seconds that a call takes, the mean of so many, with the device's queue drained at both ends."""
     clock = Clock(device)
-    call()
-    return clock.lap()
+    for _ in range(times):
+        call()
+    return clock.lap() / times
 
 
 def run_folders(

@@ -2,11 +2,12 @@
 
 python benchmarks/inference.py                                scikit-image's astronaut
 python benchmarks/inference.py --img_path hr --plot ways.png  a folder of HR images, and a picture of PSNR over seconds
-python benchmarks/inference.py --backbone fsrcnn              untrained models of that backbone's configs: seconds only
+python benchmarks/inference.py --model save/fsrcnn-pcsr-phase1                another model than CARN
 
 All ways run in turns in one process, with the same memory settings, so that a busy machine slows them alike; medians,
 after a warm-up of each. Peak memory is that of a process which restores the image in this one way, once. Shares of the
-FLOPs' peak are of the best matrix product that this machine's libraries reach.
+FLOPs' peak are of the best matrix product that this machine's libraries reach. Where save/ has no weights of the
+backbone's original model, its rows are left out.
 
 With `pip install -r requirements-bench.txt` the original model also runs in ONNX Runtime and in OpenVINO, and ours, as
 export.py writes it, in ONNX Runtime.
@@ -32,16 +33,15 @@ from tqdm import tqdm
 
 from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
 from benchmarks.runtimes import PACKAGES, usable
-from benchmarks.ways import AS_PUBLISHED, SETTINGS, Source, Way, peak_mb, ways
+from benchmarks.ways import SETTINGS, Way, load_models, peak_mb, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
 from evaluation.metrics import psnr
 from evaluation.tables import Column, figure_png, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
-from models.build import BACKBONES
 from utils.decode import read_image
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import run
 from utils.files import list_images, write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
@@ -99,7 +99,7 @@ def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
     rate = rows["flops_executed"] / rows["seconds"] / 1e9
     return rows.assign(
         vs_published=seconds["published"] / rows["seconds"],
-        vs_original=seconds["original eager"] / rows["seconds"],
+        vs_original=seconds.get("original eager", math.nan) / rows["seconds"],
         gflops_per_second=rate,
         share_of_peak=rate / peak,
     )
@@ -134,45 +134,37 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--img_path", type=Path, default=ASTRONAUT, help="HR image or folder, shrunk by 4 (default: astronaut)"
     )
-    parser.add_argument("--model", default="save/carn-pcsr-phase1")
-    parser.add_argument("--original", default="save/carn-x4")
-    parser.add_argument("--backbone", choices=sorted(BACKBONES), help="untrained models of its configs instead")
+    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"))
+    parser.add_argument("--original", type=Path, help="its original model (default: that of its backbone in save/)")
     parser.add_argument("--rounds", type=count, default=5, help="timed runs of each way per image (default: 5)")
     parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, a process start per way")
     parser.add_argument("--csv", type=Path, default=OUT_DIR / "inference.csv")
     parser.add_argument("--plot", type=Path, help="PNG to write: PSNR against seconds")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, means per way")
-    args = parser.parse_args()
-    if args.plot and args.backbone:
-        raise InputError("--plot: the PSNR of --backbone's untrained models means nothing")
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_options()
     device = pick_device(args.device)
-    source = Source(args.model, args.original, args.backbone)
+    pcsr, original = load_models(args.model, args.original)
     paths = list_images(args.img_path) if args.img_path.is_dir() else [args.img_path]
     machine = f"{device}, {torch.get_num_threads()} threads"
     print(f"{machine}, x{SCALE}")
+    if original is None:
+        print("left out the original model: save/ has no weights of it, and --original gives none")
     if absent := [name for name in PACKAGES if name not in usable(device)]:
         print(f"left out {', '.join(absent)}: {INSTALL if device.type == 'cpu' else 'they are compared on CPUs'}")
-    if args.backbone:
-        shares = f"k is set for shares of heavy pixels (published: {AS_PUBLISHED[-1]})"
-        print(f"untrained {args.backbone}: no PSNR; {shares}")
+    compared = {name: make() for name, make in ways(pcsr, original, device).items()}
     tables, peak = [], 0.0
     for path in paths:
         hr = mod_crop(to_tensor(read_image(path).pixels), SCALE, path)
         lr, output = downscale(hr, SCALE), f"{hr.shape[3]}x{hr.shape[2]}"
-        settings = source.settings(lr)
-        compared = {name: make() for name, make in ways(source, settings, device).items()}
         table, reached = measure(compared, hr, lr, args.rounds, device)
         peak = max(peak, reached)
         if not args.no_memory:
             bar = tqdm(table["name"], desc="memory", unit="way", disable=None)
-            table["peak_mb"] = [peak_mb(name, source, settings, device, lr) for name in bar]
-        if args.backbone:
-            table["psnr"] = math.nan
+            table["peak_mb"] = [peak_mb(name, args.model, args.original, device, lr) for name in bar]
         table.insert(0, "image", path.name)
         table.insert(1, "output", output)
         tables.append(table)

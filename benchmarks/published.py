@@ -4,24 +4,23 @@ Coordinates per HR pixel, features gathered by grid_sample, every Linear of an M
 every pixel it is asked for, channels-first memory.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
+from training.tasks import Task
 
 PIXELS_AT_ONCE = 300_000
 
 
-def centres(size: int, device: torch.device) -> Tensor:
-    return (2 * torch.arange(size, device=device) + 1) / size - 1
-
-
 def grid(size: tuple[int, int], device: torch.device) -> Tensor:
     """Centres (H*W,2) of an image's pixels, y before x, in [-1,1]."""
-    axes = torch.meshgrid(centres(size[0], device), centres(size[1], device), indexing="ij")
-    return torch.stack(axes, -1).view(-1, 2)
+    centres = [(2 * torch.arange(side, device=device) + 1) / side - 1 for side in size]
+    return torch.cartesian_prod(*centres)
 
 
 def mlp_input(feat: Tensor, coord: Tensor, size: tuple[int, int]) -> Tensor:
@@ -40,6 +39,23 @@ def run_mlp(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
     """An MLP at every HR pixel, differentiable: (b,H*W,out)."""
     coord = grid(size, feat.device).expand(feat.shape[0], -1, -1)
     return mlp.layers(mlp_input(feat, coord, size))
+
+
+def training_loss(task: Task[Any], lr: Tensor, hr: Tensor) -> Tensor:
+    """The loss of a batch, L1 and at every HR pixel, in the phase that the task is made for."""
+    model, size = task.model, (hr.shape[2], hr.shape[3])
+    if not isinstance(model, PCSR):
+        return (model(lr) - hr).abs().mean()
+    target = hr - F.interpolate(lr, size=size, mode="bilinear", align_corners=False)
+    target = target.flatten(2).permute(0, 2, 1)  # (b,N,3)
+    feat = model.encoder(lr - model.mean)
+    if model.classifier is None:
+        return (run_mlp(model.mlps()[0], feat, size) - target).abs().mean()
+    *upsamplers, classifier = model.mlps()
+    prob = run_mlp(classifier, feat, size).softmax(-1)
+    sr = sum(prob[..., j : j + 1] * run_mlp(mlp, feat, size) for j, mlp in enumerate(upsamplers))
+    half, spec = prob[..., -1].numel() / 2, task.spec
+    return spec.loss_l1_w * (sr - target).abs().mean() + spec.loss_avg_w * (prob[..., -1].sum() - half).abs() / half
 
 
 def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from utils.files import list_images, write_atomic
 
 LARGE = "2K"
 WORK, KEPT = Path("results/report"), Path("results/readme")
-CARN, CARN_ORIGINAL = SAVE / "carn-pcsr-phase1", SAVE / "carn-x4"
+CARN = SAVE / "carn-pcsr-phase1"
 DECISIONS = ("--k", "-1", "0", "1", "2", "inf", "--budget", "1", "--adaptive")
 
 
@@ -67,23 +67,28 @@ class Step(NamedTuple):
 
 
 def evaluations(data: Path) -> list[Step]:
-    """Bicubic, the original model and PCSR, refined and not, on every set; weights may be missing, as none ship."""
-    models: list[tuple[str, Path | None, list[str]]] = [("bicubic", None, ["test.py", "--bicubic"])]
+    """Bicubic, and of every backbone the original model and PCSR, refined and not, on every set."""
+    models: list[tuple[str, list[Path], list[str]]] = [("bicubic", [], ["test.py", "--bicubic"])]
     for backbone in BACKBONES:
-        original, pcsr = SAVE / f"{backbone}-x4", SAVE / f"{backbone}-pcsr-phase1"
-        if (pcsr / WEIGHTS).exists():
-            decided = ["test_pcsr.py", "--model", str(pcsr), *DECISIONS]
-            models.append((original.name, original, ["test.py", "--model", str(original)]))
-            models.append((pcsr.name, pcsr, decided))
-            models.append((f"{pcsr.name}-unrefined", pcsr, [*decided, "--no_refinement"]))
+        pcsr, *originals = shipped(backbone)
+        models += [(path.name, [path], ["test.py", "--model", str(path)]) for path in originals]
+        decided = ["test_pcsr.py", "--model", str(pcsr), *DECISIONS]
+        models.append((pcsr.name, [pcsr], decided))
+        models.append((f"{pcsr.name}-unrefined", [pcsr], [*decided, "--no_refinement"]))
     steps = []
     for images in (data / dataset for dataset in SETS):
-        for name, model, command in models:
+        for name, folders, command in models:
             folder = WORK / name / images.name
             options = ["--hr_data", str(images), "--per_image", "--out_dir", str(folder)]
-            reads = [*([] if model is None else [model / WEIGHTS]), *list_images(images)]
+            reads = [*(path / WEIGHTS for path in folders), *list_images(images)]
             steps.append(Step(f"{name}-{images.name}", [*command, *options], [folder / "images.csv"], reads))
     return steps
+
+
+def shipped(backbone: str) -> list[Path]:
+    """The folders of a backbone's PCSR model and, if save/ has its weights, of its original model."""
+    original = SAVE / f"{backbone}-x4"
+    return [SAVE / f"{backbone}-pcsr-phase1", *([original] if (original / WEIGHTS).exists() else [])]
 
 
 def collect(steps: Sequence[Step]) -> None:
@@ -102,22 +107,23 @@ def measurements(data: Path) -> list[Step]:
     large, folders = data / LARGE, [data / name for name in (*SETS, LARGE)]
     steps = []
 
-    def benchmark(name: str, script: str, *options: object, images: Sequence[Path] = (), plot: bool = False) -> None:
+    def benchmark(name: str, script: str, *options: object, reads: Sequence[Path] = (), plot: bool = False) -> None:
         makes = [KEPT / f"{name}.csv", *([KEPT / f"{name}.png"] if plot else [])]
         written = [word for pair in zip(("--csv", "--plot"), makes, strict=False) for word in pair]
-        command = [f"benchmarks/{script}.py", *map(str, (*options, *written))]
-        reads = [CARN / WEIGHTS, CARN_ORIGINAL / WEIGHTS, *(path for folder in images for path in list_images(folder))]
-        steps.append(Step(name, command, makes, reads))
+        steps.append(Step(name, [f"benchmarks/{script}.py", *map(str, (*options, *written))], makes, reads))
 
-    benchmark("inference", "inference", "--img_path", large, "--rounds", 3, images=[large], plot=True)
-    for backbone in ("fsrcnn", "srresnet"):
-        options = ["--img_path", list_images(large)[0], "--backbone", backbone, "--rounds", 3]
-        benchmark(f"inference-{backbone}", "inference", *options, images=[large])
+    for backbone in BACKBONES:
+        main = backbone == "carn"  # of the others one image is enough
+        images = list_images(large)[: None if main else 1]
+        options = ["--model", shipped(backbone)[0], "--img_path", large if main else images[0], "--rounds", 3]
+        reads = [*(path / WEIGHTS for path in shipped(backbone)), *images]
+        benchmark("inference" if main else f"inference-{backbone}", "inference", *options, reads=reads, plot=main)
     benchmark("training", "training", "--rounds", 15)
     for name in ("routing", "patchwise"):
         given = ["--hr_data", *folders, "--model", CARN, "--rounds", 1]
         each = ["--images_csv", WORK / f"{name}-images.csv"]
-        benchmark(name, name, *given, *each, images=folders, plot=name == "routing")
+        reads = [CARN / WEIGHTS, *(path for folder in folders for path in list_images(folder))]
+        benchmark(name, name, *given, *each, reads=reads, plot=name == "routing")
     return steps
 
 
@@ -126,7 +132,7 @@ def pictures() -> list[Step]:
     comparison, page = KEPT / "astronaut" / "comparison.png", KEPT / "app.png"
     demo = ["demo.py", "--out_dir", str(KEPT)]
     shown = ["benchmarks/page.py", "--model", str(CARN), "--out", str(page)]
-    steps = [Step("demo", demo, [comparison], [CARN / WEIGHTS, CARN_ORIGINAL / WEIGHTS])]
+    steps = [Step("demo", demo, [comparison], [path / WEIGHTS for path in shipped("carn")])]
     return steps if MISSING else [*steps, Step("page", shown, [page], [CARN / WEIGHTS])]
 
 

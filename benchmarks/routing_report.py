@@ -22,7 +22,7 @@ ENDS = ("all light", "all heavy")
 
 
 def add_way(summary: pd.DataFrame) -> pd.DataFrame:
-    """Of the PSNR between random and oracle at the same share, what part a rule gets; of one data set."""
+    """Of the PSNR between random and oracle at the same share, what share a rule gets; of one data set."""
     ends = {rule: summary[summary["rule"] == rule].set_index("share")["psnr"] for rule in ("random", "oracle")}
     low, high = (summary["share"].map(ends[rule]) for rule in ("random", "oracle"))
     return summary.assign(way=(summary["psnr"] - low) / (high - low))

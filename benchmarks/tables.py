@@ -1,5 +1,6 @@
 """From results/readme/*.csv to the tables of both README.md and of docs/, between `<!-- table NAME -->` marks."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -56,7 +57,8 @@ def results(kept: Path) -> str:
 
     add("bicubic (MATLAB's, antialiased)", "bicubic", "bicubic")
     for backbone, title in backbones.items():
-        add(f"{title}, original model", f"{backbone}-x4", "original")
+        if f"{backbone}-x4" in summary.index:
+            add(f"{title}, original model", f"{backbone}-x4", "original")
         for setting, name in CHOICES.items():
             add(f"PCSR-{title}, {name}", f"{backbone}-pcsr-phase1", setting)
     return markdown(rows)
@@ -100,23 +102,22 @@ WAYS = {
 def speed(kept: Path, file: str) -> str:
     """The table of one run of benchmarks/inference.py, means over its images."""
     ways = pd.read_csv(kept / file).groupby("name", sort=False).mean(numeric_only=True)
-    fastest = ways.loc[ways.index.str.startswith("original"), "seconds"].min()
+    original = ways.loc[ways.index.str.startswith("original"), "seconds"]
     ways = ways.loc[[name for name in WAYS if name in ways.index]]
     seconds, billed = ways["seconds"], ways[["flops_paper", "flops_executed"]] / 1e9
     columns = {
         "": ways.index.map(WAYS),
         "seconds": seconds.map("{:.2f}".format),
         "vs published": (seconds["published"] / seconds).map("{:.1f}x".format),
-        "vs original in torch": (seconds["original eager"] / seconds).map("{:.1f}x".format),
-        "vs original in the best runtime": (fastest / seconds).map("{:.1f}x".format),
+        "vs original in torch": (original.get("original eager", math.nan) / seconds).map("{:.1f}x".format),
+        "vs original in the best runtime": (original.min() / seconds).map("{:.1f}x".format),
         "PSNR dB": ways["psnr"].map("{:.2f}".format),
         "peak MB": ways["peak_mb"].map("{:.0f}".format),
         "GFLOPs paper / executed": billed.apply(lambda bill: "{:.0f} / {:.0f}".format(*bill), axis=1),
         "of the matrix product": (100 * ways["share_of_peak"]).map("{:.0f} %".format),
     }
-    if ways["psnr"].isna().any():  # untrained
-        del columns["PSNR dB"]
-    return markdown([[*columns], *zip(*columns.values(), strict=True)])
+    known = {name: cells for name, cells in columns.items() if not any("nan" in cell for cell in cells)}
+    return markdown([[*known], *zip(*known.values(), strict=True)])
 
 
 def training(kept: Path) -> str:
@@ -163,28 +164,28 @@ AXES = {
     "axis-phase1-avg0": "`loss_avg_w` 0",
     "axis-phase1-avg10": "`loss_avg_w` 10",
 }
+SHARES = "(heavy, share of all-heavy FLOPs)"
 SCALED = {"axis-scales": "trained at x4", "axis-scales-multiscale": "trained at x2 to x4"}
 
 
 def axes(kept: Path) -> str:
     """Variants of phase 1 from the same phase 0, at three decisions."""
-    measured = pd.read_csv(kept / "axes.csv").set_index(["model", "dataset", "setting"])
     columns = [(dataset, setting) for dataset in ("Set5", "Set14") for setting in ("k=0", "k=1", "adaptive")]
-    rows = [["dB (heavy, share of all-heavy FLOPs)", *(f"{dataset}, {setting}" for dataset, setting in columns)]]
-    for name, title in AXES.items():
-        lines = [measured.xs((name, *column)) for column in columns]
-        rows.append([title, *(reached(line) for line in lines)])
-    return markdown(rows)
+    heads = {f"{dataset}, {setting}": (dataset, 4.0, setting) for dataset, setting in columns}
+    return variants(kept / "axes.csv", f"dB {SHARES}", AXES, heads)
 
 
 def scales(kept: Path) -> str:
     """A model trained at one scale and one trained at a range, at four scales."""
-    measured = pd.read_csv(kept / "axes-scales.csv").set_index(["model", "scale", "setting"])
-    columns = (2.0, 2.5, 3.0, 4.0)
-    rows = [["Set14, `k = 0`, dB (heavy, share of all-heavy FLOPs)", *(f"x{scale:g}" for scale in columns)]]
-    for name, title in SCALED.items():
-        rows.append([title, *(reached(measured.xs((name, scale, "k=0"))) for scale in columns)])
-    return markdown(rows)
+    heads = {f"x{scale:g}": ("Set14", scale, "k=0") for scale in (2.0, 2.5, 3.0, 4.0)}
+    return variants(kept / "axes-scales.csv", f"Set14, `k = 0`, dB {SHARES}", SCALED, heads)
+
+
+def variants(file: Path, about: str, titles: dict[str, str], heads: dict[str, tuple[str, float, str]]) -> str:
+    """A row per model, a column per data set, scale and setting."""
+    measured = pd.read_csv(file).set_index(["model", "dataset", "scale", "setting"])
+    lines = [[reached(measured.xs((name, *column))) for column in heads.values()] for name in titles]
+    return markdown([[about, *heads], *([title, *row] for title, row in zip(titles.values(), lines, strict=True))])
 
 
 def reached(line: Any) -> str:  # a row, which pandas does not tell from a table

@@ -6,7 +6,6 @@ import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,14 +19,11 @@ from benchmarks.common import SCALE, load_pcsr
 from benchmarks.runtimes import OURS, session_of, usable
 from inference.encoding import pcsr_restorer
 from models.blocks import OriginalModel
-from models.build import build_original, build_pcsr
-from models.checkpoint import load_model
-from models.fast.engine import Engine
+from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.fast.fold import folded
 from models.flops import Flops, PCSRFlops, both, network_flops
 from models.pcsr import PCSR
 from models.setting import Setting
-from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import pick_device
 from utils.errors import InputError
 from utils.image import Array
@@ -39,8 +35,7 @@ SETTINGS = {
     "all heavy": Setting("k", -math.inf),
     "adaptive": Setting("adaptive"),
 }
-HEAVY = {"15% heavy": 0.15, "30% heavy": 0.3}  # of untrained models: about what trained ones choose at k = 1 and 0
-AS_PUBLISHED = ("k=0", "30% heavy")  # what the published formulation and the exported model do too
+AS_PUBLISHED = SETTINGS["k=0"]  # what the published formulation and the exported model do too
 STATUS = Path("/proc/self/status")
 MB = 1e6
 
@@ -48,42 +43,19 @@ MB = 1e6
 Way = Callable[[Tensor], tuple[Tensor | Array, Flops]]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the two models come from; can be sent to another process."""
+def load_models(weights: Path, original: Path | None) -> tuple[PCSR, OriginalModel | None]:
+    """The PCSR model and the original one: the one given, or else that of the same backbone, if save/ has its weights.
 
-    model: str
-    original: str
-    backbone: str | None = None  # untrained models of this backbone's configs instead
-
-    def load(self) -> tuple[PCSR, OriginalModel]:
-        """The PCSR model and the original one. Raises InputError if they are something else."""
-        if self.backbone:
-            torch.manual_seed(0)
-            specs = [load_config(f"configs/{self.backbone}-{name}.yaml").model for name in ("pcsr-phase1", "x4")]
-            assert isinstance(specs[0], PCSRSpec) and isinstance(specs[1], OriginalSpec)
-            return build_pcsr(specs[0]).eval(), build_original(specs[1]).eval()
-        pcsr, (original, _) = load_pcsr(self.model), load_model(self.original)
-        if not isinstance(original, OriginalModel) or original.scale != SCALE:
-            raise InputError(f"{self.original}: must be an original model of x{SCALE}")
-        return pcsr, original
-
-    def settings(self, lr: Tensor) -> dict[str, Setting]:
-        """What ours is measured at. Untrained, a classifier's choice means nothing: k is set for a share of heavy."""
-        if not self.backbone:
-            return SETTINGS
-        engine = Engine(self.load()[0])
-        shares = {name: Setting("k", k_for(engine, lr, share)) for name, share in HEAVY.items()}
-        return {"all light": SETTINGS["all light"], **shares, "all heavy": SETTINGS["all heavy"]}
-
-
-@torch.inference_mode()
-def k_for(engine: Engine, lr: Tensor, heavy: float) -> float:
-    """The k at which this share of the pixels of lr (1,3,h,w) is heavy."""
-    log_odds = engine.classify(engine.encode(lr), (lr.shape[2] * SCALE, lr.shape[3] * SCALE))[:, -1].flatten()
-    cost = engine.account.cost(SCALE)
-    threshold = log_odds.kthvalue(round((1 - heavy) * log_odds.numel())).values
-    return float(threshold) / math.log(cost[-1] / cost[0])
+    Raises InputError if they are something else.
+    """
+    pcsr, (_, spec) = load_pcsr(weights), load_model(weights)
+    folder = original or SAVE / f"{spec.backbone}-x{SCALE}"
+    if original is None and not (folder / WEIGHTS).exists():
+        return pcsr, None
+    model, _ = load_model(folder)
+    if not isinstance(model, OriginalModel) or model.scale != SCALE:
+        raise InputError(f"{folder}: must be an original model of x{SCALE}")
+    return pcsr, model
 
 
 def spent(account: PCSRFlops, lr: Tensor, assignment: Tensor) -> Flops:
@@ -92,30 +64,36 @@ def spent(account: PCSRFlops, lr: Tensor, assignment: Tensor) -> Flops:
     return account.total(lr.shape[2] * lr.shape[3], counts)
 
 
-def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> dict[str, Callable[[], Way]]:
-    """All that can be compared here, by name; each is made when called for, of its own copy of the model."""
-    pcsr, original = source.load()
-    (middle,) = (settings[name] for name in AS_PUBLISHED if name in settings)
-    account, encoder, per_lr = pcsr.account(), network_flops(pcsr.encoder), network_flops(original)
+def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str, Callable[[], Way]]:
+    """The original model in torch and in the runtimes there are, as `ways` gives them."""
+    per_lr = network_flops(original)
 
-    def of_original(run: Callable[[Tensor], Tensor]) -> Way:
+    def way(run: Callable[[Tensor], Tensor]) -> Way:
         return lambda lr: (run(lr), per_lr * (lr.shape[2] * lr.shape[3]))
 
     def eager() -> Way:
         model = copy.deepcopy(original).to(device)
-        return of_original(lambda lr: model(lr.to(device)))
+        return way(lambda lr: model(lr.to(device)))
 
     def channels_last() -> Way:
         model = folded(original).to(device)  # fusing the ReLUs too, by torch.jit, gains nothing measurable
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return of_original(lambda lr: model(lr.to(device, memory_format=torch.channels_last)))
+        return way(lambda lr: model(lr.to(device, memory_format=torch.channels_last)))
 
-    def original_in(runtime: str) -> Way:
-        session = session_of(runtime, original, middle)
-        return of_original(lambda lr: torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0]))
+    def exported(runtime: str) -> Way:
+        session = session_of(runtime, original, AS_PUBLISHED)
+        return way(lambda lr: torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0]))
 
-    def ours_in(runtime: str) -> Way:
-        session, k = session_of(runtime, pcsr, middle), np.array(middle.value, np.float32)
+    runtimes = {name: partial(exported, name) for name in usable(device) if name != OURS}
+    return {"original eager": eager, "original channels-last": channels_last, **runtimes}
+
+
+def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:
+    """All that can be compared here, by name; each is made when called for, of its own copy of the model."""
+    account, encoder = pcsr.account(), network_flops(pcsr.encoder)
+
+    def exported() -> Way:
+        session, k = session_of(OURS, pcsr, AS_PUBLISHED), np.array(AS_PUBLISHED.value, np.float32)
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:
             sr, assignment = map(torch.from_numpy, session.run(None, {"lr": lr.numpy(), "k": k}))
@@ -130,7 +108,7 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:
             size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
-            sr, assignment = published.restore(model, lr.to(device), size, middle.value)
+            sr, assignment = published.restore(model, lr.to(device), size, AS_PUBLISHED.value)
             return sr, spent(bill, lr, assignment)
 
         return way
@@ -146,27 +124,26 @@ def ways(source: Source, settings: dict[str, Setting], device: torch.device) -> 
 
     return {
         "published": as_published,
-        "original eager": eager,
-        "original channels-last": channels_last,
-        **{name: partial(ours_in if name == OURS else original_in, name) for name in usable(device)},
-        **{name: partial(ours, setting) for name, setting in settings.items()},
+        **(ways_of_original(original, device) if original else {}),
+        **({OURS: exported} if OURS in usable(device) else {}),
+        **{name: partial(ours, setting) for name, setting in SETTINGS.items()},
     }
 
 
-def peak_mb(name: str, source: Source, settings: dict[str, Setting], device: torch.device, lr: Tensor) -> float:
+def peak_mb(name: str, weights: Path, original: Path | None, device: torch.device, lr: Tensor) -> float:
     """MB that a process needs at most which imports, loads and restores lr once; on CUDA, of the GPU's memory.
 
     The process is one of its own, as what else ran would count too; and LR is given, as to shrink an image could need
     more than to restore it.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(restore_once, name, source, settings, device.type, lr.numpy()).result()
+        return pool.submit(restore_once, name, weights, original, device.type, lr.numpy()).result()
 
 
-def restore_once(name: str, source: Source, settings: dict[str, Setting], device_name: str, lr: Array) -> float:
+def restore_once(name: str, weights: Path, original: Path | None, device_name: str, lr: Array) -> float:
     """What peak_mb tells, of this process."""
     device = pick_device(device_name)
-    way = ways(source, settings, device)[name]()
+    way = ways(*load_models(weights, original), device)[name]()
     with torch.inference_mode():
         way(torch.from_numpy(lr))
     if device.type == "cuda":

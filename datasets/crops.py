@@ -9,7 +9,7 @@ from datasets.cache import Cache
 from utils.config import DataSpec
 from utils.errors import InputError
 
-CHUNK = 2**24  # pixels copied to the device at a time
+COPIED_PIXELS = 2**24  # to the device at a time
 
 
 class Crops:
@@ -93,8 +93,8 @@ def resident(pixels: NDArray[np.uint8], device: torch.device) -> Tensor | None:
     if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
         return None
     target = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(pixels), CHUNK):
-        target[start : start + CHUNK] = torch.from_numpy(pixels[start : start + CHUNK].copy())
+    for start in range(0, len(pixels), COPIED_PIXELS):
+        target[start : start + COPIED_PIXELS] = torch.from_numpy(pixels[start : start + COPIED_PIXELS].copy())
     return target
 
 
@@ -114,4 +114,4 @@ def gather_mapped(pixels: NDArray[np.uint8], steps: NDArray[np.int64], size: int
     for crop, (first, down, right) in zip(crops.numpy(), steps.T.tolist(), strict=True):
         # a view, and cheaper to copy than to index; numpy refuses one that leaves the file
         crop[:] = np.ndarray((3, size, size), np.uint8, pixels, 3 * first, (1, 3 * down, 3 * right))
-    return crops.to(device, non_blocking=cuda)  # a pinned block is used again only when its copy is done
+    return crops.to(device, non_blocking=cuda)  # pinned memory is used again only when its copy is done

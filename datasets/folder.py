@@ -112,7 +112,7 @@ def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tens
     if not (0 <= hr.shape[-2] - rows < scale and 0 <= hr.shape[-1] - cols < scale):
         raise InputError(
             f"{path}: HR is {hr.shape[-1]}x{hr.shape[-2]} but {lr_path} at x{scale:g} gives {cols}x{rows}; "
-            "check --scale and the pairing"
+            "check the scale and the pairing"
         )
     return hr[..., :rows, :cols]
 

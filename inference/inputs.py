@@ -30,7 +30,7 @@ def without_results(text: str, out_dir: Path) -> list[Path]:
     """The images of a folder or pattern, without what an earlier run wrote. Raises InputError if there are none."""
     kept = [path for path in matches(text) if not is_result(path, out_dir)]
     if not kept:
-        raise InputError(f"{text}: only results of earlier runs; choose another --out_dir to upscale them again")
+        raise InputError(f"{text}: only results of earlier runs; choose another output folder to upscale them again")
     return kept
 
 

@@ -98,11 +98,11 @@ def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, 
     for path, wanted in marks.items():
         there = identity(path)
         if there is not None and there in inputs:
-            raise InputError(f"{source}: {path} is an input; choose another --out_dir, --suffix or --format")
+            raise InputError(f"{source}: {path} is an input; choose another folder, suffix or format")
         old = None if there is None else read_mark(path) or ""
         left = left or old != wanted
         if old is not None and not overwrite and not same_origin(old, wanted):
-            raise InputError(f"{source}: {path} exists and was not made from it; --overwrite replaces it")
+            raise InputError(f"{source}: {path} exists and was not made from it; only overwrite replaces it")
     return left
 
 

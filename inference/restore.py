@@ -73,7 +73,7 @@ def bicubic_restorer(scale: float) -> Restore:
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
-            raise InputError("bicubic works on whole images: add --per_image")
+            raise InputError("bicubic works on whole images, not on patches")
         clock, size = Clock(torch.device("cpu")), hr_size(lr, scale)
         pixels = canvas(*size, bits)
         sr = imresize(lr, size, dtype=torch.float64)

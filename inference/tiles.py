@@ -26,7 +26,7 @@ class TilePlan:
     Raises InputError for tiles of no size.
     """
 
-    tile_size: int | None = None  # LR pixels on a side, about, and at least LEAST; None: as the memory allows
+    tile_size: int | None = None  # side of a square, in LR pixels, of about a tile's area; None: as the memory allows
     progress: bool = False
 
     def __post_init__(self) -> None:

@@ -57,14 +57,10 @@ def axis(n: int, size: int, device: torch.device | str = "cpu", stretch: slice |
     weight = ((source - low * (2 * size)).double() / (2 * size)).float()
     high = (low + 1).clamp_max(n - 1)
     first = 0 if stretch is None else stretch.start
-    lists = (index - first, offset, low, high, weight)
-    index, offset, low, high, weight = (moved(values, torch.device(device)) for values in lists)
+    lists, device = (index - first, offset, low, high, weight), torch.device(device)
+    cuda = device.type == "cuda"  # which is not waited for
+    index, offset, low, high, weight = (values.to(device, non_blocking=cuda) for values in lists)
     return Axis(index, offset, 2.0 / size * n, low, high, weight)
-
-
-def moved(values: Tensor, device: torch.device) -> Tensor:
-    """To the device; CUDA is not waited for."""
-    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def bilinear(lr: Tensor, grid: Grid) -> Tensor:

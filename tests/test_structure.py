@@ -20,8 +20,6 @@ FLOORS = {
     **{"benchmarks": 6, "tests": 7},
 }
 
-# names that two packages define, to be mended
-
 
 def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):

@@ -15,7 +15,7 @@ from training.validation import open_validation
 from utils.config import Config, OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, from_main, start_ranks, stop_ranks
-from utils.errors import InputError, Parser
+from utils.errors import InputError, Parser, StoppedError
 
 
 def train_parser(description: str) -> Parser:
@@ -76,7 +76,10 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
         return
     ranks = start_ranks(args.device)
     name, exact = args.name or Path(args.config).stem, args.name is not None
-    folder, config, state = from_main(ranks, lambda: open_run(name, exact, args.resume, asked, settings))
+    try:
+        folder, config, state = from_main(ranks, lambda: open_run(name, exact, args.resume, asked, settings))
+    except InputError as error:
+        raise InputError(f"--resume: {error}" if args.resume else str(error)) from None
     check(config, args.config or folder)
     torch.manual_seed(config.train.seed)
     model = build(config.model)
@@ -85,7 +88,11 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     elif config.train.init is not None:
         start_from(model, config.train.init)
     task = build_task(config.train, model, ranks)
-    train(config, task, open_validation(config.data, ranks), folder, ranks, state)
+    try:
+        train(config, task, open_validation(config.data, ranks), folder, ranks, state)
+    except StoppedError as early:
+        early.args = (f"{early}; go on with --resume --name {folder.name}",)
+        raise
     stop_ranks(ranks)
 
 

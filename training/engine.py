@@ -86,8 +86,7 @@ def train(
                 write_state(folder, iteration, config, state.dump(time.monotonic() - began), spec.keep_checkpoints)
             if stopping:
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
-                saved = f"iteration {iteration} is saved in {folder}"
-                raise stopped(signals, f"{saved}; go on with --resume --name {folder.name}")
+                raise stopped(signals, f"iteration {iteration} is saved in {folder}")
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:

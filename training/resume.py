@@ -38,7 +38,7 @@ def open_run(name: str, exact: bool, resume: bool, asked: Config | None, setting
         saved, state = read_state(folder, restarted)
         return Run(folder, resumed_config(folder, saved, asked, settings), state)
     if asked is None:
-        raise InputError(f"{folder}: has no training state yet; give --config")
+        raise InputError(f"{folder}: has no training state yet; a config is needed to begin")
     return Run(folder, asked, None)
 
 
@@ -50,9 +50,9 @@ def resumable(name: str, exact: bool) -> Path:
         return chosen[0]
     others = ", ".join(sorted(folder.name for folder in begun))
     if chosen:
-        raise InputError(f"--resume: there are several runs, {others}; choose one of them with --name")
-    hint = f"choose {others} with --name, or start" if begun else "start"
-    raise InputError(f"--resume: no training state of a run named {name} in save/; {hint} without --resume")
+        raise InputError(f"there are several runs, {others}; name one of them")
+    hint = f"name one of {others}, or begin" if begun else "begin"
+    raise InputError(f"no training state of a run named {name} in save/; {hint} a new run")
 
 
 def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: Sequence[str]) -> Config:
@@ -69,8 +69,8 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: 
     differences = [f"{key} (was {before.get(key)}, now {changed[key]})" for key in sorted(changed.keys() - CHANGEABLE)]
     if differences:
         raise InputError(
-            f"--resume: {folder} was trained with another config: {', '.join(differences)}; leave these settings and "
-            f"--config out to go on with the run's own, as in --resume --name {folder.name}"
+            f"{folder} was trained with another config: {', '.join(differences)}; leave these settings and the config "
+            "out to go on with the run's own"
         )
     return config
 

@@ -111,7 +111,7 @@ def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
             content = json.loads(state["config"])
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):
             if not restarted:
-                remedy = "to use the one before" if before else "and start without --resume, as there is no other"
+                remedy = "to use the one before" if before else "and begin a new run, as there is no other"
                 raise InputError(f"{path}: not a readable training state; delete it {remedy}") from None
             print(f"{path}: not a readable training state; the one before is used", file=sys.stderr, flush=True)
             continue

@@ -28,7 +28,7 @@ def noted_signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
 
-def stopped(noted: list[signal.Signals], remedy: str) -> StoppedError:
+def stopped(noted: list[signal.Signals], saved: str) -> StoppedError:
     """What to raise once everything is saved; with nothing noted, another process of the job was told to stop."""
     name, number = (noted[0].name, noted[0]) if noted else ("another process", signal.SIGTERM)
-    return StoppedError(f"stopped by {name}; {remedy}", number)
+    return StoppedError(f"stopped by {name}; {saved}", number)

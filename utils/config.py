@@ -138,7 +138,7 @@ def assign(content: dict[str, Any], setting: str) -> None:
     """Apply one `key=value` to a raw config; the key is dotted (`train.iter_max`) or a leaf name (`iter_max`)."""
     key, equals, value = setting.partition("=")
     if not equals:
-        raise InputError(f"--set {setting}: write key=value")
+        raise InputError(f"setting {setting}: write key=value")
     head, dot, option = key.partition("options.")
     key = f"{head}options" if dot and head in ("", "model.") else key
     sections = {"model": (OriginalSpec, PCSRSpec), "data": (DataSpec,), "train": (TrainSpec,)}
@@ -146,13 +146,13 @@ def assign(content: dict[str, Any], setting: str) -> None:
     matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
     if len(matches) != 1:
         choices = ", ".join(matches or sorted(set(known)))
-        raise InputError(f"--set {key}: {'ambiguous' if matches else 'unknown'} key, one of: {choices}")
+        raise InputError(f"setting {key}: {'ambiguous' if matches else 'unknown'} key, one of: {choices}")
     section, leaf = matches[0].split(".", 1)
     try:
         before, parsed = content.get(section) or {}, parse_value(value)
         content[section] = {**before, leaf: {**before.get(leaf, {}), option: parsed} if option else parsed}
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"--set {setting}: {error}") from None
+        raise InputError(f"setting {setting}: {error}") from None
 
 
 def parse_value(text: str) -> Any:
@@ -174,7 +174,7 @@ def make_config(content: dict[str, Any], settings: Sequence[str], source: str | 
     """A raw config with settings `key=value` applied to it; errors name the source and the settings."""
     for setting in settings:
         assign(content, setting)
-    return check(Config, content, " --set ".join([str(source), *settings]))  # the wrong value may be of either
+    return check(Config, content, " with ".join([str(source), *settings]))  # the wrong value may be of either
 
 
 S = TypeVar("S", bound=Spec)

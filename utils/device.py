@@ -24,12 +24,12 @@ def pick_device(name: str) -> torch.device:
     Raises InputError for a device that this machine lacks, and for an unknown name.
     """
     if name not in DEVICES:
-        raise InputError(f"--device {name}: must be one of {', '.join(DEVICES)}")
+        raise InputError(f"device must be one of {', '.join(DEVICES)}, not {name}")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, present in available.items() if present)
     if not available[name]:
-        raise InputError(f"--device {name} is not available here: use --device cpu or auto")
+        raise InputError(f"device {name} is not available here: use cpu or auto")
     if name == "cpu":
         keep_memory()
     return torch.device(name)

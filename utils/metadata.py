@@ -11,10 +11,7 @@ from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
 ORIENTATION = ExifTags.Base.Orientation
-SIZE_TAGS = (
-    ExifTags.Base.ExifImageWidth,
-    ExifTags.Base.ExifImageHeight,
-)  # of another picture, once it is resized
+SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # of another picture, once it is resized
 # In a TIFF the tags of EXIF stand among those that say how the pixels are stored; these describe the picture.
 DESCRIPTIVE = {
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),

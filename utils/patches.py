@@ -61,7 +61,7 @@ class Patches:
         firsts = starts(length, self.patch_size, self.step)
         edges = [(first * scale, min(first + self.patch_size, length) * scale) for first in firsts]
         if length > self.patch_size and any(edge != int(edge) for pair in edges for edge in pair):
-            raise InputError(f"--scale {scale:g}: patches do not fall on whole pixels; use --per_image")
+            raise InputError(f"scale {scale:g}: patches do not fall on whole pixels; work on whole images")
         return [slice(int(first), round(last)) for first, last in edges]
 
     def merge(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.errors import InputError
 
 Border = Literal["symmetric", "clamp"]
-ROWS_AT_ONCE = 64  # output rows per product: the matrix is banded, so a block needs a short stretch of the input only
+ROWS_AT_ONCE = 64  # output rows per product: the matrix is banded, so a band needs a few input rows only
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,20 @@ def bicubic_taps(n: int, size: int, border: Border) -> Taps:
 
 
 def resize_rows(image: Tensor, size: int, border: Border, dtype: torch.dtype | None = None) -> Tensor:
-    """Resize the second last axis: (..., n, m) -> (..., size, m), as a matrix product per block of output rows.
+    """Resize the second last axis: (..., n, m) -> (..., size, m), as a matrix product per band of output rows.
 
     Computes, and answers, in `dtype`, the input's if none is given.
     """
     dtype = dtype or image.dtype
     taps = bicubic_taps(image.shape[-2], size, border)
-    blocks = []
+    bands = []
     for top in range(0, size, ROWS_AT_ONCE):
         index, weight = taps.index[top : top + ROWS_AT_ONCE], taps.weight[top : top + ROWS_AT_ONCE]
         low, high = int(index.min()), int(index.max()) + 1
-        band = torch.zeros(len(index), high - low, dtype=torch.float64).scatter_add_(1, index - low, weight)
-        sent = band.to(dtype).to(image.device, non_blocking=image.is_cuda)  # CUDA need not be waited for
-        blocks.append(
-            sent @ image[..., low:high, :].to(dtype)
-        )  # block by block: large images are copied in no other way
-    return torch.cat(blocks, dim=-2)
+        matrix = torch.zeros(len(index), high - low, dtype=torch.float64).scatter_add_(1, index - low, weight)
+        sent = matrix.to(dtype).to(image.device, non_blocking=image.is_cuda)  # CUDA need not be waited for
+        bands.append(sent @ image[..., low:high, :].to(dtype))  # large images are copied in no other way
+    return torch.cat(bands, dim=-2)
 
 
 def imresize(

@@ -146,8 +146,7 @@ class Page:
                     self.download: gr.DownloadButton(value=answer.after, interactive=True),
                 }
         except InputError as error:
-            problem = escape(str(error).replace("--", ""))  # a page has no options
-            yield {**nothing, self.numbers: f'<p class="problem" role="alert">{problem}</p>'}
+            yield {**nothing, self.numbers: f'<p class="problem" role="alert">{escape(str(error))}</p>'}
 
 
 def serve(service: Service, host: str, port: int, max_mb: float) -> None:
@@ -161,7 +160,7 @@ def serve(service: Service, host: str, port: int, max_mb: float) -> None:
             prevent_thread_lock=True, quiet=True, server_name=host, server_port=port, **limits, **style, **PRIVATE
         )
     except OSError:
-        raise InputError(f"--host {host} --port {port}: taken, or no address of this machine; choose another") from None
+        raise InputError(f"{host}:{port} is taken, or no address of this machine; choose another") from None
     print(f"open http://{host}:{port} (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()

@@ -123,14 +123,6 @@ class Engine:
             self.add(sr, encoded, grid, j, chosen)
         return sr
 
-    @torch.inference_mode()
-    def upsample_by(self, encoded: Encoded, size: tuple[int, int], index: int) -> Tensor:
-        """sr (b,3,H,W) of the window with upsampler `index`, which may count from the end, at every pixel."""
-        grid = grid_over(encoded.lr, size, encoded.tile)
-        sr = self.bilinear(encoded.lr, grid)
-        self.add(sr, encoded, grid, range(self.upsampler_count)[index])
-        return sr
-
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
         """As models.grid.bilinear; compiled code where there is some."""
         return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid, self.compiled)

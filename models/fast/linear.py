@@ -50,10 +50,6 @@ class Gradient(NamedTuple):
     more: bool = False
 
 
-def maybe(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None) if tensor is None else address(tensor)
-
-
 def sources(inputs: Sequence[Tensor], gradients: Sequence[Gradient | None] = ()) -> Sources:
     result = Sources(count=len(inputs), ins=inputs[0].shape[1])
     for i, rows in enumerate(inputs):
@@ -84,8 +80,8 @@ def linear(
     rows, outs = len(inputs[0]), len(weight)
     result = inputs[0].new_empty(rows, outs)
     needed_kernels().linear(
-        *(sources(inputs), ctypes.c_long(rows), outs, matrix(weight), maybe(bias), maybe(add)),
-        *(ctypes.c_float(slope), address(result), maybe(sums), torch.get_num_threads()),
+        *(sources(inputs), ctypes.c_long(rows), outs, matrix(weight), address(bias), address(add)),
+        *(ctypes.c_float(slope), address(result), address(sums), torch.get_num_threads()),
     )
     return result
 
@@ -111,7 +107,7 @@ def linear_gradients(
     of_weight, of_bias = torch.empty_like(weight), weight.new_empty(outs)
     needed_kernels().linear_gradients(
         *(sources(inputs, to), rectified, ctypes.c_long(rows), outs, matrix(weight)),
-        Incoming(*(maybe(tensor).value for tensor in (gradient, mask, z, affine))),
+        Incoming(*(address(tensor).value for tensor in (gradient, mask, z, affine))),
         *(matrix(of_weight), address(of_bias), torch.get_num_threads()),
     )
     return of_weight, of_bias
@@ -184,15 +180,7 @@ def rectifier_sums(gradient: Tensor, y: Tensor, z: Tensor, center: Tensor) -> tu
     """A rectifier's gradient (n,c) from that of its result y; and its sums and those of it times z - center, (2,c)."""
     result, sums = torch.empty_like(y), torch.empty(2, y.shape[1], dtype=torch.float64)
     needed_kernels().rectifier_sums(
-        *(
-            address(gradient),
-            address(y),
-            address(z),
-            address(center),
-            ctypes.c_long(len(y)),
-            y.shape[1],
-            address(result),
-        ),
-        *(address(sums), torch.get_num_threads()),
+        *map(address, (gradient, y, z, center)),
+        *(ctypes.c_long(len(y)), y.shape[1], address(result), address(sums), torch.get_num_threads()),
     )
     return result, sums

@@ -10,27 +10,17 @@
 //     in[p][c]  = relu(table[nearest(p)][c] + row[y][c] + col[x][c])
 //     out[p][o] = relu(bias[o] + sum_c in[p][c] * weight[c][o])     TILE pixels x GROUP vectors at once in registers
 //   What the last layer gives is added to the planes (n, H, W) of the output.
-#include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <thread>
 #include <utility>
-#include <vector>
 
-#ifdef __AVX512F__
-constexpr int LANES = 16, TILE = 5, GROUP = 5;
-#else
-constexpr int LANES = 8, TILE = 6, GROUP = 2;
-#endif
+#include "registers.h"
+
+constexpr int TILE = LANES == 16 ? 5 : 6, GROUP = LANES == 16 ? 5 : 2;
 constexpr int BLOCK = 60;  // a multiple of TILE
-typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 
-static inline Vec load(const float* p) { return *(const Vec*)p; }
-static inline void store(float* p, Vec v) { *(Vec*)p = v; }
 static inline Vec relu(Vec v) { return v > 0 ? v : Vec{}; }
-static inline Vec all(float x) { return x - Vec{}; }  // x + 0 would be computed, for the sake of -0
-static inline int pad(int n) { return (n + LANES - 1) / LANES * LANES; }
+static inline int pad(int n) { return (int)padded(n); }
 
 struct Layer {
     int in, out;  // channels
@@ -42,10 +32,7 @@ struct Layer {
 template <typename Work>
 static void each_row(int height, int threads, Work work) {
     std::atomic<int> next{0};
-    std::vector<std::thread> helpers;
-    for (int i = 1; i < std::min(threads, height); i++) helpers.emplace_back([&] { work(next); });
-    work(next);
-    for (std::thread& helper : helpers) helper.join();
+    in_parallel(std::min(threads, height), [&](int) { work(next); });
 }
 
 // TILE pixels by G vectors of outputs, from output `o` on

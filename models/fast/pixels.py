@@ -55,7 +55,7 @@ class PixelKernel:
             address(self.weight),
             self.widths,
             len(self.widths) - 1,
-            None if assignment is None else address(assignment),
+            address(assignment),
             own,
             height,
             width,
@@ -89,7 +89,7 @@ def refine_and_round(
     """
     compiled.refine_and_round(
         address(sr),
-        None if assignment is None else address(assignment),
+        address(assignment),
         *sr.shape[2:],
         *(inside.rows.start, inside.rows.stop, inside.cols.start, inside.cols.stop),
         levels,
@@ -99,7 +99,10 @@ def refine_and_round(
     )
 
 
-def address(tensor: Tensor) -> ctypes.c_void_p:
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor lies in memory; null for None."""
+    if tensor is None:
+        return ctypes.c_void_p(None)
     if not tensor.is_contiguous():
         raise ValueError("the kernel reads contiguous tensors")
     return ctypes.c_void_p(tensor.data_ptr())

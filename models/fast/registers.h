@@ -1,4 +1,4 @@
-// Vectors, and matrix products of them in registers, for the kernels of training. Everything is float32.
+// Vectors, threads, and matrix products in registers, for all kernels. Everything is float32.
 #pragma once
 #include <algorithm>
 #include <atomic>

@@ -11,13 +11,18 @@ import pytest
 import torch
 
 from benchmarks import inference, published, runtimes
-from benchmarks.ways import Source, Way, ways
+from benchmarks.tables import speed
+from benchmarks.ways import SETTINGS, Way, load_models, ways
 from inference.onnx import INSTALL
-from models.build import build_original, build_pcsr
+from models.blocks import OriginalModel
+from models.build import build, build_original, build_pcsr
+from models.pcsr import PCSR
 from models.setting import Setting
-from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
-from utils.config import OriginalSpec
+from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, config_for, make_folder, save_tiny
+from training.tasks import build_task
+from utils.config import ModelSpec, OriginalSpec
 from utils.decode import read_image
+from utils.dist import Ranks
 from utils.errors import InputError
 
 
@@ -29,6 +34,15 @@ def test_the_published_formulation_gives_the_same_picture(size: tuple[int, int])
     sr, chosen = published.restore(model, lr, size, 0.0)
     torch.testing.assert_close(sr, expected, rtol=0, atol=2e-5)
     assert torch.equal(chosen, assignment)
+
+
+@pytest.mark.parametrize("phase", [0, 1, None])
+def test_the_published_formulation_gives_the_same_loss(phase: int | None) -> None:
+    single = TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})
+    spec: ModelSpec = TINY_ORIGINAL if phase is None else single if phase == 0 else TINY_PCSR
+    task = build_task(config_for(spec, phase=phase, init="save/phase0").train, build(spec), Ranks(0, 1, CPU)).train()
+    lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(published.training_loss(task, lr, hr), task(lr, hr)["loss"], rtol=1e-4, atol=1e-6)
 
 
 CPU = torch.device("cpu")
@@ -79,8 +93,8 @@ def test_default_picture_and_peak_memory(
 ) -> None:
     names = ("published", "original eager", "k=0")  # each costs a process
 
-    def some(source: Source, settings: dict[str, Setting], device: torch.device) -> dict[str, Callable[[], Way]]:
-        return {name: make for name, make in ways(source, settings, device).items() if name in names}
+    def some(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:
+        return {name: make for name, make in ways(pcsr, original, device).items() if name in names}
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(inference, "ways", some)
@@ -93,24 +107,28 @@ def test_default_picture_and_peak_memory(
     assert set(table["image"]) == {"astronaut.png"} and set(table["output"]) == {"512x512"}
 
 
-def test_untrained_backbone(cli: Cli, tmp_path: Path) -> None:
+def test_the_original_model_is_that_of_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny(tmp_path / "pcsr", TINY_PCSR)
+    assert load_models(Path("pcsr"), None)[1] is None
+    save_tiny(tmp_path / f"save/{TINY_PCSR.backbone}-x4", TINY_ORIGINAL)
+    assert isinstance(load_models(Path("pcsr"), None)[1], OriginalModel)
+
+
+def test_without_an_original_model(cli: Cli, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "pcsr", TINY_PCSR)
     make_folder(tmp_path / "hr", [(48, 64)])
-    options = ("--backbone", "fsrcnn", "--img_path", "hr/img_0.png", "--no_memory")
+    options = ("--model", "pcsr", "--img_path", "hr/img_0.png", "--no_memory", "--csv", "out/inference.csv")
     done = cli("benchmarks/inference.py", *SMALL, *options)
     assert done.code == 0, done.err
-    rows = {row["name"]: row for row in json.loads(done.out.splitlines()[-1])}
-    assert "untrained" in done.out and "PSNR dB" not in done.out and not {"k=0", "adaptive"} & rows.keys()
-    light, some, more, heavy = (
-        rows[name]["flops_paper"] for name in ("all light", "15% heavy", "30% heavy", "all heavy")
-    )
-    assert (some - light) / (heavy - light) == pytest.approx(0.15, abs=1e-3)
-    assert (more - light) / (heavy - light) == pytest.approx(0.3, abs=1e-3)
-    assert rows["published"]["flops_paper"] == pytest.approx(more, rel=1e-3)
+    rows = [row["name"] for row in json.loads(done.out.splitlines()[-1])]
+    assert "left out the original model" in done.out and "vs original" not in done.out
+    assert [name for name in rows if name not in runtimes.PACKAGES] == ["published", *SETTINGS]
+    table = speed(tmp_path / "out", "inference.csv")
+    assert "ours, `--k 0`" in table and "original" not in table
 
 
-@pytest.mark.parametrize(
-    "options", [("--rounds", "0"), ("--backbone", "fsrcnn", "--plot", "a.png"), ("--model", "original")]
-)
+@pytest.mark.parametrize("options", [("--rounds", "0"), ("--model", "original"), ("--original", "pcsr")])
 def test_bad_options(options: tuple[str, ...], cli: Cli, tiny: list[str]) -> None:
     done = cli("benchmarks/inference.py", *SMALL, *tiny, *options)
     assert done.code == 2 and len(done.err.splitlines()) == 1

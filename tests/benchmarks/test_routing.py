@@ -117,7 +117,7 @@ def test_composed_is_what_the_model_upsamples() -> None:
     model, lr, size = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 12, 15), (48, 60)
     engine = Engine(model)
     encoded = engine.encode(lr)
-    light, heavy = (engine.upsample_by(encoded, size, j) for j in range(2))
+    light, heavy = (engine.upsample(encoded, size, torch.full((1, *size), j)) for j in range(2))
     log_odds = engine.classify(encoded, size)
     for score in (log_odds[:, 0], patch_score(heaviness(log_odds), 16, generator())):
         assignment = heaviest(score, 0.3)

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from models.build import build
 from models.checkpoint import load_model, save_weights, trained_on
-from models.record import header_and_tensors, main
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.errors import InputError
@@ -89,23 +89,20 @@ def test_weights_say_what_they_were_trained_on(
     assert all(trained.covers(each) for each in inside) and not any(trained.covers(each) for each in outside)
 
 
-def test_records_are_added_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older files load without a record; adding it leaves the tensors alone, bit for bit."""
-    model, config = build(TINY_ORIGINAL), config_for(TINY_ORIGINAL)
-    save_weights(tmp_path / "a", model, config)
-    path = tmp_path / "a" / "model.safetensors"
-    today = path.read_bytes()
-    path.write_bytes(save(model.state_dict(), {"model": TINY_ORIGINAL.model_dump_json()}))
-    _, tensors = header_and_tensors(path.read_bytes())
+def test_older_weights_have_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(save(build(TINY_ORIGINAL).state_dict(), {"model": TINY_ORIGINAL.model_dump_json()}))
     assert trained_on(path) is None and load_model(path)[1] == TINY_ORIGINAL
-    monkeypatch.setattr("sys.argv", ["record", str(path)])
-    for _ in range(2):  # done twice it does no harm
-        main()
-        assert header_and_tensors(path.read_bytes())[1] == tensors and path.read_bytes() == today
-    assert str(trained_on(path)) == "x4 on train"
-    path.write_text("not weights")
-    with pytest.raises(InputError, match=r"not a .safetensors file"):
-        main()
+
+
+def test_weights_are_written_the_same_every_time(tmp_path: Path) -> None:
+    model = build(TINY_PCSR)
+    for name in ("a", "b"):
+        save_weights(tmp_path / name, model, config_for(TINY_PCSR))
+    first, second = (tmp_path / name / "model.safetensors" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+    with safe_open(first, framework="pt") as file:
+        assert torch.equal(file.get_tensor("mean"), model.mean)
 
 
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

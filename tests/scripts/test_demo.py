@@ -106,7 +106,7 @@ BAD = ["missing", "text", "truncated", "zero bytes"]
 
 @pytest.mark.parametrize(
     "kind,mode", [*product(BAD, ([], ["--upscale"])), ("one pixel", [])]
-)  # enlarged, any size will do
+)  # upscaled, any size will do
 def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
     path = work / "bad.png"
     content = (work / "photo.png").read_bytes()

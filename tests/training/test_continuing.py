@@ -88,12 +88,12 @@ def test_the_run_that_was_named_goes_on(cli: Cli, run: Path) -> None:
     for name in ("run", "run-2"):
         assert f"save/{name}: all 4 iterations" in cli(*RESUME[:-1], name).out
     (run.parent / "run").rename(run.parent / "fsrcnn-pcsr-phase0")
-    assert "choose run-2 with --name" in cli(*RESUME).err
+    assert "--resume: " in (nothing := cli(*RESUME).err) and "name one of run-2, or begin a new run" in nothing
     by_config = ["train_pcsr.py", *CONFIG, "--resume", "--set", *SMALL]
     assert "save/fsrcnn-pcsr-phase0: all 4 iterations" in cli(*by_config).out
     (run.parent / "run-2").rename(run.parent / "fsrcnn-pcsr-phase0-2")
     several = cli(*by_config)
-    assert several.code == 2 and "fsrcnn-pcsr-phase0, fsrcnn-pcsr-phase0-2; choose one" in several.err
+    assert several.code == 2 and "fsrcnn-pcsr-phase0, fsrcnn-pcsr-phase0-2; name one" in several.err
 
 
 def test_a_restarted_job_passes_over_a_damaged_state(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_a_second_run_leaves_the_first_alone(cli: Cli, folders: Path) -> None:
         ("train.py", "carn-x4", ["data.scale=[2,4]"], "data.scale is a range, but an original model has one scale"),
         ("train_pcsr.py", "carn-pcsr-phase0", ["data.scale=[2,6]"], "smaller than the 48x48 HR patch"),
         ("train.py", "carn-x4", ["learning_rate=inf"], "train.learning_rate"),
-        ("train.py", "carn-x4", ["betas=[0.9"], "--set betas=[0.9"),
+        ("train.py", "carn-x4", ["betas=[0.9"], "setting betas=[0.9"),
         ("train.py", "carn-x4", ["betas=[2,3]"], "train.betas"),
         ("train_pcsr.py", "carn-pcsr-phase0", ["phase=1", "init=tiny"], "phase 1 needs two or more"),
         ("train_pcsr.py", "carn-pcsr-phase1", ["phase=0"], "phase 0 trains one upsampler"),

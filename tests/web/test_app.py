@@ -181,7 +181,7 @@ def test_a_taken_port(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         command = [sys.executable, str(ROOT / "app.py"), "--port", port]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.startswith(f"error: --host 127.0.0.1 --port {port}: taken")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: 127.0.0.1:{port} is taken")
 
 
 @pytest.mark.parametrize(
