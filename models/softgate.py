@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.blocks import conv3x3
 
 CONVOLUTIONS = 3  # of a block
-SLOPE = 0.1  # of the leaky ReLUs
+LEAK = 0.1  # of the leaky ReLUs
 
 
 def gated(x: Tensor, y: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class GatedBlock(nn.Module):
         first, *later = self.convs
         y = first(x)
         for conv in later:
-            y = conv(nn.functional.leaky_relu(y, SLOPE))
+            y = conv(nn.functional.leaky_relu(y, LEAK))
         return gated(x, y)
 
 

@@ -16,7 +16,7 @@ from models.carn import CARNEncoder, CascadingBlock, ResidualUnit
 from models.fast.build import load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.gate import Gated
-from models.fast.linear import Fused, Rectified
+from models.fast.linear import Joined, Rectified
 from models.fast.winograd import convolve, weight_gradients
 from models.mlp import PixelMLP
 from models.softgate import GatedBlock, SoftgateEncoder
@@ -142,7 +142,7 @@ class FastGatedBlock(GatedBlock):
 class FastSoftgateEncoder(SoftgateEncoder):
     def fused(self, seen: Sequence[Tensor]) -> Tensor:
         if trains(self, seen[0]) or infers(seen[0]):
-            return Fused.apply(self.fuse.weight, self.fuse.bias, *seen)
+            return Joined.apply(self.fuse.weight, self.fuse.bias, *seen)
         return super().fused(seen)
 
 

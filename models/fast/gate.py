@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from models.fast.build import needed_kernels
 from models.fast.winograd import channels_last, convolve, pointer, weight_gradients
-from models.softgate import SLOPE
+from models.softgate import LEAK
 
 
 def gate_gradients(gradient: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ class Gated(torch.autograd.Function):
         weights, biases = parameters[::2], parameters[1::2]
         inputs = [x]  # of the convolutions
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            inputs.append(convolve(inputs[-1], weight, bias=bias, slope=SLOPE))
+            inputs.append(convolve(inputs[-1], weight, bias=bias, slope=LEAK))
         y = None if torch.is_inference_mode_enabled() else torch.empty_like(x)
         result = convolve(inputs[-1], weights[-1], bias=biases[-1], gate=x, kept=y)
         if y is not None:
@@ -46,6 +46,6 @@ class Gated(torch.autograd.Function):
         found: list[Tensor] = []
         for i in reversed(range(count)):
             found = [*weight_gradients(inputs[i], gradient, weights[i]), *found]
-            into: dict[str, Any] = {"mask": inputs[i], "slope": SLOPE} if i else {"add": of_x}
+            into: dict[str, Any] = {"mask": inputs[i], "slope": LEAK} if i else {"add": of_x}
             gradient = convolve(gradient, weights[i], turned=True, **into)
         return gradient, *found

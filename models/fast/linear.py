@@ -140,7 +140,7 @@ class Rectified(torch.autograd.Function):
         return gradient, *found
 
 
-class Fused(torch.autograd.Function):
+class Joined(torch.autograd.Function):
     """A 1x1 convolution, weight (o,i,1,1), of the concatenation of images (b,c,h,w), which is never made: (b,o,h,w)."""
 
     @staticmethod
