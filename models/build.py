@@ -7,7 +7,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from models.blocks import OriginalModel
 from models.carn import CARNEncoder, CARNTail
-from models.flops import mlp_flops, network_flops
+from models.flops import mlp_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
 from models.parts import Maker, Parts, options_of, outside_parts
@@ -50,9 +50,7 @@ def build_original(spec: OriginalSpec) -> OriginalModel:
     parts, ((encoder, _), (tail, _)) = backbone_parts(spec.backbone), makers(spec)
     for_encoder, for_tail = options_of(makers(spec), spec.options, spec.backbone)
     modules = encoder(spec.width, **for_encoder), tail(spec.width, spec.scale, **for_tail)
-    model = OriginalModel(*modules, spec.scale, parts.mean, parts.residual)
-    network_flops(model)  # a layer that cannot be counted is an error here, not at the first validation
-    return model
+    return OriginalModel(*modules, spec.scale, parts.mean, parts.residual)
 
 
 def build_pcsr(spec: PCSRSpec) -> PCSR:

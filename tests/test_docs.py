@@ -21,8 +21,8 @@ from benchmarks.tables import fill, texts
 from models import build
 from models.fast.program import Program
 from models.flops import network_flops
+from models.halo import reach
 from models.parts import Parts
-from models.tile import reach
 from tests.conftest import ROOT, make_folder, photo
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -35,12 +35,24 @@ class Program:
     def __init__(self, encoder: nn.Module) -> None:
         self.convs: list[Conv] = []
         self.channels: dict[int, int] = {}
-        graph = fx.symbolic_trace(encoder)
+        try:
+            graph = fx.symbolic_trace(encoder)
+        except Exception as error:  # code that looks at the numbers or the size of its input cannot be traced
+            raise Unsupported(str(error)) from None
         for node in list(graph.graph.nodes):
             if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), nn.Identity):
                 node.replace_all_uses_with(node.args[0])
                 graph.graph.erase_node(node)
         self.lower(graph)
+
+    @property
+    def halo(self) -> int:
+        """How many LR pixels around a feature influence it."""
+        needed = {self.convs[-1].out: 0}
+        for conv in reversed(self.convs):
+            for value, radius in conv.reads().items():
+                needed[value] = max(needed.get(value, 0), needed.get(conv.out, 0) + radius)
+        return needed[0]
 
     def lower(self, graph: fx.GraphModule) -> None:
         modules = dict(graph.named_modules())

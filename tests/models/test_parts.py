@@ -153,7 +153,7 @@ def test_a_bare_pth_imports_nothing(folder: Path) -> None:
     del sys.modules["lab.nets"]
     args = {"backbone": "lab.nets:network", "model": {"backbone": "lab.nets:network", "kind": "original"}}
     torch.save({"args": args, "sd": weights}, folder / "bare.pth")
-    with pytest.raises(InputError, match="bare.pth: "):
+    with pytest.raises(InputError, match=r"bare\.pth: "):
         load_model(folder / "bare.pth")
     assert "lab.nets" not in sys.modules
 
