@@ -123,7 +123,7 @@ def network_flops(network: nn.Module) -> Flops:
     of it takes a second, for the compiler. Raises InputError for a layer that cannot be counted.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls operations that have rules
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls what it is made of
     try:
         with torch.inference_mode(False):  # which hides what a Linear is made of
             probe = copy.deepcopy(network).to("cpu", torch.float32).eval()
