@@ -75,7 +75,7 @@ class Encoding:
         self.size = hr_size(lr, scale)
         self.engine, self.lr, self.scale, self.bits = engine, lr.to(engine.device), scale, bits
         self.plan = plan or TilePlan()
-        self.tiles = self.plan.cut(self.lr, engine.halo, pixel_bytes(engine, scale))
+        self.tiles = self.plan.cut(self.lr, engine, pixel_bytes(engine, scale))
         self.feats: list[Tensor | None] = [None] * len(self.tiles)
         self.log_odds: Tensor | None = None  # (1,M-1,H,W), once all tiles have been looked at
         clock = Clock(engine.device)

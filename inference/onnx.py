@@ -3,7 +3,11 @@
 What is traced are the model's own methods, with sizes as tensors so that the graph holds for images of all sizes.
 """
 
+import contextlib
+import linecache
+import os
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +25,12 @@ from models.grid import Grid, axis
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.config import OriginalSpec, PCSRSpec
-from utils.errors import InputError
+from utils.errors import LONGEST_REASON, InputError
 
 INSTALL = "pip install -r requirements-bench.txt"
 OPSET = 18
+TRACED = (16, 20)  # h, w of the image that a trace is made with
+OTHERS = ((9, 11), (33, 30))  # of those that it is tried on
 PRODUCER = "pcsr"  # marks the files that may be written over
 SIZES = {"lr": {2: "h", 3: "w"}, "sr": {2: "H", 3: "W"}, "assignment": {1: "H", 2: "W"}}
 LR = "(1,3,h,w) float32, RGB in [0,1], any h and w of 1 or more"
@@ -86,27 +92,76 @@ def to_onnx(model: OriginalModel | PCSR, setting: Setting | None = None) -> byte
     them. Raises InputError for a network that one trace cannot describe.
     """
     graph = PCSRGraph(model, setting or Setting()) if isinstance(model, PCSR) else OriginalGraph(model)
+    graph = graph.cpu().eval()
     inputs, outputs = (["lr", "k"], ["sr", "assignment"]) if decides(model) else (["lr"], ["sr"])
-    example = (torch.rand(1, 3, 16, 20), torch.tensor(0.0))[: len(inputs)]
-    with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    example = (torch.rand(1, 3, *TRACED), torch.tensor(0.0))[: len(inputs)]
+    check_trace(graph, example)
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), no_output():
+        warnings.simplefilter("ignore")  # check_trace has seen those that mean something
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            graph.cpu().eval(),
-            example,
-            path,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_axes={name: SIZES[name] for name in (*inputs, *outputs) if name in SIZES},
-            opset_version=OPSET,
-            dynamo=False,  # the new exporter makes as good a graph, but needs more packages
-        )
-        exported = path.read_bytes()
-    for warning in caught:  # of others, such as the exporter's age, nothing follows
-        if issubclass(warning.category, TracerWarning):
-            reason = str(warning.message).partition("\n")[0]
-            raise InputError(f"this model's code decides by the size of an image, which no trace can show: {reason}")
-    return exported
+        try:
+            torch.onnx.export(
+                graph,
+                example,
+                path,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_axes={name: SIZES[name] for name in (*inputs, *outputs) if name in SIZES},
+                opset_version=OPSET,
+                dynamo=False,  # the new exporter makes as good a graph, but needs more packages
+            )
+        except Exception as error:  # operations that ONNX lacks
+            raise InputError(f"torch cannot write this model as ONNX: {first_line(error)}") from error
+        return path.read_bytes()
+
+
+@torch.no_grad()
+def check_trace(graph: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Raises InputError, naming the line, if a trace on one size of image does not hold for others."""
+    if any(isinstance(part, nn.MultiheadAttention) for part in graph.modules()):
+        remedy = "use Linears and F.scaled_dot_product_attention"
+        raise InputError(f"torch writes its MultiheadAttention to ONNX for a single size of image only; {remedy}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace(graph, example, check_trace=False)
+    found = [warning for warning in caught if issubclass(warning.category, TracerWarning)]
+    own = [warning for warning in found if not harmless(warning)]
+    place = f" ({Path(own[0].filename).name}, line {own[0].lineno})" if own else ""
+    reason = f"this model's code decides by the size of an image{place}, which no trace can show"
+    if own:
+        raise InputError(reason)
+    for size in OTHERS:
+        inputs = (torch.rand(1, 3, *size), *example[1:])
+        try:
+            made, expected = (each(*inputs) for each in (traced, graph))
+        except Exception as error:  # sizes that do not fit
+            raise InputError(f"{reason}: with {size[1]}x{size[0]} pixels, {first_line(error)}") from error
+        made, expected = (each if isinstance(each, Tensor) else each[0] for each in (made, expected))
+        if made.shape != expected.shape or (made - expected).abs().max() > 1e-3:
+            raise InputError(f"{reason}: a trace made with {TRACED} pixels gives other values for {size}")
+
+
+@contextlib.contextmanager
+def no_output() -> Iterator[None]:
+    """Within, stdout leads nowhere: where ONNX lacks an operation, torch's C++ code prints the whole graph."""
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def harmless(warning: warnings.WarningMessage) -> bool:
+    """Whether what a trace does not record decides nothing: a check of torch's own, or an assertion."""
+    of_torch = Path(warning.filename).is_relative_to(Path(torch.__file__).parent)
+    return of_torch or linecache.getline(warning.filename, warning.lineno).lstrip().startswith("assert")
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:LONGEST_REASON]
 
 
 def with_properties(
@@ -153,4 +208,5 @@ def start(exported: bytes, threads: int = 0) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised as well
     return onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.onnx import decides
+from inference.onnx import decides, first_line
 from models.blocks import OriginalModel
 from models.decide import LARGE, log_cost_ratios
 from models.grid import grid_over
@@ -43,7 +43,10 @@ def largest_difference(session: Any, model: OriginalModel | PCSR, setting: Setti
 def compared(session: Any, model: OriginalModel | PCSR, setting: Setting, lr: Tensor, k: float | None) -> float:
     """The largest difference of one picture. Raises InputError if it is too large."""
     inputs = {"lr": lr.numpy()} if k is None else {"lr": lr.numpy(), "k": np.array(k, np.float32)}
-    sr, *assigned = map(torch.from_numpy, session.run(None, inputs))
+    try:
+        sr, *assigned = map(torch.from_numpy, session.run(None, inputs))
+    except Exception as error:  # each of these programs has errors of its own
+        raise InputError(f"it fails with: {first_line(error)}") from error
     if isinstance(model, PCSR):
         size, feat = scaled_size(lr, setting.scale), model.encode(lr)
         grid = grid_over(lr, size)

@@ -83,6 +83,8 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     path = Path(args.model) if args.model else SAVE / Path(args.config).stem
     expected = resolved(load_config(args.config).model) if args.config is not None else None
     model, spec = load_model(path)
+    if args.model is None and (later := path.with_name(f"{path.name}-2")).exists():
+        tell(f"warning: --config means {path}; there are later runs, and --model {later} takes the next one")
     if expected not in (None, spec):
         raise InputError(one_line(path, f"holds another model than {args.config}: {difference(spec, expected)}"))
     named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent

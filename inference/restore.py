@@ -12,7 +12,7 @@ from inference.tiles import MAPS, TilePlan
 from models.blocks import OriginalModel
 from models.fast.accelerate import accelerate
 from models.fast.fold import folded
-from models.flops import Flops, network_flops
+from models.flops import PATCH, Flops
 from models.tile import whole, with_halo
 from utils.device import synchronize
 from utils.errors import InputError
@@ -89,8 +89,8 @@ def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     accelerate(model)
-    per_lr = network_flops(model)
-    channels = model.encoder(torch.zeros(1, 3, 8, 8, device=device)).shape[1]  # of its features: what a pixel takes
+    image = torch.zeros(1, 3, PATCH, PATCH, device=device)
+    channels = model.encoder(image).shape[1]  # of its features: what a pixel takes
 
     @torch.inference_mode()
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
@@ -102,14 +102,14 @@ def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan
             finish(sr, None, whole(sr), pixels)
         else:
             (image,) = batches
-            tiles = plan.cut(image, model.halo, 4 * channels * (MAPS + 3 * scale**2))
+            tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
             with plan.bar(len(tiles)) as bar:
                 for tile in tiles:
-                    seen, inside = with_halo(image, tile, 0 if len(tiles) == 1 else model.halo)
+                    seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
                     rows, cols = tile.times(scale)
                     finish(model(seen), None, inside.times(scale), pixels[rows, cols])
                     bar.update()
-        flops = per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
+        flops = model.counted * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
 
     return restore

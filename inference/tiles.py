@@ -3,20 +3,27 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.tile import Tile, whole
+from models.tile import Halo, Tile, whole
 from utils.errors import InputError
 
 SHARE = 4  # of the free memory, what a tile may take
 MOST = 1 << 30  # bytes on a CPU: larger tiles are hardly faster
 LEAST = 32  # LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
+
+
+class InTiles(Protocol):
+    """A model, and what it must see around a tile; None: the whole image."""
+
+    @property
+    def halo(self) -> Halo | None: ...
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,18 @@ class TilePlan:
         if self.tile_size is not None and self.tile_size < 1:
             raise InputError(f"tile_size {self.tile_size}: must be 1 or more")
 
-    def cut(self, lr: Tensor, halo: int | None, pixel_bytes: float) -> list[Tile]:
+    def cut(self, lr: Tensor, model: InTiles, pixel_bytes: float) -> list[Tile]:
         """Tiles that cover lr (b,3,h,w), of which one LR pixel takes `pixel_bytes` while a model works on it.
 
-        `halo` is how far a model sees beyond a tile; None, as far as the image goes, leaves a single tile.
+        A model without a halo leaves a single tile.
         """
-        if halo is None:
+        area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
+        if (
+            lr.shape[2] * lr.shape[3] <= area or (halo := model.halo) is None
+        ):  # in this order: to find a halo takes time
             return [whole(lr)]
-        area = allowance(lr.device) / pixel_bytes if self.tile_size is None else (self.tile_size + 2 * halo) ** 2
-        return cut(lr, halo, area)
+        beyond = halo.pixels + halo.period - 1
+        return cut(lr, beyond, area if self.tile_size is None else (self.tile_size + 2 * beyond) ** 2)
 
     def bar(self, total: int) -> "tqdm[Any]":
         """Shown in terminals, when there is more than one tile to do."""

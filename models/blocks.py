@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.flops import network_flops
 from models.grid import bilinear, grid_over
-from models.tile import reach
+from models.halo import find_halo
+from models.tile import Halo
 
 
 def conv3x3(in_channels: int, out_channels: int, groups: int = 1) -> nn.Conv2d:
@@ -36,6 +38,7 @@ class OriginalModel(nn.Module):
         self.scale = scale
         self.residual = residual
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+        self.counted = network_flops(self)  # here, so that a layer that cannot be counted is an error before training
 
     def forward(self, lr: Tensor) -> Tensor:
         sr = self.tail(self.encoder(lr - self.mean)) + self.mean
@@ -44,6 +47,6 @@ class OriginalModel(nn.Module):
         return sr
 
     @functools.cached_property
-    def halo(self) -> int | None:
-        """How many LR pixels around an output pixel influence it; None if the whole image does."""
-        return reach(self)
+    def halo(self) -> Halo | None:
+        """What the model must see around a tile; None: the whole image."""
+        return find_halo(self)

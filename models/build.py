@@ -3,11 +3,13 @@
 import contextlib
 from itertools import pairwise
 
+import torch
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+from torch import nn
 
 from models.blocks import OriginalModel
 from models.carn import CARNEncoder, CARNTail
-from models.flops import mlp_flops, network_flops
+from models.flops import mlp_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
 from models.parts import Maker, Parts, options_of, outside_parts
@@ -18,6 +20,7 @@ from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+SIZE = (9, 11)  # of an image, odd and small, that every encoder must take
 
 BACKBONES = {
     "carn": Parts(CARNEncoder, CARNTail, mean=DIV2K_MEAN, title="CARN"),
@@ -54,9 +57,9 @@ def build_original(spec: OriginalSpec) -> OriginalModel:
     parts, ((encoder, _), (tail, _)) = backbone_parts(spec.backbone), makers(spec)
     for_encoder, for_tail = options_of(makers(spec), spec.options, spec.backbone)
     modules = encoder(spec.width, **for_encoder), tail(spec.width, spec.scale, **for_tail)
-    model = OriginalModel(*modules, spec.scale, parts.mean, parts.residual)
-    network_flops(model)  # a layer that cannot be counted is an error here, not at the first validation
-    return model
+    check_shape(modules[0], "encoder", (3, *SIZE), (spec.width, *SIZE))
+    check_shape(modules[1], "tail", (spec.width, *SIZE), (3, SIZE[0] * spec.scale, SIZE[1] * spec.scale))
+    return OriginalModel(*modules, spec.scale, parts.mean, parts.residual)
 
 
 def build_pcsr(spec: PCSRSpec) -> PCSR:
@@ -71,7 +74,23 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
         raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
     (options,) = options_of(makers(spec), spec.options, spec.backbone)
-    return PCSR(parts.encoder(spec.width, **options), upsamplers, classifier, parts.mean)
+    encoder = parts.encoder(spec.width, **options)
+    check_shape(encoder, "encoder", (3, *SIZE), (spec.width, *SIZE))
+    return PCSR(encoder, upsamplers, classifier, parts.mean)
+
+
+@torch.no_grad()
+def check_shape(module: nn.Module, name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Raises InputError unless a module that was just made turns the one shape, (c,h,w), into the other."""
+    problem = f"model.backbone: the {name} must take any h and w, and make (b,{{}},{{}},{{}}) of (b,{{}},{{}},{{}})"
+    problem = problem.format(*expected, *given)
+    try:
+        made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
+    except Exception as error:  # whatever a network may raise
+        raise InputError(f"{problem}, but: {type(error).__name__}: {error}") from error
+    module.train()
+    if made != expected:
+        raise InputError(f"{problem}, not {made}")
 
 
 def build(spec: OriginalSpec | PCSRSpec) -> OriginalModel | PCSR:

@@ -1,19 +1,21 @@
-"""Both FLOPs accounts: the layers of a network are counted as a forward pass on a small image calls them.
+"""Both FLOPs accounts: the operations of a network are counted as a forward pass on a small image calls them.
 
-`paper` is what published tables count: 2 per multiply-accumulate of convolutions and linears as if every MLP ran on
-[feat, rel_coord, rel_cell] per HR pixel, 2 per element of BatchNorm, 1 per element of PReLU, and a transposed
-convolution billed at its output size. `executed` is 2 per multiply-accumulate this implementation does: first layers
-once per LR pixel, a transposed convolution at its input size, BatchNorm as one multiply-accumulate per element,
-although inference folds it away. Neither counts activations other than PReLU (paper), interpolation, k-means or
-refinement.
+`paper` is what published tables count: 2 per multiply-accumulate of convolutions, linears and matrix products as if
+every MLP ran on [feat, rel_coord, rel_cell] per HR pixel, 2 per element of BatchNorm (LayerNorm, GroupNorm), 1 per
+element of PReLU, and a transposed convolution billed at its output size. `executed` is 2 per multiply-accumulate this
+implementation does: first layers once per LR pixel, a transposed convolution at its input size, BatchNorm as one
+multiply-accumulate per element, although inference folds it away. Neither counts activations other than PReLU (paper),
+softmax, interpolation, k-means or refinement.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.mlp import PixelMLP
 from utils.errors import InputError
@@ -38,65 +40,104 @@ def both(flops: float) -> Flops:
     return Flops(flops, flops)
 
 
-# What one call of a layer costs, from the layer, its input and its output. A rule holds for subclasses as well, and
-# speaks for everything inside its layer.
-RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Flops]] = {
-    nn.Conv2d: lambda conv, x, y: both(2.0 * y.numel() * conv.weight[0].numel()),
-    nn.Linear: lambda linear, x, y: both(2.0 * y.numel() * linear.in_features),
-    nn.ConvTranspose2d: lambda conv, x, y: Flops(
-        2.0 * y.numel() * conv.weight[:, 0].numel() / conv.groups, 2.0 * x.numel() * conv.weight[0].numel()
+def products(left: int) -> Callable[[Any, Any], Flops]:
+    """The rule of a matrix product whose left factor is the argument of this number."""
+    return lambda args, y: both(2.0 * y.numel() * args[left].shape[-1])
+
+
+def convolution(args: Any, y: Tensor) -> Flops:
+    x, weight, *_, transposed, _, groups = args
+    if not transposed:
+        return both(2.0 * y.numel() * weight[0].numel())
+    return Flops(2.0 * y.numel() * weight[:, 0].numel() / groups, 2.0 * x.numel() * weight[0].numel())
+
+
+def normalisation(args: Any, y: Any) -> Flops:
+    return both(2.0 * y[0].numel())
+
+
+aten = torch.ops.aten
+# What torch's operations cost, from their arguments and their output; all others but UNCOUNTED cost nothing.
+OPERATIONS: dict[Any, Callable[[Any, Any], Flops]] = {
+    aten.convolution: convolution,
+    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), products(0)),
+    **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), products(1)),
+    # of query, key and value: all queries with all keys, then all shares of the values
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda args, y: both(
+        2.0 * (args[0].numel() + y[0].numel()) * args[1].shape[-2]
     ),
-    nn.BatchNorm2d: lambda norm, x, y: both(2.0 * y.numel()),
-    nn.SyncBatchNorm: lambda norm, x, y: both(2.0 * y.numel()),
-    nn.PReLU: lambda prelu, x, y: Flops(1.0 * y.numel(), 0.0),
+    **dict.fromkeys((aten.native_batch_norm, aten.native_layer_norm, aten.native_group_norm), normalisation),
+    aten._prelu_kernel: lambda args, y: Flops(1.0 * y.numel(), 0.0),
 }
+UNCOUNTED = re.compile(r"rnn|lstm|gru|fft|native_multi_head|transformer|trilinear|cdist|euclid|linalg|matrix_exp")
+# What one call of a module costs, from the module, its input and its output: for modules with operations that cannot be
+# counted. A rule holds for subclasses as well, and speaks for everything inside its module.
+RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Flops]] = {}
 
 
-def counted_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that RULES speak for, by name. Raises InputError for a parameter outside of them."""
-    found: dict[str, nn.Module] = {}
-    inside: set[nn.Module] = set()
-    for name, layer in network.named_modules():
-        if layer in inside:
-            continue
-        if any(kind in RULES for kind in type(layer).__mro__):
-            found[name] = layer
-            inside.update(layer.modules())
-        elif list(layer.parameters(recurse=False)):
-            raise uncountable(name, layer, f"add a rule for {type(layer).__name__} to RULES in models/flops.py")
-    return found
+def rule_of(module: nn.Module) -> Callable[[Any, Tensor, Tensor], Flops] | None:
+    return next((RULES[kind] for kind in type(module).__mro__ if kind in RULES), None)
 
 
-def uncountable(name: str, layer: nn.Module, why: str) -> InputError:
-    return InputError(f"the FLOPs of {name or 'the network'} ({type(layer).__name__}) cannot be counted: {why}")
+class Counter(TorchDispatchMode):
+    """While it is active, adds up what the operations of a network cost."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.total = Flops(0.0, 0.0)
+        self.names = {module: name for name, module in network.named_modules()}
+        self.within: list[nn.Module] = []  # the modules at work, the innermost last
+        for module in self.names:
+            module.register_forward_pre_hook(lambda module, inputs: self.within.append(module))
+            module.register_forward_hook(self.leave)
+
+    def leave(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.within.pop()
+        if (rule := rule_of(module)) and not any(map(rule_of, self.within)):
+            self.total += rule(module, inputs[0], output)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's own question. The other answer imports the compiler, which takes a second."""
+        return False
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = operation(*args, **(kwargs or {}))
+        if not any(map(rule_of, self.within)):
+            kind = operation.overloadpacket
+            if kind in OPERATIONS:
+                self.total += OPERATIONS[kind](args, output)
+            elif operation.namespace not in ("aten", "prim") or UNCOUNTED.search(operation.__name__):
+                module = self.within[-1]
+                where, layer = self.names[module] or "the network", type(module).__name__
+                remedy = f"give {layer} a rule in RULES of models/flops.py"
+                raise InputError(f"the FLOPs of {where} ({layer}) cannot be counted: it calls {operation}; {remedy}")
+        return output
 
 
 @torch.no_grad()
 def network_flops(network: nn.Module) -> Flops:
-    """FLOPs per LR pixel of a network that takes lr (b,3,h,w); every call of a shared layer counts.
+    """FLOPs per LR pixel of a network that takes lr (b,3,h,w).
 
     The image is small enough for a copy on the CPU. Torch's meta device would compute nothing at all, but the first use
-    of it takes a second, for the compiler that it imports. Raises InputError for a layer that cannot be counted.
+    of it takes a second, for the compiler. Raises InputError for a layer that cannot be counted.
     """
-    probe = copy.deepcopy(network).to("cpu", torch.float32).eval()
-    layers = counted_layers(probe)
-    calls: list[tuple[nn.Module, Flops]] = []
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        rule = next(RULES[kind] for kind in type(layer).__mro__ if kind in RULES)
-        calls.append((layer, rule(layer, inputs[0], output)))
-
-    for layer in layers.values():
-        layer.register_forward_hook(count)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls what it is made of
     try:
-        probe(torch.zeros(1, 3, PATCH, PATCH))
+        with torch.inference_mode(False):  # which hides what a Linear is made of
+            probe = copy.deepcopy(network).to("cpu", torch.float32).eval()
+            image = torch.zeros(1, 3, PATCH, PATCH)
+            with Counter(probe) as counter:
+                probe(image)
+    except InputError:
+        raise
     except Exception as error:  # whatever a network may raise
-        raise uncountable("", network, f"it must run on the CPU, on {PATCH}x{PATCH} pixels: {error}") from error
-    idle = set(layers.values()) - {layer for layer, _ in calls}
-    for name, layer in layers.items():
-        if layer in idle:
-            raise uncountable(name, layer, "forward does not call it; call it, or add a rule for the module around it")
-    return sum((flops for _, flops in calls), Flops(0.0, 0.0)) * (1 / PATCH**2)
+        kind = type(network).__name__
+        raise InputError(f"{kind} must run on the CPU, on {PATCH}x{PATCH} pixels, but: {error}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.total * (1 / PATCH**2)
 
 
 class MLPFlops(NamedTuple):

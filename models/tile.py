@@ -1,11 +1,8 @@
 """Tiles of an image. A network that sees enough pixels around a tile computes there what it does in the whole image."""
 
-import copy
-import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Tile(NamedTuple):
@@ -23,6 +20,14 @@ class Tile(NamedTuple):
         """With `by` more pixels on all sides, as far as lr (b,3,h,w) has them."""
         rows, cols = (
             slice(max(line.start - by, 0), min(line.stop + by, n)) for line, n in zip(self, lr.shape[2:], strict=True)
+        )
+        return Tile(rows, cols)
+
+    def aligned(self, lr: Tensor, period: int) -> "Tile":
+        """Grown to multiples of `period`, as far as lr (b,3,h,w) has pixels."""
+        rows, cols = (
+            slice(line.start // period * period, min(-(-line.stop // period) * period, n))
+            for line, n in zip(self, lr.shape[2:], strict=True)
         )
         return Tile(rows, cols)
 
@@ -44,9 +49,18 @@ def whole(image: Tensor) -> Tile:
     return Tile(slice(0, image.shape[2]), slice(0, image.shape[3]))
 
 
-def with_halo(lr: Tensor, tile: Tile, halo: int | None) -> tuple[Tensor, Tile]:
-    """A tile of lr (b,3,h,w) with `halo` pixels around it (None: all there are), and where in that the tile lies."""
-    seen = whole(lr) if halo is None else tile.grown(lr, halo)
+class Halo(NamedTuple):
+    """What a network must see around a tile to compute there what it computes in the whole image."""
+
+    pixels: int  # of LR, on all sides
+    period: int = 1  # the network's windows or cells: what it sees begins and ends at a multiple, or at the border
+
+
+def with_halo(lr: Tensor, tile: Tile, halo: Halo | None) -> tuple[Tensor, Tile]:
+    """A tile of lr (b,3,h,w) with its halo (None: the whole image), and where in that the tile lies."""
+    if halo is None:
+        return lr, tile
+    seen = tile.grown(lr, halo.pixels).aligned(lr, halo.period)
     return lr[..., seen.rows, seen.cols], tile.within(seen)
 
 
@@ -54,23 +68,3 @@ def span(n: int, size: int, stretch: slice) -> tuple[int, int]:
     """The half-open range of `size` HR positions whose nearest of `n` LR pixels lies in `stretch`."""
     first, stop = (max(0, -(-(2 * size * pixel + 1 - n) // (2 * n))) for pixel in (stretch.start, stretch.stop))
     return first, stop
-
-
-@torch.no_grad()
-def reach(network: nn.Module, limit: int = 256) -> int | None:
-    """How far, in LR pixels, an input pixel influences the output of a network; None if farther than `limit`.
-
-    Not-a-number spreads through all arithmetic, so one such pixel shows how far its influence goes.
-    """
-    probe = copy.deepcopy(network).cpu().float().eval()
-    radius = 16
-    while radius <= limit:
-        image = torch.zeros(1, 3, 2 * radius + 1, 2 * radius + 1)
-        image[..., radius, radius] = math.nan
-        result = probe(image)
-        reached = result[0].isnan().any(0).nonzero() // (result.shape[-1] // image.shape[-1])
-        far = int((reached - radius).abs().max())
-        if far < radius:
-            return far
-        radius *= 2
-    return None

@@ -20,8 +20,8 @@ from torch import nn
 from benchmarks.tables import fill, texts
 from models import build
 from models.flops import network_flops
+from models.halo import reach
 from models.parts import Parts
-from models.tile import reach
 from tests.conftest import ROOT, make_folder, photo
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -86,7 +86,7 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     if state is not None:
         model.load_state_dict(state["model"])
     elif config.train.init is not None:
-        start_from(model, config.train.init)
+        start_from(model, config.model, config.train.init)
     task = build_task(config.train, model, ranks)
     try:
         train(config, task, open_validation(config.data, ranks), folder, ranks, state)

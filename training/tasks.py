@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import OriginalModel
+from models.build import resolved
 from models.checkpoint import load_model
 from models.fast.fold import folded
 from models.mlp import rows_of
 from models.pcsr import PCSR
 from training.losses import deviation, group_loss, summed
 from training.queries import Group, queries
-from utils.config import TrainSpec
+from utils.config import OriginalSpec, PCSRSpec, TrainSpec
 from utils.dist import Ranks
 from utils.errors import InputError
 
@@ -118,12 +119,15 @@ def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Ta
     return Phase0(model, spec) if spec.phase == 0 else Phase1(model, spec, ranks)
 
 
-def start_from(model: OriginalModel | PCSR, path: str) -> None:
+def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path: str) -> None:
     """Take the weights of another training; a PCSR model takes the encoder and the heavy upsampler alone.
 
     Raises InputError if they do not fit.
     """
-    trained, _ = load_model(path)
+    trained, described = load_model(path)
+    if type(spec) is type(described) and (options := resolved(spec).options) != described.options:
+        # such as a dilation, which no shape of a weight shows
+        raise InputError(f"train.init: {path} has model.options {described.options}, and this config has {options}")
     taken: list[tuple[nn.Module, nn.Module]] = [(model, trained)]
     if isinstance(model, PCSR) and isinstance(trained, PCSR):
         taken = [(model.encoder, trained.encoder), (model.upsamplers[-1], trained.upsamplers[-1])]

@@ -22,9 +22,10 @@ from models.fast.fold import folded
 from models.fast.pixels import PixelKernel, bilinear_window
 from models.fast.plain import TorchKernel
 from models.grid import Grid, bilinear, grid_over
+from models.halo import find_halo
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
-from models.tile import Tile, reach, whole, with_halo
+from models.tile import Halo, Tile, whole, with_halo
 
 PADDING = 15  # channels that a table may have more than its MLP: those of a vector but one
 
@@ -83,9 +84,9 @@ class Engine:
         return [TorchKernel(mlp) for mlp in mlps]
 
     @cached_property
-    def halo(self) -> int | None:
-        """How many LR pixels around a feature influence it; None if the whole image does."""
-        return reach(self.model.encoder)
+    def halo(self) -> Halo | None:
+        """What the encoder must see around a tile; None: the whole image."""
+        return find_halo(self.model.encoder)
 
     @torch.inference_mode()
     def encode(self, lr: Tensor, tile: Tile | None = None) -> Encoded:
@@ -95,8 +96,8 @@ class Engine:
 
     @torch.inference_mode()
     def features(self, lr: Tensor, tile: Tile) -> Tensor:
-        """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees `halo` pixels around it."""
-        seen, inside = with_halo(lr, tile, 0 if tile == whole(lr) else self.halo)  # 0 spares finding the halo
+        """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees the halo around it."""
+        seen, inside = (lr, tile) if tile == whole(lr) else with_halo(lr, tile, self.halo)
         return self.model.encode(seen)[..., inside.rows, inside.cols]
 
     @torch.inference_mode()

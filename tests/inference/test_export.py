@@ -3,22 +3,23 @@
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.onnx import INSTALL, PCSRGraph, start, to_onnx
 from inference.onnx_check import check_assignment, largest_difference
 from models.build import build
 from models.checkpoint import load_model
-from models.fsrcnn import FSRCNNEncoder
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
 from tests.inference.test_graph import balance, model_of
+from tests.models.test_halo import WIDTH, Cells, Squeezed, Windows
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
@@ -99,19 +100,83 @@ def test_only_ties_may_be_assigned_otherwise() -> None:
             check_assignment(torch.tensor([wrong], dtype=torch.uint8).view(1, 1, -1), log_odds, cost, k)
 
 
-class Padded(FSRCNNEncoder):
-    """Decides by the size of the image, in Python."""
+class Altered(nn.Module):
+    """A 1x1 convolution, and what a function makes of its result."""
+
+    def __init__(self, of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.entry, self.of = nn.Conv2d(3, WIDTH, 1), of
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (2 if x.shape[2] > 3 else 1)
+        return self.of(self.entry(x))
 
 
-def test_code_that_decides_by_the_size_is_refused() -> None:
-    pytest.importorskip("onnx", reason=INSTALL)
+class HeadsOfTorch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        tokens = feat.flatten(2).transpose(1, 2)
+        return self.heads(tokens, tokens, tokens)[0].transpose(1, 2).view(feat.shape)
+
+
+def asserting(feat: Tensor) -> Tensor:
+    assert feat.shape[2] > 0
+    return feat
+
+
+def with_encoder(encoder: nn.Module) -> PCSR:
     model = model_of({})
-    model.encoder = Padded(6)
-    with pytest.raises(InputError, match="size of an image"):
-        to_onnx(model)
+    model.encoder = encoder.eval()
+    return model
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        *[nn.Sequential(nn.Conv2d(3, WIDTH, 1), norm) for norm in (nn.GroupNorm(2, WIDTH), nn.InstanceNorm2d(WIDTH))],
+        *[Windows(8), Cells(2), Squeezed(), Altered(asserting)],
+    ],
+    ids=lambda encoder: type(encoder).__name__,
+)
+def test_networks_of_ones_own(encoder: nn.Module) -> None:
+    model = with_encoder(encoder)
+    session = start(to_onnx(model), threads=1)
+    assert (
+        largest_difference(session, model, Setting(), [torch.rand(1, 3, *size) for size in ((9, 11), (40, 24))]) < 1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reason"),
+    [
+        (
+            Altered(lambda feat: feat * (2 if feat.shape[2] > 3 else 1)),
+            r"size of an image \(test_export.py, line \d+\)",
+        ),
+        (Altered(lambda feat: feat * int(feat.shape[2])), r"size of an image \(test_export.py, line \d+\)"),
+        (Altered(lambda feat: feat + torch.rand(np.zeros(feat.shape[2:]).shape)), r"size of an image"),
+        (Altered(HeadsOfTorch()), "for a single size of image only"),
+        (Altered(lambda feat: torch.fft.rfft2(feat, s=(32, 32)).abs().mean((2, 3), keepdim=True) * feat), "ONNX: "),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_a_line(
+    encoder: nn.Module, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx", reason=INSTALL)
+    with pytest.raises(InputError, match=reason) as caught:
+        to_onnx(with_encoder(encoder))
+    assert "\n" not in str(caught.value) and not capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("runtime")
+def test_what_the_runtime_cannot_do_is_said_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    model = with_encoder(Windows(16))  # mirrors more pixels than there are
+    with pytest.raises(InputError, match=r"LR of 2x2.*it fails with") as caught:
+        largest_difference(start(to_onnx(model), 1), model, Setting(), [torch.rand(1, 3, 2, 2)])
+    assert "\n" not in str(caught.value) and not capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("runtime")
@@ -130,6 +195,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
     expected = PCSRGraph(model, Setting(refinement=False, scale=2.5))(lr, torch.tensor(0.0))
     assert sr.shape == (1, 3, 28, 15) and assignment.shape == (1, 28, 15) and assignment.dtype == np.uint8
     np.testing.assert_allclose(sr, expected[0].detach(), rtol=0, atol=1e-5)
+    assert "LR of 128x128, 91x61, 1x1" in outcome.out
     before = (tmp_path / "out/a.onnx").read_bytes()
     assert cli("export.py", "--model", "tiny", "--onnx", "out/a.onnx", "--licence", "CC0").code == 0  # replaced
     assert (tmp_path / "out/a.onnx").read_bytes() != before

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from inference import finish
 from inference.encoding import pcsr_restorer
@@ -19,7 +18,7 @@ from models.fast.engine import Engine
 from models.grid import bilinear, grid_over
 from models.pcsr import PCSR, refine
 from models.setting import Rule, Setting
-from models.tile import Tile, reach, whole
+from models.tile import Tile, whole
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR
 from utils.config import OriginalSpec, PCSRSpec
 
@@ -47,16 +46,7 @@ def test_halo_is_derived_from_the_network(backbone: str, halo: int) -> None:
     model = model_of(TINY_PCSR, backbone)
     assert isinstance(model, PCSR)
     engine = Engine(model)
-    assert engine.halo == halo
-
-
-def test_a_network_that_sees_everything_has_no_halo() -> None:
-    class Global(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x - x.mean((2, 3), keepdim=True)
-
-    assert reach(Global()) is None
-    assert TilePlan(4).cut(torch.rand(1, 3, 50, 60), None, 1) == [Tile(slice(0, 50), slice(0, 60))]
+    assert engine.halo == (halo, 1)
 
 
 @pytest.mark.parametrize("scale", [4, 2.5])

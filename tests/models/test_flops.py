@@ -1,8 +1,11 @@
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.build import BACKBONES, build, build_original, build_pcsr
@@ -85,26 +88,39 @@ class Twice(nn.Module):
         return self.layer(self.layer(x))
 
 
-class Gain(nn.Module):
-    """A layer of somebody else's, which models/flops.py does not know."""
+class Functional(nn.Module):
+    """Uses functions and its own weights rather than layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, of: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(3, 1, 1))
+        self.weight = nn.Parameter(torch.ones(3, 3, 1, 1))
+        self.of = of
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gain * x
+        return self.of(x, self.weight)
 
 
-class Idle(nn.Module):
-    """Uses the weights of a layer and not the layer."""
+class Attention(nn.Module):
+    """Of all pixels to all, on one head or by torch's own module."""
 
-    def __init__(self) -> None:
+    def __init__(self, how: str) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
+        self.how = how
+        self.of_torch = nn.MultiheadAttention(3, 1, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.conv.weight)
+        tokens = x.flatten(2).transpose(1, 2)  # (b,n,3)
+        if self.how == "einsum":
+            odds = torch.einsum("bic,bjc->bij", tokens, tokens)
+            tokens = torch.einsum("bij,bjc->bic", odds.softmax(-1), tokens)
+        elif self.how == "matmul":
+            tokens = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+        elif self.how == "module":
+            tokens = self.of_torch(tokens, tokens, tokens, need_weights=False)[0]
+        else:
+            mask = torch.zeros(tokens.shape[1], tokens.shape[1]) if self.how == "masked" else None
+            tokens = F.scaled_dot_product_attention(tokens[:, None], tokens[:, None], tokens[:, None], mask)[:, 0]
+        return tokens.transpose(1, 2).reshape(x.shape)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +131,14 @@ class Idle(nn.Module):
         (nn.ConvTranspose2d(3, 3, 3, padding=1, groups=3), 2 * 9 * 3, 2 * 9 * 3),
         (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), 6, 6),
         (nn.PReLU(3), 3, 0),
+        (nn.GroupNorm(1, 3), 6, 6),
+        (nn.LayerNorm(32), 6, 6),
+        (Functional(lambda x, weight: x * weight[0]), 0, 0),
+        (Functional(F.conv2d), 18, 18),
+        (Functional(F.conv_transpose2d), 18, 18),
+        (Functional(lambda x, weight: F.prelu(x, weight[0, :, 0, 0])), 3, 0),
+        *[(Attention(how), 2 * 2 * 3 * 1024, 2 * 2 * 3 * 1024) for how in ("einsum", "matmul", "function", "masked")],
+        (Attention("module"), 2 * 2 * 3 * 1024 + 4 * 18, 2 * 2 * 3 * 1024 + 4 * 18),
     ],
 )
 def test_every_call_of_a_shared_layer_counts(layer: nn.Module, paper: float, executed: float) -> None:
@@ -130,27 +154,75 @@ def test_counting_leaves_the_network_alone() -> None:
     assert not any(layer._forward_hooks for layer in network.modules())
 
 
-def test_a_layer_without_a_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = Twice(nn.Sequential(nn.Conv2d(3, 3, 1), Gain()))
-    with pytest.raises(InputError, match=r"layer\.1 \(Gain\) cannot be counted: add a rule for Gain to RULES"):
+class Spectral(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft2(x).abs()[..., :1] + x
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (
+            Spectral(),
+            r"layer\.1 \(Spectral\) cannot be counted: it calls aten\._fft_r2c\.default; give Spectral a rule",
+        ),
+        (Rows(), r"layer\.1\.lstm \(LSTM\) cannot be counted: it calls aten.*; give LSTM a rule in RULES"),
+    ],
+)
+def test_what_cannot_be_counted_is_named(layer: nn.Module, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Twice(nn.Sequential(nn.Conv2d(3, 3, 1), layer))
+    with pytest.raises(InputError, match=reason):
         network_flops(network)
-    monkeypatch.setitem(RULES, Gain, lambda layer, x, y: Flops(y.numel(), 0))
+    monkeypatch.setitem(RULES, type(layer), lambda layer, x, y: Flops(y.numel(), 0))
     assert network_flops(network) == (2 * (2 * 9 + 3), 2 * 2 * 9)
+    monkeypatch.setitem(RULES, Twice, lambda layer, x, y: Flops(0, y.numel()))  # speaks for what is inside
+    assert network_flops(network) == (0, 3)
+
+
+@torch.no_grad()
+def test_attention_equals_torchs_counter() -> None:
+    for how in ("einsum", "matmul", "function"):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            Attention(how).eval()(torch.rand(1, 3, 32, 32))
+        assert network_flops(Attention(how)).executed * LR_PIXELS == counter.get_total_flops()
 
 
 def whatever(network: nn.Module, width: int) -> nn.Module:
     return network
 
 
-def test_a_network_that_cannot_be_counted_is_an_error_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    for network, reason in (
-        (Idle(), r"conv \(Conv2d\).*does not call it"),
-        (nn.Conv2d(3, 3, 64), "must run on the CPU, on 32x32 pixels"),
-    ):
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 48, 1), Spectral()), r"1 \(Spectral\) cannot be counted"),
+        (nn.Conv2d(3, 48, 64), r"the encoder must take any h and w, and make \(b,\d+,9,11\).*but: RuntimeError"),
+        (nn.PixelUnshuffle(2), "the encoder must take any h and w.*but: RuntimeError"),
+        (nn.Conv2d(3, 48, 3), r"the encoder must .*, not \(48, 7, 9\)"),
+        (nn.Conv2d(3, 7, 1), r"the encoder must .*, not \(7, 9, 11\)"),
+        (nn.Module(), 'missing the required "forward" function'),
+    ],
+)
+def test_what_a_backbone_lacks_is_an_error_when_it_is_built(
+    network: nn.Module, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = nn.PixelShuffle(4)
+    monkeypatch.setitem(BACKBONES, "fsrcnn", Parts(partial(whatever, network), lambda width, scale: tail))
+    for spec in specs("fsrcnn"):
         with pytest.raises(InputError, match=reason):
-            network_flops(network)
-        parts = Parts(partial(whatever, network), lambda width, scale: nn.Identity())
-        monkeypatch.setitem(BACKBONES, "fsrcnn", parts)
-        for spec in specs("fsrcnn"):
-            with pytest.raises(InputError, match=reason):
-                build(spec)
+            build(spec.model_copy(update={"width": 48}))
+
+
+def test_a_tail_of_another_scale_is_an_error_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = partial(whatever, nn.Conv2d(3, 48, 1))
+    monkeypatch.setitem(BACKBONES, "fsrcnn", Parts(encoder, lambda width, scale: nn.PixelShuffle(4)))
+    with pytest.raises(InputError, match=r"the tail must .* make \(b,3,27,33\) of \(b,48,9,11\), not \(3, 36, 44\)"):
+        build(OriginalSpec(kind="original", backbone="fsrcnn", width=48, scale=3))

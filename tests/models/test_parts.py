@@ -153,7 +153,7 @@ def test_a_bare_pth_imports_nothing(folder: Path) -> None:
     del sys.modules["lab.nets"]
     args = {"backbone": "lab.nets:network", "model": {"backbone": "lab.nets:network", "kind": "original"}}
     torch.save({"args": args, "sd": weights}, folder / "bare.pth")
-    with pytest.raises(InputError, match=r"bare.pth: "):
+    with pytest.raises(InputError, match=r"bare\.pth: "):
         load_model(folder / "bare.pth")
     assert "lab.nets" not in sys.modules
 
@@ -175,3 +175,8 @@ def test_training_it_by_the_command(cli: Cli, folder: Path) -> None:
     assert outcome.code == 2 and "options is {'depth': 3, 'gain': 2" in outcome.err
     outcome = cli("train_pcsr.py", "--config", "own.yaml", "--set", "options={depth: 1.5}")
     assert outcome.code == 2 and len(outcome.err.splitlines()) == 1 and "model.options.depth: Input" in outcome.err
+    more = ("--set", "phase=1", "init=save/own", "upsamplers=[[4], [8, 8]]", "classifier=[]", "options.depth=3")
+    outcome = cli("train_pcsr.py", "--config", "own.yaml", "--name", "own1", *more, "--device", "cpu")
+    assert outcome.code == 2 and "save/own has model.options {'depth': 3, 'gain': 2" in outcome.err
+    outcome = cli("train_pcsr.py", "--config", "own.yaml", "--name", "own1", *more, "options.gain=2", "--device", "cpu")
+    assert outcome.code == 0, outcome.err

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,25 @@ def test_wrong_files_name_the_key(tmp_path: Path, before: str, after: str, messa
 def test_missing_file() -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
         load_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_commands_of_a_header_belong_together(name: str) -> None:
+    """What they train they evaluate, from the phase 0 that its own header trains, and never the weights that ship."""
+    trained = {other: set(re.findall(r"--name (\S+)", header(other))) for other in SHIPPED}
+    (own,) = trained[name]
+    assert sum(own in others for others in trained.values()) == 1
+    assert all(f"--config configs/{name}.yaml --name" in line for line in header(name).splitlines() if "train" in line)
+    assert set(re.findall(r"--model save/(\S+)", header(name))) == ({own} if "test" in header(name) else set())
+    if "phase1" in name:
+        backbone, scales = name.split("-", maxsplit=1)[0], "-multiscale" if "multiscale" in name else ""
+        assert [f"save/{each}" for each in trained[f"{backbone}-pcsr-phase0{scales}"]] == re.findall(
+            r"--set init=(\S+)", header(name)
+        )
+        assert "test_pcsr.py --model" in header(name)
+
+
+def header(name: str) -> str:
+    """The commands in the header of a config, continued lines joined."""
+    text = (ROOT / f"configs/{name}.yaml").read_text().replace("\\\n#", "")
+    return "\n".join(re.findall(r"^#   (.*)$", text, re.MULTILINE))

@@ -1,0 +1,21 @@
+"""Which model the options choose."""
+
+from pathlib import Path
+
+import yaml
+
+from tests.conftest import TINY_ORIGINAL, Cli, config_for, make_folder, save_tiny
+from utils.config import dump_yaml
+
+
+def test_a_config_means_its_first_run_and_later_ones_are_told_of(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(dump_yaml(config_for(TINY_ORIGINAL)))
+    assert "options" in yaml.safe_load((tmp_path / "tiny.yaml").read_text())["model"]
+    make_folder(tmp_path / "hr", [(48, 48)])
+    save_tiny(tmp_path / "save/tiny", TINY_ORIGINAL)
+    command = ("test.py", "--hr_data", "hr", "--per_image", "--device", "cpu")
+    assert not cli(*command, "--config", "tiny.yaml").err
+    save_tiny(tmp_path / "save/tiny-2", TINY_ORIGINAL)
+    outcome = cli(*command, "--config", "tiny.yaml")
+    assert outcome.code == 0 and outcome.err.count("\n") == 1 and "--model save/tiny-2" in outcome.err
+    assert not cli(*command, "--model", "save/tiny").err
