@@ -76,8 +76,9 @@ class Phase1(Task[PCSR]):
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         *light, heavy, classifier = mlps = self.model.mlps()
-        with torch.no_grad():
+        with torch.inference_mode():  # in which the kernels need not keep anything for gradients
             feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
+        feat = feat.clone()  # a tensor that gradients may flow past
         tables = [mlp.project(feat) for mlp in mlps]
         spec, chosen = self.spec, queries(lr, hr, self.spec.pixels_per_patch)
         groups, pixels = chosen.groups(spec.loss), chosen.nearest.numel()

@@ -109,7 +109,7 @@ def test_a_backbone_from_outside_with_its_options(folder: Path) -> None:
         ],
         (pcsr("lab.nets:Encoder", kernels=[3, 2.5]), r"model\.options\.kernels: Input should be a valid integer, not "),
         (pcsr("lab.nets:Encoder", act="relu"), r"model\.options\.act: the backbone's code must annotate it"),
-        (pcsr("vgg"), r"unknown backbone 'vgg', one of: carn, srresnet, fsrcnn, or MODULE:NAME"),
+        (pcsr("vgg"), r"unknown backbone 'vgg', one of: carn, .* or MODULE:NAME"),
         (pcsr("nowhere.nets:Encoder"), r"nowhere.nets:Encoder cannot be imported: ModuleNotFoundError.*'nowhere'"),
         (pcsr("lab.broken:Encoder"), r"lab.broken:Encoder cannot be imported: SyntaxError"),
         (pcsr("lab.nets:Nothing"), r"lab.nets:Nothing cannot be imported: AttributeError.*'Nothing'"),
