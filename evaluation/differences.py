@@ -53,25 +53,30 @@ class Evaluation(NamedTuple):
         return self.rows[self.rows["setting"] == setting].drop(columns="setting")
 
 
-def read_images(path: Path) -> Evaluation:
-    """Read an images.csv. Raises InputError if it is missing or no such table, or if a PSNR is not finite."""
+def read_table(path: Path) -> pd.DataFrame:
+    """An images.csv, all of it. Raises InputError if it is missing or no such table, or if a PSNR is not finite."""
     try:
         table = pd.read_csv(path, dtype=NAMES, keep_default_na=False)  # an image may be called NA
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # which the parser's errors are
         raise InputError(f"{path}: not a readable CSV file ({error})") from None
-    columns = [*IMAGE, "setting", "psnr"]
-    if absent := [name for name in columns if name not in table]:
+    if absent := [name for name in [*IMAGE, "setting", "psnr"] if name not in table]:
         raise InputError(f"{path}: no column {', '.join(absent)}; give the images.csv that an evaluation wrote")
-    table = table[columns].assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in ("scale", "psnr")})
+    for name in table.columns.difference(list(NAMES)):
+        table[name] = pd.to_numeric(table[name], errors="coerce")
     if table.empty:
         raise InputError(f"{path}: has no rows")
     if unusable := named(table, ~table[["scale", "psnr"]].abs().lt(math.inf).all(axis=1)):
         raise InputError(f"{path}: no finite PSNR of {unusable}")
     if doubled := named(table, table.duplicated([*IMAGE, "setting"])):
         raise InputError(f"{path}: more than one row of the same setting for {doubled}")
-    return Evaluation(path, table)
+    return table
+
+
+def read_images(path: Path) -> Evaluation:
+    """What of an images.csv is compared. Raises InputError as read_table does."""
+    return Evaluation(path, read_table(path)[[*IMAGE, "setting", "psnr"]])
 
 
 def psnr_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:

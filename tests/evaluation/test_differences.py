@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.compare import interval
+from evaluation.differences import interval
 from tests.conftest import TINY_PCSR, Cli, Outcome, make_folder, save_tiny
 
 
