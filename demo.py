@@ -84,7 +84,7 @@ def restorer(args: argparse.Namespace, chosen: Chosen, device: torch.device) -> 
     """What restores with the model, and the names of its results. Raises InputError for options it cannot follow."""
     if isinstance(chosen.model, OriginalModel):
         return original_restorer(chosen.model, device, tile_plan(args)), ["original"]
-    decisions = settings(args)
+    decisions = settings(args, args.scale)
     return pcsr_restorer(chosen.model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
 
 
