@@ -1,0 +1,99 @@
+"""Several evaluations beside each other, in one table and one plot: models, settings, data sets, scales.
+
+python -m evaluation.compare results/bicubic/Set14-x4 results/carn-x4/Set14-x4 results/carn-pcsr-phase1/Set14-x4
+"""
+
+import argparse
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from evaluation.differences import read_table
+from evaluation.plot import plot_curve
+from evaluation.record import read_record, results_folder, write_record
+from evaluation.report import SUMMARY, format_table, summarise, summary_json
+from evaluation.tables import write_csv
+from utils.errors import InputError, Parser, run
+from utils.files import write_atomic
+
+# of the records: what is the same wherever PSNR can be compared
+COMMON = ("hr_images", "lr_images", "crop", "float_lr", "psnr_type")
+
+
+class Results(NamedTuple):
+    """One evaluation."""
+
+    folder: Path
+    images: pd.DataFrame  # its images.csv
+    record: dict[str, Any]
+
+    def names(self) -> dict[object, set[str]]:
+        """The images of each data set and scale."""
+        return {key: set(names) for key, names in self.images.groupby(["dataset", "scale"])["image"]}
+
+    def summary(self) -> pd.DataFrame:
+        """The means, with what they are of."""
+        known = {"backbone": self.record.get("backbone"), "folder": str(self.folder)}
+        return summarise(self.images).assign(model=self.record.get("model", self.folder.resolve().parent.name), **known)
+
+
+def read_results(folder: Path) -> Results:
+    """Raises InputError for a folder without the results of an evaluation."""
+    table = read_table(folder / "images.csv")
+    if absent := [name for name in (*SUMMARY, "flops_paper_share") if name not in table]:
+        raise InputError(f"{folder}/images.csv: no column {', '.join(absent)}; give a folder that an evaluation wrote")
+    return Results(folder, table, read_record(folder))
+
+
+def check_comparable(one: Results, other: Results) -> None:
+    """Raises InputError if both have a data set, and its PSNR is not of the same images under the same protocol."""
+    first, second = one.names(), other.names()
+    shared = first.keys() & second.keys()
+    both = one.record.keys() & other.record.keys()
+    differ = [key for key in COMMON if key in both and one.record[key] != other.record[key]]
+    if not differ and any(first[key] != second[key] for key in shared):
+        differ = ["images"]
+    if shared and differ:
+        raise InputError(
+            f"{other.folder}: differs from {one.folder} in {', '.join(differ)}; their PSNR cannot be compared"
+        )
+
+
+def compare_results(results: Sequence[Results]) -> pd.DataFrame:
+    """A row per setting of each evaluation, those of one data set together.
+
+    Models of one name are told apart by their folder. Raises InputError for what cannot be compared.
+    """
+    for one, other in combinations(results, 2):
+        check_comparable(one, other)
+    summary = pd.concat([each.summary() for each in results], ignore_index=True)
+    sets = summary.groupby(["dataset", "scale"], sort=False)
+    again = summary.groupby(["dataset", "scale", "model"])["folder"].transform("nunique") > 1
+    summary["model"] = summary["model"].mask(again, summary["model"] + " (" + summary["folder"] + ")")
+    return summary.loc[sets.ngroup().sort_values(kind="stable").index].drop(columns="folder")
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="where test.py and test_pcsr.py have written results")
+    parser.add_argument("--out_dir", type=Path, help="where table and plot go (default: results/compare)")
+    parser.add_argument("--json", action="store_true", help="end with the table as one line of JSON")
+    args = parser.parse_args()
+    results = [read_results(folder) for folder in dict.fromkeys(args.folders)]
+    summary = compare_results(results)
+    record = {"results": {str(each.folder): each.record for each in results}}
+    folder = results_folder(args.out_dir or Path("results/compare"), "summary.csv", record, bool(args.out_dir))
+    write_record(folder, record)
+    write_csv(folder / "summary.csv", summary)
+    write_atomic(folder / "curve.png", plot_curve(summary))
+    print(format_table(summary))
+    print(f"written to {folder}")
+    if args.json:
+        print(summary_json(summary))
+
+
+if __name__ == "__main__":
+    run(main)

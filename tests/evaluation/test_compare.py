@@ -1,0 +1,85 @@
+"""`python -m evaluation.compare FOLDER...`."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, save_tiny
+
+
+@pytest.fixture
+def evaluated(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of bicubic, an original model and a PCSR model, refined and not, on two data sets."""
+    for module in ("report", "compare"):
+        monkeypatch.setattr(f"evaluation.{module}.plot_curve", lambda _: b"")  # slow to draw, tested elsewhere
+    for name, count in (("A", 1), ("B", 2)):
+        make_folder(tmp_path / "data" / name, [(48, 52)] * count)
+    save_tiny(tmp_path / "save/pcsr", TINY_PCSR)
+    save_tiny(tmp_path / "save/original", TINY_ORIGINAL)
+    common = ("--hr_data", "data/A", "data/B", "--per_image")
+    pcsr = ("test_pcsr.py", "--model", "save/pcsr", *common, "--budget", 0.9, 1)
+    runs = [("test.py", "--bicubic", *common), ("test.py", "--model", "save/original", *common), pcsr]
+    runs += [(*pcsr, "--no_refinement"), (*pcsr, "--psnr_type", "y")]
+    assert [cli(*each).code for each in runs] == [0] * 5
+    return tmp_path
+
+
+def compare(cli: Cli, *args: object) -> Outcome:
+    return cli("evaluation/compare.py", *args)
+
+
+def test_models_side_by_side(cli: Cli, evaluated: Path) -> None:
+    folders = [f"results/{model}/A-x4" for model in ("bicubic", "original", "pcsr")]
+    outcome = compare(cli, *folders, "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out.splitlines()[-1])
+    settings = [("bicubic", "bicubic"), ("original", "original"), ("pcsr", "budget=0.9"), ("pcsr", "budget=1")]
+    assert [(row["model"], row["setting"]) for row in rows] == settings
+    assert all(row["ssim"] > 0 for row in rows) and "SSIM" in outcome.out
+    for folder, row in zip(folders, rows, strict=False):
+        assert row["psnr"] == pytest.approx(pd.read_csv(f"{folder}/summary.csv")["psnr"][0])
+    share = f"{100 * rows[3]['flops_paper'] / rows[1]['flops_paper']:.1f}"  # of the original of the same backbone
+    heading, *table = outcome.out.splitlines()[1:6]
+    assert "of original %" in heading and share in table[3].split()
+    assert {path.name for path in (evaluated / "results/compare").iterdir()} == {
+        "curve.png",
+        "record.json",
+        "summary.csv",
+    }
+
+
+def test_data_sets_stand_together_and_equal_models_are_told_apart(cli: Cli, evaluated: Path) -> None:
+    folders = [f"results/pcsr/{each}" for each in ("A-x4", "B-x4", "A-x4-unrefined")]
+    rows = json.loads(compare(cli, *folders, "--json").out.splitlines()[-1])
+    assert [(row["dataset"], row["images"], row["model"]) for row in rows[::2]] == [
+        ("A", 1, "pcsr (results/pcsr/A-x4)"),
+        ("A", 1, "pcsr (results/pcsr/A-x4-unrefined)"),
+        ("B", 2, "pcsr"),
+    ]
+
+
+def test_another_comparison_stays(cli: Cli, evaluated: Path) -> None:
+    assert compare(cli, "results/pcsr/A-x4").out.endswith("written to results/compare\n")
+    assert compare(cli, "results/pcsr/B-x4").out.endswith("written to results/compare-2\n")
+    assert compare(cli, "results/pcsr/A-x4").out.endswith("written to results/compare\n")
+
+
+def test_results_without_a_record(cli: Cli, evaluated: Path) -> None:
+    """From before there were records: the model is what the folder above says."""
+    (evaluated / "results/pcsr/A-x4/record.json").unlink()
+    rows = json.loads(compare(cli, "results/pcsr/A-x4", "results/original/A-x4", "--json").out.splitlines()[-1])
+    assert [row["model"] for row in rows] == ["pcsr", "pcsr", "original"]
+
+
+def test_what_cannot_be_compared(cli: Cli, evaluated: Path) -> None:
+    outcome = compare(cli, "results/pcsr/A-x4", "results/pcsr/A-x4-y")
+    assert "A-x4-y: differs from results/pcsr/A-x4 in psnr_type; their PSNR cannot be compared" in outcome.err
+    table = evaluated / "results/original/B-x4/images.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    assert "differs from results/pcsr/B-x4 in images" in compare(cli, "results/pcsr/B-x4", table.parent).err
+    assert "nowhere/images.csv: No such file" in compare(cli, "nowhere").err
+    table.write_text("dataset,image,scale,setting,psnr\nSet,a,4,k=0,30\n")
+    assert "no column ssim" in compare(cli, table.parent).err
+    assert not (evaluated / "results/compare").exists()
