@@ -80,6 +80,10 @@ def run_evaluation(
             chosen.introduce(*restores)
     about = {**model_record(chosen), "settings": settings, **protocol_record(args), "device": ranks.device.type}
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
+    if args.save_images:
+        for data in sets:
+            data.pairs.check()
+        gather(ranks, None)  # all shares are checked before anything is written
     tables = [run_one(args, ranks, restores[data.scale], data) for data in sets]
     if ranks.main:
         summary = pd.concat(tables, ignore_index=True)
@@ -115,9 +119,6 @@ def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: Data
     def keep(image: str, restored: Restored) -> None:
         save_images(data.folder / "images" / restored.setting, image, restored)
 
-    if args.save_images:
-        data.pairs.check()
-        gather(ranks, None)  # all shares are checked before anything is written
     grid = Patches(args.patch_size, args.step)
     protocol = Protocol(data.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
     bar = tqdm(data.pairs, desc=f"{data.name} x{data.scale:g}", unit="image", disable=None if ranks.main else True)
