@@ -8,6 +8,7 @@ python demo.py --model save/carn-x4 --upscale      an original model instead of 
 """
 
 import argparse
+from hashlib import sha256
 from pathlib import Path
 
 import skimage.data
@@ -110,8 +111,14 @@ def main() -> None:
         upscale(args, sources, Upscale(restore, names, scale, output, chosen.name, made_by))
         return
     path, restores = Path(args.img_path[0]), [restore]
-    record = {"image": str(path.resolve()), "content": short(read_bytes(path)), **model_record(chosen), "scale": scale}
-    record |= {"settings": names, "refinement": not args.no_refinement, "opacity": args.opacity, "device": device.type}
+    record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
+    record |= {
+        "scale": scale,
+        "settings": names,
+        "refinement": not args.no_refinement,
+        "opacity": args.opacity,
+        "device": device.type,
+    }
     if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, scale)):
         restores.insert(0, restorer(args, original, device)[0])
         record["original"] = fingerprint(original)

@@ -66,10 +66,8 @@ def draw(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
             axis.plot(0, level, ">", color="black", transform=edge, clip_on=False, label=BICUBIC)
             axis.axhline(level, color="black", linestyle=":", linewidth=0.8)
         else:
-            size = 10 if STYLES[rule] == "*" else 5
-            axis.plot(
-                points["gflops"], points["psnr"], STYLES[rule], color=colours[model], markersize=size, label=label
-            )
+            style, size = STYLES.get(rule, "o"), 10 if rule == "adaptive" else 5
+            axis.plot(points["gflops"], points["psnr"], style, color=colours[model], markersize=size, label=label)
     spent = group["gflops"][group["gflops"] > 0]
     if len(spent) and spent.max() > WIDE * spent.min():
         axis.set_xscale("log")
