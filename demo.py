@@ -8,19 +8,20 @@ python demo.py --model save/carn-x4 --upscale      an original model instead of 
 """
 
 import argparse
+from hashlib import sha256
 from pathlib import Path
 
 import skimage.data
 import torch
 
 from evaluation.evaluate import Protocol, Row, measure
+from evaluation.record import model_record, results_folder, write_record
 from evaluation.report import format_table, image_table, summarise, summary_json
-from evaluation.simulate import original_beside, simulate
+from evaluation.simulate import COMPARISON, original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.encoding import pcsr_restorer
 from inference.inputs import find_images
 from inference.options import (
-    Chosen,
     add_decision_options,
     add_model_options,
     chosen_model,
@@ -33,8 +34,10 @@ from inference.outputs import fingerprint, short
 from inference.restore import Restore, original_restorer
 from inference.visual import OPACITY
 from models.blocks import OriginalModel
+from models.pcsr import PCSR
 from utils.device import pick_device
 from utils.errors import InputError, Parser, run
+from utils.files import read_bytes
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
@@ -80,12 +83,12 @@ def upscale(args: argparse.Namespace, sources: list[Path], how: Upscale) -> None
     outcome.check()
 
 
-def restorer(args: argparse.Namespace, chosen: Chosen, device: torch.device) -> tuple[Restore, list[str]]:
-    """What restores with the model, and the names of its results. Raises InputError for options it cannot follow."""
-    if isinstance(chosen.model, OriginalModel):
-        return original_restorer(chosen.model, device, tile_plan(args)), ["original"]
-    decisions = settings(args)
-    return pcsr_restorer(chosen.model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
+def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device) -> tuple[Restore, list[str]]:
+    """What restores with a model, and the names of its results. Raises InputError for options it cannot follow."""
+    if isinstance(model, OriginalModel):
+        return original_restorer(model, device, tile_plan(args)), ["original"]
+    decisions = settings(args, args.scale)
+    return pcsr_restorer(model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
 
 
 def main() -> None:
@@ -101,17 +104,27 @@ def main() -> None:
     if args.upscale:
         sources, output = find_images(args.img_path, out_dir), chosen_output(args)
     device = pick_device(args.device)
-    restore, names = restorer(args, chosen, device)
+    restore, names = restorer(args, chosen.model, device)
     chosen.introduce(scale)
     if args.upscale:
         made_by = short(fingerprint(chosen.model), not args.no_refinement)
         upscale(args, sources, Upscale(restore, names, scale, output, chosen.name, made_by))
         return
-    path = Path(args.img_path[0])
-    folder, restores = out_dir / path.stem, [restore]
-    if not isinstance(chosen.model, OriginalModel):
-        restores = [*original_beside(chosen.spec.backbone, scale, device, tile_plan(args)), restore]
+    path, restores = Path(args.img_path[0]), [restore]
+    record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
+    record |= {
+        "scale": scale,
+        "settings": names,
+        "refinement": not args.no_refinement,
+        "opacity": args.opacity,
+        "device": device.type,
+    }
+    if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, scale)):
+        restores.insert(0, restorer(args, original, device)[0])
+        record["original"] = fingerprint(original)
+    folder = results_folder(out_dir / path.stem, COMPARISON, record)
     summary = simulate(path, scale, restores, folder, args.opacity)
+    write_record(folder, record)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

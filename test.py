@@ -16,20 +16,16 @@ def main() -> None:
     if args.bicubic:
         if not args.per_image:
             raise InputError("--bicubic works on whole images: add --per_image")
-        run_evaluation(args, "bicubic", lambda _: bicubic_restorer(check_scale(args.scale)))
+        run_evaluation(args, lambda _, scale: bicubic_restorer(check_scale(scale)), ["bicubic"])
         return
     chosen = chosen_model(args)
     model = chosen.model
     if not isinstance(model, OriginalModel):
         raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
-    if args.scale != model.scale:
-        raise InputError(f"--scale {args.scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
-    run_evaluation(
-        args,
-        chosen.name,
-        lambda device: original_restorer(model, device, tile_plan(args)),
-        lambda: chosen.introduce(args.scale),
-    )
+    for scale in args.scale:
+        if scale != model.scale:
+            raise InputError(f"--scale {scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
+    run_evaluation(args, lambda device, _: original_restorer(model, device, tile_plan(args)), ["original"], chosen)
 
 
 if __name__ == "__main__":

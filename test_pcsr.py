@@ -18,9 +18,9 @@ def main() -> None:
     model = chosen.model
     run_evaluation(
         args,
-        chosen.name,
-        lambda device: pcsr_restorer(model, settings(args), device, tile_plan(args)),
-        lambda: chosen.introduce(args.scale),
+        lambda device, scale: pcsr_restorer(model, settings(args, scale), device, tile_plan(args)),
+        [str(setting) for setting in settings(args, args.scale[0])],
+        chosen,
     )
 
 

@@ -58,6 +58,8 @@ class Step(NamedTuple):
         """Raises InputError, with the command's last words, if it fails."""
         log = WORK / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        for path in self.makes:  # an evaluation or a demo leaves results that are there to what made them
+            path.unlink(missing_ok=True)
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
         if code:

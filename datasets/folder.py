@@ -9,7 +9,7 @@ from torch import Tensor
 
 from utils.decode import read_image
 from utils.errors import InputError
-from utils.files import list_images
+from utils.files import data_name, list_images
 from utils.image import to_tensor
 from utils.resize import downscale, scaled_size
 
@@ -98,12 +98,17 @@ class PairedFolder:
         return Pair(path.stem, hr, lr)
 
 
-def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, PairedFolder]:
-    """Data sets by folder name, LR made from HR. Raises InputError as PairedFolder does, and for equal names."""
-    names = [Path(folder).resolve().name for folder in folders]
+def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
+    """Folders by the name of their data set. Raises InputError for equal names."""
+    names = [data_name(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise InputError("two data folders have the same name, and their results could not be told apart; rename one")
-    return {name: PairedFolder(str(folder), None, scale) for name, folder in zip(names, folders, strict=True)}
+    return dict(zip(names, map(str, folders), strict=True))
+
+
+def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, PairedFolder]:
+    """Data sets by name, LR made from HR. Raises InputError as PairedFolder does, and for equal names."""
+    return {name: PairedFolder(folder, None, scale) for name, folder in named_folders(folders).items()}
 
 
 def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:

@@ -1,146 +1,99 @@
-"""Two evaluations of the same images: by how much their PSNR differs, and how sure that is."""
+"""Several evaluations beside each other, in one table and one plot: models, settings, data sets, scales.
 
-import math
+python -m evaluation.compare results/bicubic/Set14-x4 results/carn-x4/Set14-x4 results/carn-pcsr-phase1/Set14-x4
+"""
+
+import argparse
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
-from evaluation.tables import Column, format_columns
-from utils.errors import InputError
+from evaluation.differences import read_table
+from evaluation.plot import plot_curve
+from evaluation.record import read_record, results_folder, write_record
+from evaluation.report import SUMMARY, format_table, summarise, summary_json
+from evaluation.tables import write_csv
+from utils.errors import InputError, Parser, run
+from utils.files import write_atomic
 
-IMAGE = ["dataset", "image", "scale"]  # what rows of two files are matched by
-NAMES = {"dataset": str, "image": str, "setting": str}  # never numbers, not even 0801
-FEW = 3  # names in a message
-CONFIDENCE = 0.95
-RESAMPLES = 9999
-TITLES = {
-    "setting_a": Column("a"),
-    "setting_b": Column("b"),
-    "psnr_a": Column("a dB", "{:.3f}"),
-    "psnr_b": Column("b dB", "{:.3f}"),
-    "difference": Column("a - b dB", "{:+.4f}"),
-    "bounds": Column("95 % interval"),
-    "better": Column("a better in"),
-}
-SHOWN = ["dataset", "scale", "setting_a", "setting_b", "images"]
-SHOWN += ["psnr_a", "psnr_b", "difference", "bounds", "better"]
+# of the records: what is the same wherever PSNR can be compared
+COMMON = ("hr_images", "lr_images", "crop", "float_lr", "psnr_type")
 
 
-class Evaluation(NamedTuple):
-    """An images.csv: IMAGE, setting and psnr, a row per image and setting."""
+class Results(NamedTuple):
+    """One evaluation."""
 
-    path: Path
-    rows: pd.DataFrame
+    folder: Path
+    images: pd.DataFrame  # its images.csv
+    record: dict[str, Any]
 
-    def settings(self) -> list[str]:
-        return list(dict.fromkeys(self.rows["setting"]))
+    def names(self) -> dict[object, set[str]]:
+        """The images of each data set and scale."""
+        return {key: set(names) for key, names in self.images.groupby(["dataset", "scale"])["image"]}
 
-    def chosen(self, asked: str | None, name: str) -> str:
-        """The setting asked for by the argument `name`, or the only one. Raises InputError if it is not there."""
-        there = self.settings()
-        if asked is None and len(there) > 1:
-            raise InputError(f"{self.path}: has several settings; give {name}, one of: {' '.join(there)}")
-        if asked not in (None, *there):
-            raise InputError(f"{name} {asked}: {self.path} has: {' '.join(there)}")
-        return asked or there[0]
-
-    def psnr(self, setting: str) -> pd.DataFrame:
-        """IMAGE and psnr under one setting."""
-        return self.rows[self.rows["setting"] == setting].drop(columns="setting")
+    def summary(self) -> pd.DataFrame:
+        """The means, with what they are of."""
+        known = {"backbone": self.record.get("backbone"), "folder": str(self.folder)}
+        return summarise(self.images).assign(model=self.record.get("model", self.folder.resolve().parent.name), **known)
 
 
-def read_images(path: Path) -> Evaluation:
-    """Read an images.csv. Raises InputError if it is missing or no such table, or if a PSNR is not finite."""
-    try:
-        table = pd.read_csv(path, dtype=NAMES, keep_default_na=False)  # an image may be called NA
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # which the parser's errors are
-        raise InputError(f"{path}: not a readable CSV file ({error})") from None
-    columns = [*IMAGE, "setting", "psnr"]
-    if absent := [name for name in columns if name not in table]:
-        raise InputError(f"{path}: no column {', '.join(absent)}; give the images.csv that an evaluation wrote")
-    table = table[columns].assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in ("scale", "psnr")})
-    if table.empty:
-        raise InputError(f"{path}: has no rows")
-    if unusable := named(table, ~table[["scale", "psnr"]].abs().lt(math.inf).all(axis=1)):
-        raise InputError(f"{path}: no finite PSNR of {unusable}")
-    if doubled := named(table, table.duplicated([*IMAGE, "setting"])):
-        raise InputError(f"{path}: more than one row of the same setting for {doubled}")
-    return Evaluation(path, table)
+def read_results(folder: Path) -> Results:
+    """Raises InputError for a folder without the results of an evaluation."""
+    table = read_table(folder / "images.csv")
+    if absent := [name for name in (*SUMMARY, "flops_paper_share") if name not in table]:
+        raise InputError(f"{folder}/images.csv: no column {', '.join(absent)}; give a folder that an evaluation wrote")
+    return Results(folder, table, read_record(folder))
 
 
-def psnr_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
-    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, and difference, psnr_a - psnr_b, in dB.
+def check_comparable(one: Results, other: Results) -> None:
+    """Raises InputError if both have a data set, and its PSNR is not of the same images under the same protocol."""
+    first, second = one.names(), other.names()
+    shared = first.keys() & second.keys()
+    both = one.record.keys() & other.record.keys()
+    differ = [key for key in COMMON if key in both and one.record[key] != other.record[key]]
+    if not differ and any(first[key] != second[key] for key in shared):
+        differ = ["images"]
+    if shared and differ:
+        raise InputError(
+            f"{other.folder}: differs from {one.folder} in {', '.join(differ)}; their PSNR cannot be compared"
+        )
 
-    Raises InputError, naming them, for images that only one of the two has.
+
+def compare_results(results: Sequence[Results]) -> pd.DataFrame:
+    """A row per setting of each evaluation, those of one data set together.
+
+    Models of one name are told apart by their folder. Raises InputError for what cannot be compared.
     """
-    one, two = a.psnr(setting_a), b.psnr(setting_b)
-    merged = one.merge(two, on=IMAGE, how="outer", suffixes=("_a", "_b"), indicator=True)
-    for side, path, other in (("left_only", b.path, a.path), ("right_only", a.path, b.path)):
-        if missing := named(merged, merged["_merge"] == side):
-            raise InputError(f"{path}: lacks {missing}, which {other} has; compare evaluations of the same images")
-    merged = merged.drop(columns="_merge")
-    merged.insert(3, "setting_a", setting_a)
-    merged.insert(4, "setting_b", setting_b)
-    return merged.assign(difference=merged["psnr_a"] - merged["psnr_b"])
+    for one, other in combinations(results, 2):
+        check_comparable(one, other)
+    summary = pd.concat([each.summary() for each in results], ignore_index=True)
+    sets = summary.groupby(["dataset", "scale"], sort=False)
+    again = summary.groupby(["dataset", "scale", "model"])["folder"].transform("nunique") > 1
+    summary["model"] = summary["model"].mask(again, summary["model"] + " (" + summary["folder"] + ")")
+    return summary.loc[sets.ngroup().sort_values(kind="stable").index].drop(columns="folder")
 
 
-def named(table: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
-    """A few of the chosen images, and how many there are; nothing if there are none."""
-    rows = table[chosen]
-    names = [f"{row.dataset}/{row.image} x{row.scale:g}" for row in rows.head(FEW).itertuples()]
-    more = [f"{len(rows) - FEW} more"] if len(rows) > FEW else []
-    return ", ".join([*names, *more])
+def main() -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="where test.py and test_pcsr.py have written results")
+    parser.add_argument("--out_dir", type=Path, help="where table and plot go (default: results/compare)")
+    parser.add_argument("--json", action="store_true", help="end with the table as one line of JSON")
+    args = parser.parse_args()
+    results = [read_results(folder) for folder in dict.fromkeys(args.folders)]
+    summary = compare_results(results)
+    record = {"results": {str(each.folder): each.record for each in results}}
+    folder = results_folder(args.out_dir or Path("results/compare"), "summary.csv", record, bool(args.out_dir))
+    write_record(folder, record)
+    write_csv(folder / "summary.csv", summary)
+    write_atomic(folder / "curve.png", plot_curve(summary))
+    print(format_table(summary))
+    print(f"written to {folder}")
+    if args.json:
+        print(summary_json(summary))
 
 
-def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of (n,) values by the bootstrap (bias-corrected, accelerated); nan of a single one."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    if np.ptp(values) == 0:  # nothing to resample
-        return float(values[0]), float(values[0])
-    found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(found.low), float(found.high)
-
-
-def summarise_differences(images: pd.DataFrame) -> pd.DataFrame:
-    """Means of what `compare` found, per dataset, scale and pair of settings.
-
-    `low` and `high` bound the mean difference, `better` counts the images on which a has the higher PSNR.
-    """
-    groups = images.groupby(["dataset", "scale", "setting_a", "setting_b"], sort=False)
-    summary = groups[["psnr_a", "psnr_b", "difference"]].mean().reset_index()
-    summary.insert(4, "images", groups.size().to_numpy())
-    intervals = [interval(group.to_numpy()) for _, group in groups["difference"]]
-    summary[["low", "high"]] = intervals
-    return summary.assign(better=[int((group > 0).sum()) for _, group in groups["difference"]])
-
-
-def format_comparison(summary: pd.DataFrame) -> str:
-    """The summary with units, for a terminal."""
-    bounds = [
-        math.nan if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
-        for low, high in zip(summary["low"], summary["high"], strict=True)
-    ]
-    return format_columns(summary.assign(bounds=bounds), SHOWN, TITLES)
-
-
-def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
-    """The per-image differences of two evaluations' images.csv: under the settings named or the only ones there are,
-    or, if none is named and both files have the same, under each.
-
-    Raises InputError for files that cannot be compared, and if it is not clear which settings are meant.
-    """
-    one, two = read_images(a), read_images(b)
-    if setting_a is None and setting_b is None and sorted(one.settings()) == sorted(two.settings()):
-        pairs = [(setting, setting) for setting in one.settings()]
-    else:
-        pairs = [(one.chosen(setting_a, "setting_a"), two.chosen(setting_b, "setting_b"))]
-    return pd.concat([psnr_differences(one, two, *pair) for pair in pairs], ignore_index=True)
+if __name__ == "__main__":
+    run(main)

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from evaluation.evaluate import Row
-from evaluation.tables import figure_png, format_columns, table_json, write_csv
+from evaluation.plot import plot_curve
+from evaluation.tables import format_columns, table_json, write_csv
 from utils.errors import Parser, run
 from utils.files import write_atomic
 
@@ -34,46 +34,35 @@ def summarise(images: pd.DataFrame) -> pd.DataFrame:
     return summary
 
 
-def format_table(summary: pd.DataFrame) -> str:
-    """The summary with units, for a terminal."""
+def original_share(summary: pd.DataFrame) -> "pd.Series[float]":
+    """Of FLOPs, paper account, that of the original model in the same table: of the same data, scale and backbone."""
+    same = [name for name in ("dataset", "scale", "backbone") if name in summary]
     paper, original = summary["flops_paper"], summary["setting"] == "original"
-    shares = {
-        "flops_paper_share": summary["flops_paper_share"].mask(original),
-        "original_share": paper / paper[original].max(),
-    }
-    bills = ["flops_paper", *shares, "flops_executed"]
+    return paper / paper.where(original).groupby([summary[name] for name in same]).transform("max")
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """The summary with units, for a terminal; what all rows have in common stands above."""
+    common = ["dataset", "scale", "images"]
+    several = len(summary[common].drop_duplicates()) > 1
+    spent = summary["flops_paper"] > 0
+    bills = ["flops_paper", "flops_paper_share", "original_share", "flops_executed"]
+    shown = summary.assign(original_share=original_share(summary))
+    shown["flops_paper_share"] = shown["flops_paper_share"].mask(summary["setting"] == "original")
+    shown[["heavy_share", *bills]] = shown[["heavy_share", *bills]].where(spent)  # bicubic has no bill
+    names = [*(common if several else []), *(["model"] if "model" in summary else []), "setting", "psnr", "ssim"]
+    table = format_columns(shown, [*names, "heavy_share", *bills, "seconds"])
+    if several:
+        return f"means per image\n{table}"
     first = summary.iloc[0]
     count = "" if first["images"] == 1 else f", {first['images']} images, means per image"
-    shown = format_columns(summary.assign(**shares), ["setting", "psnr", "ssim", "heavy_share", *bills, "seconds"])
-    return f"{first['dataset']}, x{first['scale']:g}{count}\n{shown}"
+    return f"{first['dataset']}, x{first['scale']:g}{count}\n{table}"
 
 
 def summary_json(summary: pd.DataFrame) -> str:
     """One line, a list with an object per setting."""
-    return table_json(summary[["dataset", "images", "scale", "setting", *SUMMARY]])
-
-
-def plot_curve(summary: pd.DataFrame) -> bytes:
-    """PSNR against GFLOPs, both accounts side by side, as PNG."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, account in zip(axes, ("paper", "executed"), strict=True):
-        flops = summary[f"flops_{account}"] / 1e9
-        for rule, group in summary.groupby(summary["setting"].str.partition("=")[0], sort=False):  # a curve per rule
-            points = pd.DataFrame({"flops": flops[group.index], "psnr": group["psnr"]}).sort_values("flops")
-            axis.plot(points["flops"], points["psnr"], marker="o", label=str(rule))
-        for x, y, name in zip(flops, summary["psnr"], summary["setting"], strict=True):
-            # k below its curve and the other rules above, so that they can be told apart where they coincide
-            place, side = ((4, -11), "left") if name.startswith("k=") else ((-4, 5), "right")
-            axis.annotate(name, (x, y), textcoords="offset points", xytext=place, ha=side, fontsize=8)
-        axis.set_xlabel(f"GFLOPs per image, {account} account")
-        axis.grid(alpha=0.3)
-        axis.margins(0.15)
-    axes[0].set_ylabel("PSNR (dB)")
-    axes[0].legend(fontsize=8)
-    first = summary.iloc[0]
-    figure.suptitle(f"{first['dataset']}, x{first['scale']:g}, {first['images']} images", fontsize=10)
-    return figure_png(figure, 120)
+    lead = ["model"] if "model" in summary else []
+    return table_json(summary[[*lead, "dataset", "images", "scale", "setting", *SUMMARY]])
 
 
 def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) -> pd.DataFrame:
@@ -88,7 +77,7 @@ def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) 
 
 def main() -> None:
     # scipy.stats takes a second to import, which evaluations need not wait for
-    from evaluation.compare import compare, format_comparison, summarise_differences  # noqa: PLC0415
+    from evaluation.differences import compare, format_comparison, summarise_differences  # noqa: PLC0415
 
     parser = Parser(description="Compare the PSNR of two evaluations of the same images, image by image.")
     parser.add_argument(

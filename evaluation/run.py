@@ -1,19 +1,24 @@
-"""What test.py and test_pcsr.py share: their options, and the evaluation of a folder from images to report."""
+"""What test.py and test_pcsr.py share: their options, and the evaluation of folders from images to report."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datasets.folder import PairedFolder
+from datasets.folder import PairedFolder, named_folders
 from evaluation.evaluate import Protocol, evaluate, gather_rows
+from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import add_model_options
+from inference.options import Chosen, add_model_options
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
-from utils.dist import gather, start_ranks, stop_ranks
+from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
 from utils.errors import InputError, Parser
 from utils.patches import Patches
@@ -23,11 +28,12 @@ def eval_parser(description: str) -> Parser:
     """The options of both evaluation scripts."""
     parser = Parser(description=description)
     add_model_options(parser)
-    parser.add_argument("--hr_data", required=True, help="folder of HR images")
-    parser.add_argument("--lr_data", help="folder of LR images of the same names; made from HR if not given")
-    parser.add_argument(
-        "--scale", type=float, default=4.0, help="up-scaling factor of 1 or more, an original's own (default: 4)"
-    )
+    about = "folder of HR images, or several, a data set each"
+    parser.add_argument("--hr_data", required=True, nargs="+", metavar="DIR", help=about)
+    about = "folder of LR images of the same names, one for each of --hr_data; made from HR if not given"
+    parser.add_argument("--lr_data", nargs="+", default=[], metavar="DIR", help=about)
+    about = "up-scaling factor of 1 or more, or several; an original model has its own alone (default: 4)"
+    parser.add_argument("--scale", type=float, nargs="+", default=[4.0], help=about)
     parser.add_argument("--float_lr", action="store_true", help="LR made from HR is not rounded to 8 bits (published)")
     parser.add_argument("--per_image", action="store_true", help="whole images, instead of overlapping patches")
     parser.add_argument("--crop", action="store_true", help="cut LR to n*step+patch_size, what both modes can see")
@@ -37,51 +43,110 @@ def eval_parser(description: str) -> Parser:
         "--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB (default) or luma"
     )
     parser.add_argument("--save_images", action="store_true", help="write the SR images and assignments too")
-    parser.add_argument("--out_dir", help="where CSV, plot and images go (default: results/MODEL/DATASET-xSCALE...)")
+    about = "where CSV, plot and images go, of several data sets or scales in a folder each "
+    parser.add_argument("--out_dir", help=about + "(default: results/MODEL/DATASET-xSCALE...)")
     return parser
+
+
+class DataSet(NamedTuple):
+    """Images at one scale, and where their results go."""
+
+    name: str
+    scale: float
+    pairs: PairedFolder  # this rank's share
+    folder: Path
+    record: dict[str, Any]
 
 
 def run_evaluation(
     args: argparse.Namespace,
-    name: str,
-    restorer: Callable[[torch.device], Restore],
-    introduce: Callable[[], None] = lambda: None,
+    restorer: Callable[[torch.device, float], Restore],
+    settings: Sequence[str],
+    chosen: Chosen | None = None,
 ) -> None:
-    """Restore and measure a folder of images, each rank its share, and report on rank 0.
+    """Restore and measure folders of images at all scales, each rank its share, and report on rank 0.
 
-    `name` is the model's, `restorer` makes it ready on a device, and `introduce` says on rank 0 what it is. Raises
-    InputError for patches that leave gaps, images that cannot be used, and a folder for the results that holds the
-    images.
+    `restorer` makes the model ready on a device at a scale, `settings` are the names of its results, and `chosen` is
+    the model, None for bicubic. Raises InputError for patches that leave gaps, images that cannot be used, and a
+    folder for the results that holds the images or, if the user named it, results of something else.
     """
     ranks = start_ranks(args.device)
-    restore = restorer(ranks.device)
-    if ranks.main:
-        introduce()
+    restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
-    pairs = PairedFolder(args.hr_data, args.lr_data, args.scale, args.float_lr, ranks.rank, ranks.world)
-    grid = Patches(args.patch_size, args.step)
-    protocol = Protocol(args.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
-    dataset = Path(args.hr_data).resolve().name
-    folder = Path(args.out_dir or f"results/{name}/{dataset}-x{args.scale:g}{protocol_suffix(args)}")
-    if folder.resolve() in {Path(given).resolve() for given in (args.hr_data, args.lr_data) if given}:
-        raise InputError(f"--out_dir {folder}: holds the images to evaluate; give another folder")
-
-    def keep(image: str, restored: Restored) -> None:
-        save_images(folder / "images" / restored.setting, image, restored)
-
-    if args.save_images:
-        pairs.check()
-        gather(ranks, None)  # all shares are checked before anything is written
-    bar = tqdm(pairs, desc=dataset, unit="image", disable=None if ranks.main else True)
-    rows = gather_rows(ranks, evaluate(bar, restore, protocol, keep if args.save_images else None))
     if ranks.main:
-        summary = write_report(rows, dataset, args.scale, folder)
+        print(protocol_line(args))
+        if chosen:
+            chosen.introduce(*restores)
+    about = {**model_record(chosen), "settings": settings, **protocol_record(args), "device": ranks.device.type}
+    sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
+    if args.save_images:
+        for data in sets:
+            data.pairs.check()
+        gather(ranks, None)  # all shares are checked before anything is written
+    tables = [run_one(args, ranks, restores[data.scale], data) for data in sets]
+    if ranks.main:
+        summary = pd.concat(tables, ignore_index=True)
         print(format_table(summary))
-        print(f"written to {folder}")
+        for data in sets:
+            print(f"written to {data.folder}")
         if args.json:
             print(summary_json(summary))
     stop_ranks(ranks)
+
+
+def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[str, Any]) -> Iterator[DataSet]:
+    """Every data set at every scale; `about` is what else the records say. Raises InputError for unusable folders."""
+    named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
+    if args.lr_data and (len(scales) > 1 or len(args.lr_data) != len(named)):
+        raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
+    lrs = args.lr_data or [None] * len(named)
+    for ((name, hr), lr), scale in product(zip(named.items(), lrs, strict=True), scales):
+        pairs = PairedFolder(hr, lr, scale, args.float_lr, ranks.rank, ranks.world)
+        wanted = Path(args.out_dir or f"results/{model}")
+        if not args.out_dir or len(named) * len(scales) > 1:
+            wanted /= f"{name}-x{scale:g}{protocol_suffix(args)}"
+        if wanted.resolve() in {Path(given).resolve() for given in (*args.hr_data, *args.lr_data)}:
+            raise InputError(f"--out_dir {wanted}: holds the images to evaluate; give another folder")
+        record = {**about, "scale": scale, **images_record("hr", hr), **images_record("lr", lr)}
+        find = partial(results_folder, wanted, "images.csv", record, bool(args.out_dir))
+        yield DataSet(name, scale, pairs, from_main(ranks, find), record)
+
+
+def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: DataSet) -> pd.DataFrame:
+    """Evaluate one data set and, on rank 0, write its results; returns the summary, empty on other ranks."""
+
+    def keep(image: str, restored: Restored) -> None:
+        save_images(data.folder / "images" / restored.setting, image, restored)
+
+    grid = Patches(args.patch_size, args.step)
+    protocol = Protocol(data.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
+    bar = tqdm(data.pairs, desc=f"{data.name} x{data.scale:g}", unit="image", disable=None if ranks.main else True)
+    rows = gather_rows(ranks, evaluate(bar, restore, protocol, keep if args.save_images else None))
+    if not ranks.main:
+        return pd.DataFrame()
+    write_record(data.folder, data.record)
+    return write_report(rows, data.name, data.scale, data.folder)
+
+
+def protocol_line(args: argparse.Namespace) -> str:
+    """For people: which protocol runs, and how to get the other."""
+    if args.per_image:
+        return "protocol: whole images (without --per_image: overlapping patches, as published)"
+    size = f"{args.patch_size}x{args.patch_size} LR pixels, step {args.step}"
+    return f"protocol: overlapping patches of {size}, as published (whole images: --per_image)"
+
+
+def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
+    """What of the protocol decides the results."""
+    grid = [args.patch_size, args.step]
+    return {
+        "patches": None if args.per_image else grid,
+        "crop": grid if args.crop else None,
+        "float_lr": args.float_lr,
+        "psnr_type": args.psnr_type,
+        "refinement": not getattr(args, "no_refinement", True),  # PCSR only
+    }
 
 
 def protocol_suffix(args: argparse.Namespace) -> str:

@@ -36,9 +36,9 @@ def add_decision_options(parser: Parser) -> None:
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
 
 
-def settings(args: argparse.Namespace) -> list[Setting]:
+def settings(args: argparse.Namespace, scale: float) -> list[Setting]:
     """All settings asked for, k = 0 if none is given. Raises InputError for values out of range."""
-    common = not args.no_refinement, args.scale
+    common = not args.no_refinement, scale
     chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
     if args.adaptive:
         chosen.append(Setting("adaptive", 0.0, *common))
@@ -65,12 +65,12 @@ class Chosen(NamedTuple):
         trained = f", trained at {self.trained}" if self.trained else ""
         return f"{kind} {title}, {count:,} parameters{trained}"
 
-    def introduce(self, scale: float) -> None:
+    def introduce(self, *scales: float) -> None:
         """Say which model is at work, and on stderr if it was trained for other scales."""
         print(self)
-        if self.trained and not self.trained.covers(scale):
-            scales = self.trained.scales()
-            tell(f"warning: trained at {scales}; at x{scale:g} a model trained for that would do better")
+        if self.trained and (other := [f"x{scale:g}" for scale in scales if not self.trained.covers(scale)]):
+            asked = ", ".join(other)
+            tell(f"warning: trained at {self.trained.scales()}; at {asked} a model trained for that would do better")
 
 
 def chosen_model(args: argparse.Namespace) -> Chosen:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from utils.image import Array
 from utils.patches import bands
@@ -44,12 +45,17 @@ def busiest(load: Array) -> tuple[slice, slice]:
 def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size: float = 3.2) -> bytes:
     """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG."""
     height, width = images[0][1].shape[:2]
-    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.5), layout="constrained")
+    rows, cols = window
+    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.8), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     for column, (caption, image) in enumerate(images):
-        axes[0][column].set_title(caption, fontsize=10)
-        for axis, shown in zip(axes[:, column], (image, image[window]), strict=True):
-            axis.imshow(shown, interpolation="nearest")
+        whole, detail = axes[:, column]
+        whole.set_title(caption, fontsize=14)
+        whole.imshow(image, interpolation="antialiased")
+        place = (cols.start, rows.start), cols.stop - cols.start, rows.stop - rows.start
+        whole.add_patch(Rectangle(*place, fill=False, edgecolor="white"))
+        detail.imshow(image[window], interpolation="nearest")
+        for axis in (whole, detail):
             axis.set_axis_off()
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from utils.config import Config, Scale, Spec
+from utils.files import data_name
 
 TRAINED = "trained"  # the record's name in the header
 METADATA = "__metadata__"  # what the safetensors format calls all that a header says beside the tensors
@@ -32,7 +32,7 @@ class Trained(Spec):
 
 
 def record_of(config: Config) -> Trained:
-    return Trained(scale=config.data.scale, data=Path(config.data.train).absolute().name)
+    return Trained(scale=config.data.scale, data=data_name(config.data.train))
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -1,4 +1,7 @@
-"""Every command and all Python in README.md, docs/ and save/README.md run, on small pictures and for two iterations."""
+"""Every command and all Python in README.md, docs/ and save/README.md run, on small pictures and for two iterations.
+
+Whatever takes long to run has its options looked up besides, and the Python is checked as the project's own is.
+"""
 
 import os
 import re
@@ -22,11 +25,15 @@ from models import build
 from models.flops import network_flops
 from models.halo import reach
 from models.parts import Parts
-from tests.conftest import ROOT, make_folder, photo
+from tests.conftest import ROOT, Cli, make_folder, photo
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BACKBONE = ROOT / "docs/backbone.md"
-BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# a script or module and what follows it on the line, in a block, in backticks, or in a header
+CALL = re.compile(r"(?:-m ([\w.]+)|\b([\w/]+\.py))\b([^`\n]*)")
+OPTION = re.compile(r"(?<!\S)--[a-z]\w*")
+WITH_CALLS = [*PAGES, *(path for kind in ("configs/*.yaml", "*.py", "*/*.py", "*/*/*.py") for path in ROOT.glob(kind))]
 # set-up of a machine, which running this test shows to be right, or more machines than there are
 ELSEWHERE = ("make", "pip", "python3 -m venv", "export", "torchrun")
 FEW = {"iter_max": 2, "warmup": 0, "val_every": 2, "log_every": 1, "pixels_per_patch": 64}
@@ -103,6 +110,43 @@ def test_commands_run(page: Path, checkout: Path, monkeypatch: pytest.MonkeyPatc
         run_command(line, monkeypatch)
     if page.name == "training.md":  # the commands did what they say
         assert (checkout / "save/my-phase1/model.safetensors").exists() and (checkout / "results/smoke1").is_dir()
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    """Shell and Python everywhere; YAML in the page about backbones, as configs; and how to cite."""
+    for page in PAGES:
+        kinds = {kind for kind, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+        assert kinds <= {"sh", "python", *{BACKBONE: ["yaml"], ROOT / "README.md": ["bibtex"]}.get(page, [])}, page
+
+
+def test_options_exist(cli: Cli) -> None:
+    """Those of each command in the pages, the headers of configs, and the scripts' own descriptions."""
+    seen: dict[str, set[str]] = {"utils/launch.py": set()}
+    for path in WITH_CALLS:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for module, file, rest in CALL.findall(text):
+            script = f"{module.replace('.', '/')}.py" if module else file
+            if (ROOT / script).is_file() and path.relative_to(ROOT).parts[0] not in (".venv", "tests"):
+                seen.setdefault(script, set()).update(OPTION.findall(rest))
+    assert {"train.py", "test_pcsr.py", "evaluation/compare.py", "datasets/scripts/make_test_sets.py"} <= seen.keys()
+    launcher = OPTION.findall(cli("utils/launch.py", "--help").out)
+    for script, options in seen.items():
+        unknown = options.difference(OPTION.findall(cli(script, "--help").out), launcher) if options else ()
+        assert not unknown, f"{script}: {unknown}"
+
+
+def test_python_is_clean(tmp_path: Path) -> None:
+    """Every block passes what the project's own code has to pass; the entry of a new backbone follows its network."""
+    network, line, costs = commands(BACKBONE, "python")
+    network = network.replace("\n\n\n", "\nfrom models.parts import Parts\n\n\n", 1) + f"\n\nBACKBONES = {{\n{line}}}\n"
+    blocks = [network, costs, *(block for page in PAGES if page != BACKBONE for block in commands(page, "python"))]
+    files = [tmp_path / f"block_{number}.py" for number in range(len(blocks))]
+    for path, block in zip(files, blocks, strict=True):
+        path.write_text(block)
+    for check in ("ruff check --config", "ruff format --check --config", "mypy --config-file"):
+        words = [sys.executable, "-m", *check.split(), str(ROOT / "pyproject.toml"), *map(str, files)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_make_targets_exist() -> None:

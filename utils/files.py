@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and finding the images in a folder."""
 
 import os
+import re
 import secrets
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from utils.errors import InputError
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".bmp": "BMP"}
 IMAGE_SUFFIXES = frozenset(FORMATS)
+# a folder within a data set: HR, LR, x4, LR_bicubic, GTmod12
+PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_]?)+", re.IGNORECASE)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -72,6 +75,13 @@ def list_images(folder: str | Path) -> list[Path]:
     if not paths:
         raise InputError(f"{root}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return paths
+
+
+def data_name(folder: str | Path) -> str:
+    """The data set whose images a folder holds: its own name, but Test2K for Test2K/HR and Test2K/LR/x4."""
+    path = Path(os.path.normpath(folder))
+    names = [place.name for place in (path, *path.parents) if place.name not in ("", "..")]
+    return next((name for name in names if not PART_OF_SET.fullmatch(name)), Path(folder).resolve().name)
 
 
 def is_image(path: Path) -> bool:

@@ -5,10 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from torch import Tensor
 
+from evaluation.simulate import simulate
+from inference.restore import Restored, bicubic_restorer
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
+from utils.patches import Patches
 
 
 @pytest.fixture
@@ -30,11 +34,47 @@ def test_simulation_writes_everything(cli: Cli, work: Path) -> None:
     sizes = {path.name: read_image(path).pixels.shape[:2] for path in folder.glob("*.png")}
     assert sizes.pop("comparison.png")
     assert sizes.pop("lr.png") == (12, 17)
-    assert sizes == dict.fromkeys(["hr.png", "original.png", "pcsr.png", "assignment.png"], (48, 68))
+    files = ["bicubic.png", "hr.png", "original.png", "pcsr.png", "assignment.png"]
+    assert sizes == dict.fromkeys(files, (48, 68))
     rows = json.loads(outcome.out.splitlines()[-1])
-    assert [row["setting"] for row in rows] == ["original", "k=0"]
-    assert rows[1]["psnr"] > 20
+    assert [row["setting"] for row in rows] == ["bicubic", "original", "k=0"]
+    assert rows[2]["psnr"] > 20
     assert (folder / "report.csv").exists()
+
+
+def test_the_picture_says_what_it_shows(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panel for each way, named, with PSNR and seconds as in the table; HR last."""
+    captions: list[str] = []
+
+    def panel(row: list[tuple[str, np.ndarray]], window: object) -> bytes:
+        captions.extend(caption for caption, _ in row)
+        return b""
+
+    monkeypatch.setattr("evaluation.simulate.panel", panel)
+    outcome = demo(cli, "--img_path", "photo.png", "--k", "0", "--json")
+    facts = [f"{row['psnr']:.2f} dB, {row['seconds']:.2f} s" for row in json.loads(outcome.out.splitlines()[-1])]
+    names = [caption.partition("\n") for caption in captions]
+    assert [name for name, _, _ in names] == ["bicubic", "original model", "PCSR, k=0", "assignment", "HR"]
+    assert [fact for _, _, fact in names[:3]] == facts and "heavy (red)" in captions[3]
+
+
+def test_every_way_is_warm_before_it_is_timed(work: Path) -> None:
+    sizes = []
+
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
+        sizes.append(tuple(lr.shape[2:]))
+        return bicubic_restorer(2)(lr, patches, bits)
+
+    write_image(work / "large.png", photo(300, 400))
+    simulate(work / "large.png", 2, [restore], work / "out", 0.5)
+    assert sizes == [(128, 128), (150, 200)]
+
+
+def test_a_simulation_replaces_no_other(cli: Cli, work: Path) -> None:
+    for options, folder in ([], "photo"), (["--k", "0"], "photo"), (["--k", "1"], "photo-2"), ([], "photo"):
+        assert demo(cli, "--img_path", "photo.png", *options).out.endswith(f"written to results/demo/{folder}\n")
+    write_image(work / "photo.png", photo(50, 70, 1))
+    assert "other content; the new ones go to results/demo/photo-3" in demo(cli, "--img_path", "photo.png").err
 
 
 def test_default_picture_and_default_decisions(cli: Cli, work: Path) -> None:
@@ -49,8 +89,11 @@ def test_original_model_alone(cli: Cli, work: Path) -> None:
     outcome = cli("demo.py", "--model", "save/fsrcnn-x4", "--img_path", "photo.png", "--json")
     assert outcome.code == 0 and outcome.err == "", outcome.err
     folder = work / "results" / "demo" / "photo"
-    assert {path.stem for path in folder.glob("*.png")} == {"hr", "lr", "original", "comparison"}
-    assert [row["setting"] for row in json.loads(outcome.out.splitlines()[-1])] == ["original"]
+    assert {path.stem for path in folder.glob("*.png")} == {"hr", "lr", "bicubic", "original", "comparison"}
+    assert [row["setting"] for row in json.loads(outcome.out.splitlines()[-1])] == [
+        "bicubic",
+        "original",
+    ]
     shown = read_image(folder / "original.png").pixels
     options = ("--img_path", folder / "lr.png", "--upscale", "--out_dir", "out")
     outcome = cli("demo.py", "--model", "save/fsrcnn-x4", *options)

@@ -1,0 +1,50 @@
+"""The PSNR-FLOPs plot: what it shows, and that its labels can be read."""
+
+from itertools import combinations
+
+import pandas as pd
+import pytest
+from matplotlib.text import Annotation, Text
+
+from evaluation.plot import draw_curve
+
+# GFLOPs and dB of crowded curves: many settings within a few hundredths of a decibel, some in one place
+CROWDED = {"k=-1": (8.18, 29.625), "k=-0.4": (8.1, 29.624), "k=0": (5.18, 29.597), "k=1": (4.59, 29.548)}
+CROWDED |= {"k=2": (4.35, 29.481), "k=inf": (3.91, 28.729), "budget=0.6": (4.91, 29.457), "adaptive": (4.68, 29.56)}
+CROWDED |= {"budget=0.8": (6.55, 29.615), "budget=1": (8.18, 29.625)}
+
+
+def rows(model: str, points: dict[str, tuple[float, float]], dataset: str = "Set", factor: float = 1) -> pd.DataFrame:
+    table = pd.DataFrame(
+        [(name, factor * cost * 1e9, factor * cost * 0.9e9, psnr) for name, (cost, psnr) in points.items()],
+        columns=["setting", "flops_paper", "flops_executed", "psnr"],
+    )
+    return table.assign(model=model, dataset=dataset, scale=4.0, images=5)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_labels_do_not_collide(several: bool) -> None:
+    tables = [rows("a", CROWDED)]
+    if several:
+        tables += [rows("b", CROWDED, factor=0.1), rows("c", CROWDED, factor=0.98), rows("d", CROWDED, "Other")]
+        tables += [rows("x4", {"original": (8, 29)}), rows("bicubic", {"bicubic": (0, 26.7)})]
+    figure = draw_curve(pd.concat(tables, ignore_index=True))
+    figure.draw_without_rendering()
+    assert len(figure.axes) == (4 if several else 2)
+    for axis in figure.axes:
+        notes = [text for text in axis.texts if isinstance(text, Annotation)]
+        boxes = [Text.get_window_extent(note) for note in notes]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        marks = [mark for line in axis.lines for mark in line.get_transform().transform(line.get_xydata())]
+        assert not any(box.count_contains(marks) for box in boxes)
+        assert all(axis.bbox.count_contains(box.corners()) == 4 for box in boxes)
+    if not several:  # there is room for all
+        names = {name for name in CROWDED if "=" in name}
+        assert all({text.get_text() for text in axis.texts} == names for axis in figure.axes)
+
+
+def test_models_and_rules_are_in_the_legend() -> None:
+    tables = [rows("a", CROWDED), rows("x4", {"original": (8, 29)}), rows("bicubic", {"bicubic": (0, 26.7)})]
+    (legend,) = draw_curve(pd.concat(tables, ignore_index=True)).legends
+    shown = {text.get_text() for text in legend.get_texts()}
+    assert shown == {"a, k", "a, budget", "a, adaptive", "x4, original", "bicubic"}

@@ -1,0 +1,119 @@
+"""Results never replace those of other data, weights or settings; several data sets and scales in one call."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
+from utils.files import data_name
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("evaluation.report.plot_curve", lambda _: b"")  # slow to draw, and not looked at
+    make_folder(tmp_path / "a/Set/HR", [(24, 28)])
+    make_folder(tmp_path / "b/Set/HR", [(24, 28), (28, 24)])
+    make_folder(tmp_path / "Other", [(32, 24)])
+    save_tiny(tmp_path / "save/pcsr", TINY_PCSR)
+    save_tiny(tmp_path / "save/original", TINY_ORIGINAL)
+    return tmp_path
+
+
+PCSR = ("test_pcsr.py", "--model", "save/pcsr", "--per_image")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("data/Test2K/HR", "Test2K"),
+        ("data/Set5/LR/x4", "Set5"),
+        ("data/Set5/LR_bicubic/X2.5/", "Set5"),
+        ("data/Set5/GTmod12", "Set5"),
+        ("data/Set5/HR/..", "Set5"),
+        ("/data/Set14", "Set14"),
+        ("data/DIV2K_valid_HR", "DIV2K_valid_HR"),
+        ("../HR", "HR"),
+    ],
+)
+def test_a_data_set_has_the_name_of_its_folder(folder: str, name: str) -> None:
+    assert data_name(folder) == name
+
+
+def test_the_folder_that_one_works_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data_name(".") == tmp_path.name
+
+
+def test_other_results_stay(cli: Cli, work: Path) -> None:
+    """A folder for each data, weights and settings; the same again goes where it was."""
+    results = work / "results/pcsr"
+    first = cli(*PCSR, "--hr_data", "a/Set/HR")
+    assert first.code == 0 and first.err == "", first.err
+    kept = (results / "Set-x4/images.csv").read_bytes()
+    outcome = cli(*PCSR, "--hr_data", "b/Set/HR")
+    assert "note: results/pcsr/Set-x4 holds results of other hr_data, hr_images; the new ones go to" in outcome.err
+    assert outcome.out.splitlines()[-1] == "written to results/pcsr/Set-x4-2"
+    assert cli(*PCSR, "--hr_data", "b/Set/HR", "--k", 0).out.splitlines()[-1] == "written to results/pcsr/Set-x4-2"
+    assert "other settings" in cli(*PCSR, "--hr_data", "a/Set/HR", "--adaptive").err
+    save_tiny(work / "save/pcsr", TINY_PCSR.model_copy(update={"width": 5}))
+    assert "other weights" in cli(*PCSR, "--hr_data", "a/Set/HR").err
+    assert (results / "Set-x4/images.csv").read_bytes() == kept
+    assert {path.name for path in results.iterdir()} == {"Set-x4", "Set-x4-2", "Set-x4-3", "Set-x4-4"}
+
+
+def test_a_folder_that_was_named_is_refused(cli: Cli, work: Path) -> None:
+    args = (*PCSR, "--hr_data", "a/Set/HR", "--out_dir", "out")
+    assert [cli(*args).code, cli(*args).code] == [0, 0]
+    outcome = cli(*args, "--psnr_type", "y")
+    assert (outcome.code, outcome.err) == (2, "error: out holds results of other psnr_type; give another --out_dir\n")
+    (work / "out/record.json").unlink()  # results from before there were records
+    assert "out holds results of other origin" in cli(*args).err
+
+
+def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:
+    outcome = cli(*PCSR, "--hr_data", "b/Set/HR", "Other", "--scale", 2, 3, "--k", 0, 1, "--json")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads(outcome.out.splitlines()[-1])
+    assert [(row["dataset"], row["scale"], row["images"], row["setting"]) for row in rows] == [
+        (dataset, scale, images, setting)
+        for dataset, images in (("Set", 2), ("Other", 1))
+        for scale in (2, 3)
+        for setting in ("k=0", "k=1")
+    ]
+    assert outcome.out.count("PSNR") == 1  # one table
+    for row in rows[::2]:
+        alone = pd.read_csv(work / f"results/pcsr/{row['dataset']}-x{row['scale']:g}/summary.csv")
+        assert alone["psnr"][0] == pytest.approx(row["psnr"])
+    assert "warning: trained at x4; at x2, x3 a model" in outcome.err
+    assert cli(*PCSR, "--hr_data", "b/Set/HR", "Other", "--out_dir", "out").code == 0
+    assert {path.name for path in (work / "out").iterdir()} == {"Set-x4", "Other-x4"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hr_data", "a/Set/HR", "b/Set/HR"], "two data folders have the same name"),
+        (["--hr_data", "a/Set/HR", "Other", "--lr_data", "Other"], "--lr_data: give one folder for each"),
+        (["--hr_data", "Other", "--lr_data", "Other", "--scale", 1, 2], "--lr_data: give one folder for each"),
+        (["--hr_data", "Other", "nowhere"], "nowhere: no such folder"),
+        (["--hr_data", "Other", "--scale", 4, 0.5], "scale 0.5: must be"),
+    ],
+)
+def test_nothing_is_evaluated_before_all_is_known_to_fit(
+    options: list[object], message: str, cli: Cli, work: Path
+) -> None:
+    outcome = cli(*PCSR, *options)
+    assert outcome.code == 2 and message in outcome.err and not (work / "results").exists()
+    outcome = cli("test.py", "--model", "save/original", "--hr_data", "Other", "--scale", 4, 2)
+    assert "--scale 2: this original model does x4 only" in outcome.err and not (work / "results").exists()
+
+
+@pytest.mark.parametrize("script", ["test.py", "test_pcsr.py"])
+def test_the_first_line_says_which_protocol_runs(script: str, cli: Cli, work: Path) -> None:
+    model = ("--model", "save/original" if script == "test.py" else "save/pcsr")
+    first = cli(script, *model, "--hr_data", "Other", "--patch_size", 6, "--step", 4).out.splitlines()[0]
+    assert first == "protocol: overlapping patches of 6x6 LR pixels, step 4, as published (whole images: --per_image)"
+    first = cli(script, *model, "--hr_data", "Other", "--per_image").out.splitlines()[0]
+    assert first == "protocol: whole images (without --per_image: overlapping patches, as published)"
