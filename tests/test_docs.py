@@ -23,8 +23,9 @@ from torch import nn
 from benchmarks.tables import fill, texts
 from models import build
 from models.flops import network_flops
-from models.halo import reach
+from models.halo import find_halo
 from models.parts import Parts
+from models.tile import Halo
 from tests.conftest import ROOT, Cli, make_folder, photo
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -188,7 +189,7 @@ def test_the_backbone_of_the_docs(checkout: Path, monkeypatch: pytest.MonkeyPatc
     for command in commands(BACKBONE, "sh"):
         run_command(command, monkeypatch)
     encoder = parts.encoder(16)
-    assert reach(encoder) == 11
+    assert find_halo(encoder) == Halo(11)
     tail = parts.tail(16, 4)
     assert tail(encoder(torch.rand(1, 3, 5, 6))).shape == (1, 3, 20, 24)
     assert network_flops(encoder).paper == 2 * 9 * (3 * 16 + 10 * 16 * 16)
