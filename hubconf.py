@@ -36,6 +36,11 @@ def srresnet_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler
     return _load("srresnet-pcsr-phase1", weights, device)
 
 
+def softgate_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """PCSR on Softgate, an encoder of this project, light and heavy upsampler."""
+    return _load("softgate-pcsr-phase1", weights, device)
+
+
 def _load(shipped: str, weights: str | None, device: str) -> "Upscaler":
     """Weights that ship, or others. Raises ValueError, one line, if there are none."""
     path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped

@@ -135,7 +135,7 @@ def test_bad_options(options: tuple[str, ...], cli: Cli, tiny: list[str]) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in runtimes.PACKAGES if name != runtimes.OURS])
-@pytest.mark.parametrize(("backbone", "width"), [("carn", 8), ("srresnet", 4), ("fsrcnn", 6)])
+@pytest.mark.parametrize(("backbone", "width"), [("carn", 8), ("srresnet", 4), ("softgate", 4), ("fsrcnn", 6)])
 def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if name not in runtimes.usable(CPU):
         pytest.skip(INSTALL)

@@ -28,10 +28,12 @@ SPECS: dict[str, PCSRSpec | OriginalSpec] = {
     "carn, three upsamplers": TINY_PCSR.model_copy(
         update={"backbone": "carn", "width": 8, "upsamplers": ((4,), (6,), (8, 8))}
     ),
+    "softgate": TINY_PCSR.model_copy(update={"backbone": "softgate"}),
     "srresnet": TINY_PCSR.model_copy(update={"backbone": "srresnet", "classifier": ()}),
     "phase 0": TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}),
     "original fsrcnn": TINY_ORIGINAL,
     "original carn": TINY_ORIGINAL.model_copy(update={"backbone": "carn", "width": 8, "scale": 3}),
+    "original softgate": TINY_ORIGINAL.model_copy(update={"backbone": "softgate", "scale": 2}),
     "original srresnet": TINY_ORIGINAL.model_copy(update={"backbone": "srresnet", "scale": 2}),
 }
 SIZES = [(1, 1), (2, 3), (17, 31), (40, 24)]

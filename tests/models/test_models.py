@@ -26,7 +26,7 @@ def test_parameter_counts() -> None:
     assert round(parameters(build(fsrcnn)) / 1000) in (24, 25)
 
 
-@pytest.mark.parametrize("backbone,width", [("carn", 8), ("srresnet", 6), ("fsrcnn", 6)])
+@pytest.mark.parametrize("backbone,width", [("carn", 8), ("srresnet", 6), ("softgate", 6), ("fsrcnn", 6)])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_original_enlarges(backbone: str, width: int, scale: int) -> None:
     model = build(OriginalSpec(kind="original", backbone=backbone, width=width, scale=scale)).eval()

@@ -57,7 +57,7 @@ def test_missing_weights_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["carn", "fsrcnn", "srresnet"])
+@pytest.mark.parametrize("name", ["carn", "fsrcnn", "srresnet", "softgate"])
 def test_every_entry_gives_the_weights_that_ship_or_says_so(name: str) -> None:
     if (ROOT / "save" / f"{name}-pcsr-phase1").is_dir():
         model = torch.hub.load(str(ROOT), f"{name}_pcsr", source="local", device="cpu")

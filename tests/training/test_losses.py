@@ -78,7 +78,7 @@ def assert_same(
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "softgate", "fsrcnn"])
 def test_phase0_gradients_are_exact(
     backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +93,7 @@ def test_phase0_gradients_are_exact(
     [(2, True, "l1"), (3, True, "psnr"), (2, False, "mse"), (3, False, "l1"), (2, True, "psnr")],
 )
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("backbone", ["carn", "srresnet", "fsrcnn"])
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "softgate", "fsrcnn"])
 def test_phase1_gradients_are_exact(
     backbone: str,
     size: tuple[int, int],
