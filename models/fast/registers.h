@@ -29,7 +29,10 @@ struct Part {  // the first `count` floats of a vector; the rest is zero, and no
     const __mmask16 mask;
     explicit Part(int count) : mask(count >= LANES ? 0xffff : (1u << count) - 1) {}
     Vec load(const float* p) const { return (Vec)_mm512_maskz_loadu_ps(mask, p); }
-    void store(float* p, Vec v) const { _mm512_mask_storeu_ps(p, mask, (__m512)v); }
+    void store(float* p, Vec v) const {
+        if (mask == 0xffff) *(Vec*)p = v;
+        else _mm512_mask_storeu_ps(p, mask, (__m512)v);
+    }
 #else
     const int count;
     explicit Part(int count) : count(std::min(count, LANES)) {}
