@@ -172,7 +172,7 @@ def test_loading(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to decide"):
         phase0.upscale(picture, adaptive=True)
     for bad, device in (("missing", "cpu"), ("pcsr", "tpu")):
-        with pytest.raises(InputError, match=f"{bad}|^device {device}"):
+        with pytest.raises(InputError, match=f"{bad}|^device must be one of .*, not {device}"):
             Upscaler.load(tmp_path / bad, device)
 
 
