@@ -27,9 +27,8 @@ class Restored:
 
     setting: str
     pixels: Array = field(repr=False)  # (H,W,3), clamped and rounded to uint8 or uint16
-    assignment: Array | None = field(
-        repr=False
-    )  # (H,W) uint8; where patches overlap, the heaviest choice; None without a PCSR model
+    # (H,W) uint8; where patches overlap, the heaviest choice; None without a PCSR model
+    assignment: Array | None = field(repr=False)
     upsamplers: int  # M, 0 for an original model
     heavy_share: float  # the share of pixels that took the heaviest upsampler; original model: 1, bicubic: 0
     flops: Flops  # what is computed twice around tiles is not counted
