@@ -1,7 +1,7 @@
 """Models for torch.hub:
 
 model = torch.hub.load("path/of/this/repository", "carn_pcsr", source="local")
-sr, info = model.upscale(image, k=0.0)
+sr, info = model.upscale("photo.jpg", k=0.0)
 
 Every entry takes `weights`, a file or folder instead of those that ship, and `device`: auto, cpu, cuda or mps.
 """
@@ -39,6 +39,26 @@ def srresnet_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler
 def softgate_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
     """PCSR on Softgate, an encoder of this project, light and heavy upsampler."""
     return _load("softgate-pcsr-phase1", weights, device)
+
+
+def carn(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """CARN, the original model at scale 4."""
+    return _load("carn-x4", weights, device)
+
+
+def fsrcnn(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """FSRCNN, the original model at scale 4."""
+    return _load("fsrcnn-x4", weights, device)
+
+
+def srresnet(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """SRResNet, the original model at scale 4."""
+    return _load("srresnet-x4", weights, device)
+
+
+def softgate(weights: str | None = None, device: str = "auto") -> "Upscaler":
+    """Softgate with a pixel-shuffle tail, the original model at scale 4."""
+    return _load("softgate-x4", weights, device)
 
 
 def _load(shipped: str, weights: str | None, device: str) -> "Upscaler":

@@ -1,7 +1,7 @@
 """What a restored image is, and how an original model or plain bicubic restores one."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -26,8 +26,9 @@ class Restored:
     """One image restored under one setting."""
 
     setting: str
-    pixels: Array  # (H,W,3), clamped and rounded to uint8 or uint16
-    assignment: Array | None  # (H,W) uint8; where patches overlap, the heaviest choice; None without a PCSR model
+    pixels: Array = field(repr=False)  # (H,W,3), clamped and rounded to uint8 or uint16
+    # (H,W) uint8; where patches overlap, the heaviest choice; None without a PCSR model
+    assignment: Array | None = field(repr=False)
     upsamplers: int  # M, 0 for an original model
     heavy_share: float  # the share of pixels that took the heaviest upsampler; original model: 1, bicubic: 0
     flops: Flops  # what is computed twice around tiles is not counted

@@ -18,6 +18,7 @@ FARTHEST = 256  # LR pixels; tiles with a larger halo would not pay
 Probe = Callable[[Tensor], Tensor]
 
 
+@torch.inference_mode(False)  # outside of which the kernels of models/fast leave the arithmetic to torch
 @torch.no_grad()
 def find_halo(network: nn.Module) -> Halo | None:
     """The halo of a network's tiles; None, and a line on stderr, if it must see the whole image.
@@ -25,7 +26,7 @@ def find_halo(network: nn.Module) -> Halo | None:
     A network that divides the image into windows or cells is the same for tiles that begin where its windows do. One
     that knows where a pixel lies, or how large the image is, has no such tiles. Takes up to some seconds.
     """
-    network = copy.deepcopy(network).cpu().double().eval()  # in double precision no kernel spreads a value further
+    network = copy.deepcopy(network).cpu().float().eval()
     try:
         far = reach(network)
         halos = [] if far is None else [Halo(far + period - 1, period) for period in PERIODS]
@@ -80,4 +81,4 @@ def same_in_tiles(probe: Probe, halo: Halo) -> bool:
 
 def noise(length: int) -> Tensor:
     """An image (1,3,ACROSS,length), the same in every run."""
-    return torch.rand(1, 3, ACROSS, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.rand(1, 3, ACROSS, length, generator=torch.Generator().manual_seed(0))

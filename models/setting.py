@@ -48,12 +48,28 @@ def choose(
     refinement: bool = True,
     scale: float = 4.0,
 ) -> Setting:
-    """The setting of at most one of k, budget and adaptive; k = 0 if none is given. Raises InputError for several."""
+    """The setting of at most one of k, budget and adaptive; k = 0 if none is given.
+
+    Raises InputError for several, and for what is no number.
+    """
+    scale = number("scale", scale)
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")
     if adaptive:
         return Setting("adaptive", 0.0, refinement, scale)
-    return Setting("k", k or 0.0, refinement, scale) if budget is None else Setting("budget", budget, refinement, scale)
+    if budget is not None:
+        return Setting("budget", number("budget", budget), refinement, scale)
+    return Setting("k", 0.0 if k is None else number("k", k), refinement, scale)
+
+
+def number(name: str, value: object) -> float:
+    """The value itself, whatever type of number it has. Raises InputError for lists, text and the like."""
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]  # that is asked here
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        raise InputError(f"{name} must be one number, not {value!r}") from None
 
 
 def check_scale(scale: float) -> float:

@@ -18,13 +18,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import nn
 
 from benchmarks.tables import fill, texts
-from models import build
+from models.build import backbone_parts
+from models.checkpoint import load_model
 from models.flops import network_flops
 from models.halo import find_halo
-from models.parts import Parts
 from models.tile import Halo
 from tests.conftest import ROOT, Cli, make_folder, photo
 
@@ -137,10 +136,8 @@ def test_options_exist(cli: Cli) -> None:
 
 
 def test_python_is_clean(tmp_path: Path) -> None:
-    """Every block passes what the project's own code has to pass; the entry of a new backbone follows its network."""
-    network, line, costs = commands(BACKBONE, "python")
-    network = network.replace("\n\n\n", "\nfrom models.parts import Parts\n\n\n", 1) + f"\n\nBACKBONES = {{\n{line}}}\n"
-    blocks = [network, costs, *(block for page in PAGES if page != BACKBONE for block in commands(page, "python"))]
+    """Every block passes what the project's own code has to pass."""
+    blocks = [block for page in PAGES for block in commands(page, "python")]
     files = [tmp_path / f"block_{number}.py" for number in range(len(blocks))]
     for path, block in zip(files, blocks, strict=True):
         path.write_text(block)
@@ -175,21 +172,25 @@ def test_python_of_the_docs(checkout: Path) -> None:
     assert Image.open("photo_x4.png").size == (4 * 48, 4 * 40)
 
 
-def test_the_backbone_of_the_docs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/backbone.md as it stands there: under 60 lines; trains, is evaluated, and runs compiled on CPUs."""
-    network, line, costs = commands(BACKBONE, "python")
+def test_the_backbone_of_the_docs(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/backbone.md as it stands there: under 60 lines outside the repository; trains and is evaluated."""
+    network, costs = commands(BACKBONE, "python")
     assert len(network.splitlines()) < 60
-    module: dict[str, type[nn.Module]] = {}
-    exec(network, module)
-    name, parts = eval(f"{{{line}}}", {"Parts": Parts, **module}).popitem()
-    monkeypatch.setitem(build.BACKBONES, name, parts)
+    Path("resnet5.py").write_text(network)
+    monkeypatch.delitem(sys.modules, "resnet5", raising=False)
     exec(costs, {})
+    printed = re.findall(r"\d+$", capsys.readouterr().out, re.MULTILINE)
+    assert "It prints {}, {} and {}.".format(*printed) in BACKBONE.read_text()
     for path, config in re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", BACKBONE.read_text(), re.DOTALL | re.MULTILINE):
         Path(path).write_text(shortened(config))
     for command in commands(BACKBONE, "sh"):
         run_command(command, monkeypatch)
-    encoder = parts.encoder(16)
+    parts = backbone_parts("resnet5:network")
+    assert load_model("save/my-phase1")[1].options == {"depth": 5} and parts.tail is not None
+    encoder, tail = parts.encoder(16), parts.tail(16, 4)
     assert find_halo(encoder) == Halo(11)
-    tail = parts.tail(16, 4)
     assert tail(encoder(torch.rand(1, 3, 5, 6))).shape == (1, 3, 20, 24)
     assert network_flops(encoder).paper == 2 * 9 * (3 * 16 + 10 * 16 * 16)
+    assert network_flops(parts.encoder(16, depth=1)).paper == 2 * 9 * (3 * 16 + 2 * 16 * 16)

@@ -1,19 +1,26 @@
 """Arrays and tensors through the Python interface."""
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 from inference.encoding import pcsr_restorer
+from inference.restore import original_restorer
 from inference.upscaler import Upscaler
+from models.blocks import OriginalModel
 from models.build import build
+from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from utils.encode import write_image
 from utils.errors import InputError
 from utils.image import to_tensor
 
@@ -54,7 +61,8 @@ def test_arrays_are_what_the_demo_makes_of_a_file(model: PCSR, upscaler: Upscale
         np.testing.assert_array_equal(info.assignment, made.assignment, strict=True)
         assert (info.setting, info.heavy_share, info.flops) == ("k=1", made.heavy_share, made.flops)
         assert info.flops_share == made.flops.paper / made.reference.paper and info.seconds > 0
-        assert repr(info).startswith("Info(setting='k=1', heavy_share=") and "assignment" not in repr(info)
+        assert re.fullmatch(r"Info\(k=1: \S+% of the pixels heavy, \S+% of the FLOPs of all heavy, \S+ s\)", str(info))
+        assert "array" not in repr(made)
 
 
 def test_every_kind_comes_back_as_it_was(model: PCSR, upscaler: Upscaler) -> None:
@@ -124,6 +132,12 @@ def test_settings(upscaler: Upscaler) -> None:
         ({"adaptive": True, "k": 0.0}, "one of"),
         ({"budget": 0.01}, "must lie between"),
         ({"k": np.nan}, "nan"),
+        *[
+            ({"k": k}, r"^k must be one number, not ")
+            for k in ([0, 1], (0,), np.array([0, 1]), torch.tensor([0, 1]), "1")
+        ],
+        ({"budget": [0.5]}, "^budget must be one number"),
+        ({"scale": "4"}, "^scale must be one number"),
         *[({"scale": scale}, "scale") for scale in (0.5, 0, -4, np.nan, np.inf, 1e6)],
     ],
 )
@@ -157,7 +171,80 @@ def test_loading(tmp_path: Path) -> None:
     assert phase0.upscale(picture)[1].setting == "heavy"
     with pytest.raises(InputError, match="nothing to decide"):
         phase0.upscale(picture, adaptive=True)
-    save_tiny(tmp_path / "original", TINY_ORIGINAL)
-    for bad, device in (("original", "cpu"), ("missing", "cpu"), ("pcsr", "tpu")):
-        with pytest.raises(InputError, match=f"{bad}|{device}"):
+    for bad, device in (("missing", "cpu"), ("pcsr", "tpu")):
+        with pytest.raises(InputError, match=f"{bad}|^device must be one of .*, not {device}"):
             Upscaler.load(tmp_path / bad, device)
+
+
+def test_an_original_model(tmp_path: Path) -> None:
+    picture = photo(11, 14)
+    loaded = Upscaler.load(save_tiny(tmp_path / "original", TINY_ORIGINAL), device="cpu")
+    sr, info = loaded.upscale(picture)
+    model, _ = load_model(tmp_path / "original")
+    assert isinstance(model, OriginalModel) and "FSRCNNEncoder, original" in repr(loaded)
+    np.testing.assert_array_equal(sr, original_restorer(model, CPU)(to_tensor(picture))[0].pixels)
+    assert (info.setting, info.heavy_share, info.flops_share, info.assignment) == ("original", 1, 1, None)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(loaded)).upscale(picture, scale=4)[0], sr)
+    for how in ({"k": 1.0}, {"budget": 0.9}, {"adaptive": True}, {"prob": True}):
+        with pytest.raises(InputError, match="nothing to decide"):
+            loaded.upscale(picture, **how)
+    with pytest.raises(InputError, match=r"scale 2: this original model does x4 only"):
+        loaded.upscale(picture, scale=2)
+
+
+def test_several_knobs_are_one_encoding(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = photo(11, 14)
+    ks: list[Any] = [-np.inf, 0, np.float32(0.5), np.inf]
+    alone = [upscaler.upscale(picture, k=k, scale=2) for k in ks]
+    features = Mock(wraps=upscaler.engine.features)
+    monkeypatch.setattr(upscaler.engine, "features", features)
+    for several in (ks, np.array(ks)):
+        together = upscaler.upscale_each(picture, several, scale=2)
+        assert [str(info.setting) for _, info in together] == [str(info.setting) for _, info in alone]
+        for (one, _), (other, _) in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert features.call_count == 2
+    batch = torch.from_numpy(np.stack([picture, picture])).permute(0, 3, 1, 2)
+    assert [sr.shape for sr, _ in upscaler.upscale_each(batch, [0, 1], scale=2)] == [(2, 3, 22, 28)] * 2
+    with pytest.raises(InputError, match="at least one"):
+        upscaler.upscale_each(picture, [])
+
+
+def test_probabilities_on_request(model: PCSR, upscaler: Upscaler) -> None:
+    picture = photo(11, 14)
+    assert upscaler.upscale(picture)[1].prob is None
+    sr, info = upscaler.upscale(picture, prob=True)
+    assert info.prob.dtype == np.float32 and "array" not in str(info)
+    np.testing.assert_array_equal(sr, upscaler.upscale(picture)[0])
+    np.testing.assert_allclose(info.prob, model(to_tensor(picture), (44, 56), Setting()).prob[0].detach(), atol=1e-5)
+    batch = torch.rand(2, 3, 5, 6)
+    for _, info in upscaler.upscale_each(batch, [0, 1], prob=True):
+        assert info.prob.shape == (2, 2, 20, 24) and isinstance(info.prob, torch.Tensor)
+
+
+def test_images_of_pillow_and_files(upscaler: Upscaler, tmp_path: Path) -> None:
+    picture = photo(11, 14)
+    sr, info = upscaler.upscale(picture)
+    made, _ = upscaler.upscale(Pillow.fromarray(picture))
+    assert made.mode == "RGB" and isinstance(info.assignment, np.ndarray)
+    np.testing.assert_array_equal(np.asarray(made), sr)
+    write_image(tmp_path / "a.png", picture)
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        np.testing.assert_array_equal(np.asarray(upscaler.upscale(path)[0]), sr)
+    alpha = np.full((11, 14), 128, np.uint8)
+    see_through = Pillow.fromarray(np.dstack([picture, alpha]))
+    gray = Pillow.fromarray(picture[:, :, 0])
+    for image, mode in ((see_through, "RGBA"), (gray, "L"), (gray.convert("LA"), "LA"), (gray.convert("P"), "RGB")):
+        made, _ = upscaler.upscale(image)
+        assert (made.mode, made.size) == (mode, (56, 44))
+    assert (np.asarray(upscaler.upscale(see_through)[0])[:, :, 3] == 128).all()
+    np.testing.assert_array_equal(np.asarray(upscaler.upscale(gray)[0]), upscaler.upscale(picture[:, :, 0])[0])
+    write_image(tmp_path / "deep.png", picture.astype(np.uint16) * 257)
+    for bad, reason in (
+        (tmp_path / "deep.png", "deep.png: more than 8 bits"),
+        (Pillow.fromarray(picture[:, :, 0].astype(np.uint16)), "mode I;16: more than 8 bits"),
+        (tmp_path / "none.png", r"none\.png"),
+        (Pillow.new("RGB", (0, 3)), "without a pixel"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            upscaler.upscale(bad)

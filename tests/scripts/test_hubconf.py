@@ -57,12 +57,14 @@ def test_missing_weights_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["_pcsr", ""])
 @pytest.mark.parametrize("name", ["carn", "fsrcnn", "srresnet", "softgate"])
-def test_every_entry_gives_the_weights_that_ship_or_says_so(name: str) -> None:
-    if (ROOT / "save" / f"{name}-pcsr-phase1").is_dir():
-        model = torch.hub.load(str(ROOT), f"{name}_pcsr", source="local", device="cpu")
+def test_every_entry_gives_the_weights_that_ship_or_says_so(name: str, kind: str) -> None:
+    shipped = f"{name}-pcsr-phase1" if kind else f"{name}-x4"
+    if (ROOT / "save" / shipped).is_dir():
+        model = torch.hub.load(str(ROOT), f"{name}{kind}", source="local", device="cpu")
         sr, _ = model.upscale(torch.zeros(3, 5, 6))
         assert sr.shape == (3, 20, 24)
     else:
-        with pytest.raises(ValueError, match=f"{name}-pcsr-phase1: no weights ship"):
-            torch.hub.load(str(ROOT), f"{name}_pcsr", source="local", device="cpu")
+        with pytest.raises(ValueError, match=f"{shipped}: no weights ship"):
+            torch.hub.load(str(ROOT), f"{name}{kind}", source="local", device="cpu")
