@@ -121,20 +121,25 @@ def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Ta
 
 
 def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path: str) -> None:
-    """Take the weights of another training; a PCSR model takes the encoder and the heavy upsampler alone.
+    """Take the weights of another training: the encoder, and the tail or the heavy upsampler if both models have one.
 
-    Raises InputError if they do not fit.
+    Raises InputError if they do not fit, and if phase 1 would begin without a trained heavy upsampler.
     """
     trained, described = load_model(path)
-    if type(spec) is type(described) and (options := resolved(spec).options) != described.options:
+    wanted, given = resolved(spec).options, described.options
+    if any(wanted[name] != given[name] for name in wanted.keys() & given.keys()):
         # such as a dilation, which no shape of a weight shows
-        raise InputError(f"train.init: {path} has model.options {described.options}, and this config has {options}")
-    taken: list[tuple[nn.Module, nn.Module]] = [(model, trained)]
+        raise InputError(f"train.init: {path} has model.options {given}, and this config has {wanted}")
+    taken: list[tuple[nn.Module, nn.Module]] = [(model.encoder, trained.encoder)]
     if isinstance(model, PCSR) and isinstance(trained, PCSR):
-        taken = [(model.encoder, trained.encoder), (model.upsamplers[-1], trained.upsamplers[-1])]
+        taken.append((model.upsamplers[-1], trained.upsamplers[-1]))
+    elif isinstance(model, OriginalModel) and isinstance(trained, OriginalModel):
+        taken.append((model.tail, trained.tail))
+    elif isinstance(model, PCSR) and model.classifier is not None:
+        raise InputError(f"train.init: {path} is an original model, but phase 1 needs the weights of phase 0")
     try:
         for module, source in taken:
             module.load_state_dict(source.state_dict())
     except RuntimeError:
-        reason = "is another model than this config's, or has another encoder or heavy upsampler"
+        reason = "is another model than this config's, or has another encoder, tail or heavy upsampler"
         raise InputError(f"train.init: {path} {reason}") from None

@@ -1,0 +1,51 @@
+"""What a training takes from the weights of another, `train.init`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.blocks import OriginalModel
+from models.build import build
+from models.checkpoint import load_model
+from models.pcsr import PCSR
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, save_tiny
+from training.tasks import start_from
+from utils.config import OriginalSpec, PCSRSpec
+from utils.errors import InputError
+
+PHASE0 = TINY_PCSR.model_copy(update={"upsamplers": TINY_PCSR.upsamplers[-1:], "classifier": None})
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def end(model: OriginalModel | PCSR) -> nn.Module:
+    """The tail, or the heavy upsampler."""
+    return model.tail if isinstance(model, OriginalModel) else model.upsamplers[-1]
+
+
+@pytest.mark.parametrize("spec", [TINY_ORIGINAL, PHASE0, TINY_PCSR])
+@pytest.mark.parametrize("source", [TINY_ORIGINAL, PHASE0])
+def test_the_shared_modules_are_taken(
+    spec: OriginalSpec | PCSRSpec, source: OriginalSpec | PCSRSpec, tmp_path: Path
+) -> None:
+    path = str(save_tiny(tmp_path / "source", source))
+    trained, _ = load_model(path)
+    model, before = build(spec), build(spec)
+    before.load_state_dict(model.state_dict())
+    if spec == TINY_PCSR and source == TINY_ORIGINAL:
+        with pytest.raises(InputError, match="phase 1 needs the weights of phase 0"):
+            start_from(model, spec, path)
+        return
+    start_from(model, spec, path)
+    assert same(model.encoder, trained.encoder)
+    assert same(end(model), end(trained if spec.kind == source.kind else before))
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    path = str(save_tiny(tmp_path / "source", PHASE0.model_copy(update={"width": 7})))
+    with pytest.raises(InputError, match="has another encoder, tail or heavy upsampler"):
+        start_from(build(PHASE0), PHASE0, path)
