@@ -11,10 +11,11 @@ import torch
 
 from inference.outputs import Identity, OutputFiles, Target, identity, left_to_do, mark_line, short
 from inference.picture import restore_image
+from inference.reduce import reduce_to
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
 from utils.decode import read_image
-from utils.encode import QUALITY, reduce_to, save_image
+from utils.encode import QUALITY, save_image
 from utils.errors import InputError
 from utils.files import read_bytes
 from utils.image import Image
