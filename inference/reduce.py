@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from utils.chunks import COLOURS, COMMENT, TEXTS, key, shows_as_srgb
+from utils.chunks import COLOUR_CHUNKS, COMMENT, TEXT_CHUNKS, key, shows_as_srgb
 from utils.encode import HOLD_16_BITS, HOLD_ALPHA
 from utils.image import Array, Image
 from utils.patches import bands
@@ -37,7 +38,8 @@ def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
     for field, what in ("exif", "EXIF"), ("xmp", "XMP"), ("iptc", "IPTC"):
         if suffix == ".jpg" and len(getattr(image, field) or b"") > SEGMENT:
             notes.append(f"{suffix} does not hold so much {what}: left out")
-            image = replace(image, **{field: None})
+            without: dict[str, Any] = {field: None}
+            image = replace(image, **without)
     if image.iptc is not None and suffix not in HOLD_IPTC:
         notes.append(f"{suffix} holds no IPTC: left out")
         image = replace(image, iptc=None)
@@ -49,9 +51,9 @@ def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
 def of_png(suffix: str, image: Image) -> Iterator[str]:
     """A note for each kind of PNG's chunks that another format leaves out."""
     if image.icc is None and not shows_as_srgb(image.chunks):
-        names = ", ".join(name.decode() for name, _ in image.chunks if name in COLOURS)
+        names = ", ".join(name.decode() for name, _ in image.chunks if name in COLOUR_CHUNKS)
         yield f"{suffix} does not hold what a PNG says of its colours ({names}): they may look different"
-    texts = [key(chunk) for chunk in image.chunks if chunk[0] in TEXTS]
+    texts = [key(chunk) for chunk in image.chunks if chunk[0] in TEXT_CHUNKS]
     if lost := [each.decode("latin-1") for each in dict.fromkeys(texts) if suffix != ".jpg" or each != COMMENT]:
         yield f"{suffix} holds no such texts: {', '.join(lost)} left out"
 

@@ -12,7 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import lookup
 
-from utils.chunks import COLOURS, TEXTS, XMP, Chunk, chunks, comment, key, resolution, value
+from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, chunks, comment, key, resolution, value
 from utils.metadata import DESCRIPTIVE
 
 X_RESOLUTION = 282  # a tag of EXIF
@@ -31,11 +31,11 @@ SEGMENTS = (
     b"Adobe",
     b"Photoshop",
 )
-NAMES = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
+FOREIGN = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
 # PNG's chunks that are read, or say how its pixels are stored, or only matter to the program that wrote them
 KNOWN = {
-    *COLOURS,
-    *TEXTS,
+    *COLOUR_CHUNKS,
+    *TEXT_CHUNKS,
     b"iCCP",
     b"eXIf",
     b"pHYs",
@@ -51,8 +51,8 @@ KNOWN = {
 # TIFF's tags of the same sort: the first ones; tables of JPEG within; XMP, IPTC, Photoshop's, ICC; what Windows adds
 TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675, 37724, 59932, *DESCRIPTIVE}
 TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)\d")
-SIZE = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
-SIZES = re.compile(rb"\s" + SIZE + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + SIZE + rb")>[^<]*</\1>")
+STALE = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
+STALE_SIZES = re.compile(rb"\s" + STALE + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + STALE + rb")>[^<]*</\1>")
 SMALLER = "Large Thumbnail"  # how a JPEG of several pictures calls small copies of the first
 
 
@@ -61,7 +61,7 @@ def about(file: Pillow.Image, content: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     xmp = file.info.get("xmp")
     own = list(chunks(content)) if file.format == "PNG" else []
-    texts = [chunk for chunk in own if chunk[0] in TEXTS and key(chunk) not in (XMP, *RAW)]
+    texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and key(chunk) not in (XMP, *RAW)]
     if said := file.info.get("comment"):
         texts.append(comment(said))
     for chunk in own:
@@ -73,8 +73,8 @@ def about(file: Pillow.Image, content: bytes) -> dict[str, Any]:
         except Exception:  # a damaged chunk
             continue
     if isinstance(xmp, bytes):
-        found["xmp"] = SIZES.sub(b"", TURN.sub(rb"\g<1>1", xmp))
-    found["chunks"] = tuple([chunk for chunk in own if chunk[0] in COLOURS] + texts)
+        found["xmp"] = STALE_SIZES.sub(b"", TURN.sub(rb"\g<1>1", xmp))
+    found["chunks"] = tuple([chunk for chunk in own if chunk[0] in COLOUR_CHUNKS] + texts)
     found["iptc"] = iptc(file)
     if file.format != "PNG" and says_resolution(file):
         found["dpi"] = plausible(file.info["dpi"])
@@ -149,6 +149,6 @@ def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
     if isinstance(file, TiffImageFile):
         yield from (lookup(tag).name for tag in file.tag_v2 if tag not in TAGS)
     elif isinstance(file, JpegImageFile):
-        for name, block in file.applist:
-            if name.startswith("APP") and not block.startswith(SEGMENTS):
-                yield next((told for start, told in NAMES.items() if block.startswith(start)), f"block {name}")
+        for segment, block in file.applist:
+            if segment.startswith("APP") and not block.startswith(SEGMENTS):
+                yield next((told for start, told in FOREIGN.items() if block.startswith(start)), f"block {segment}")

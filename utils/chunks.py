@@ -14,9 +14,9 @@ SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIE
 WHOLE = ((0, 0, 1, 1),)  # the passes of an image: left, top, and the steps across and down
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 LITTLE = 64  # bytes that are unpacked at a time, as what comes out before a damage is lost
-COLOURS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
+COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
 COMMENT = b"Comment"  # the keyword of what JPEG and GIF have too
-TEXTS = b"tEXt", b"zTXt", b"iTXt"
+TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
 
 
 def chunks(content: bytes, cut: bool = False) -> Iterator[Chunk]:
@@ -77,7 +77,7 @@ def resolution_chunk(dpi: tuple[float, float]) -> Chunk:
 
 def shows_as_srgb(found: Sequence[Chunk]) -> bool:
     """Whether a file without these chunks would be shown in the same colours, which is as sRGB."""
-    colours = dict(chunk for chunk in found if chunk[0] in COLOURS)
+    colours = dict(chunk for chunk in found if chunk[0] in COLOUR_CHUNKS)
     return b"sRGB" in colours or all(near(content, SRGB.get(name)) for name, content in colours.items())
 
 

@@ -6,7 +6,6 @@ Colour profiles are kept and not applied, the values are those of the file; but 
 
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +21,14 @@ from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image
 from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
-from utils.tiff import MARKS, kind_of, levels
+from utils.tiff import TIFF_MARKS, kind_of, levels_of
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # that Pillow may take a file for
 MENDABLE, PNG = ("PNG", "JPEG", "GIF", "BMP"), b"\x89PNG"
 # what the first bytes of other pictures have in them
-OTHERS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
-OTHERS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
-OTHERS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR"}
+UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
+UNREAD_KINDS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
+UNREAD_KINDS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR"}
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
 
 
@@ -45,7 +44,7 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
             return decode_image(content)
         except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
             unknown = isinstance(error, UnidentifiedImageError)
-            reason = kind(content) if unknown else " ".join(str(error).split())
+            reason = unread_kind(content) if unknown else " ".join(str(error).split())
             if accept_damaged and (image := decode_damaged(content)):
                 note = f"damaged ({reason}): what can be decoded is taken, and gray or black stands for the rest"
                 return replace(image, notes=(note, *image.notes))
@@ -54,14 +53,14 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
             raise InputError(f"{path}: not a readable {kinds} ({reason}){remedy}") from error
 
 
-def kind(content: bytes) -> str:
+def unread_kind(content: bytes) -> str:
     """What a file is that is of no kind which is read."""
     try:
-        if content.startswith(MARKS):
+        if content.startswith(TIFF_MARKS):
             return f"{kind_of(content)}, which is not supported"
     except Exception:  # no TIFF after all, or a damaged one
         return "damaged or of another kind"
-    names = [name for mark, name in OTHERS.items() if mark in content[:16]]
+    names = [name for mark, name in UNREAD_KINDS.items() if mark in content[:16]]
     return f"{names[0]}: save it as TIFF, PNG or JPEG first" if names else "damaged or of another kind"
 
 
@@ -83,7 +82,7 @@ def decode_damaged(content: bytes) -> Image | None:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def stored_size(path: str | Path | io.BytesIO, kinds: Sequence[str] = KINDS) -> tuple[int, int]:
+def stored_size(path: str | Path | io.BytesIO, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
     """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
     try:
         with warnings.catch_warnings(record=True, action="always"), Pillow.open(path, formats=kinds) as file:
@@ -155,7 +154,7 @@ def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
     """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; `file` is not decoded, but gets the EXIF block of a PNG."""
     array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is not None and array.dtype == np.float32:
-        array = levels(array)
+        array = levels_of(array)
     if array is None or array.dtype != np.uint16:
         raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
     if file.format == "PNG" and (exif := dict(chunks(content)).get(b"eXIf")):

@@ -17,7 +17,7 @@ from utils.patches import bands
 STRIP = 1 << 20  # bytes of pixels that are compressed together
 LARGEST = (1 << 32) - (1 << 20)  # bytes of a file, whose offsets have 32 bits
 SAMPLES_ARE = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
-MARKS = b"II*\0", b"MM\0*"
+TIFF_MARKS = b"II*\0", b"MM\0*"
 
 # Pillow opens no file of float samples but gray ones. What it says of such a file is needed, its pixels are OpenCV's.
 for _prefix in (b"II", b"MM"):
@@ -93,7 +93,7 @@ def kind_of(content: bytes) -> str:
     return f"a TIFF of {count} channels of {bits}-bit {SAMPLES_ARE.get(form, 'unknown')} samples, photometric {light}"
 
 
-def levels(array: Array) -> Array:
+def levels_of(array: Array) -> Array:
     """Float samples in [0,1] as 16 bits. Raises ValueError for values beyond."""
     made = np.empty(array.shape, np.uint16)
     for rows in bands(len(array)):

@@ -80,8 +80,10 @@ def test_iptc(source: str, suffix: str, tmp_path: Path) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags.tagtype[33723] = 7
     tags[33723] = IPTC
-    options = {"extra": b"\xff\xed" + struct.pack(">H", len(block) + 2) + block} if source == "JPEG" else {}
-    image, notes = through(saved(source, **(options or {"tiffinfo": tags})), suffix, tmp_path)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"tiffinfo": tags}
+    if source == "JPEG":
+        options = {"extra": b"\xff\xed" + struct.pack(">H", len(block) + 2) + block}
+    image, notes = through(saved(source, **options), suffix, tmp_path)
     if suffix == ".webp":
         assert notes == [".webp holds no IPTC: left out"]
         return
@@ -210,6 +212,6 @@ def test_tiff_holds_everything(channels: int, bits: int, tmp_path: Path) -> None
 def test_tiff_of_many_strips_is_what_other_readers_read(tmp_path: Path) -> None:
     picture = photo(900, 700)
     save_image(tmp_path / "a.tif", Image(picture, None, gray=False))
-    with Pillow.open(tmp_path / "a.tif") as file:
+    with TiffImagePlugin.TiffImageFile(tmp_path / "a.tif") as file:
         assert len(file.tag_v2[273]) > 1
         np.testing.assert_array_equal(np.asarray(file), picture)

@@ -35,7 +35,7 @@ def test_what_is_left_of_a_damaged_file(name: str, tmp_path: Path) -> None:
         picture = picture.astype(np.uint16) * 257 if bits == 16 else picture
         content = png(picture, bits, 2)
     else:
-        content = saved(picture, {"jpg": "JPEG"}.get(name, name.upper()), **({"quality": 100} if name == "jpg" else {}))
+        content = saved(picture, {"jpg": "JPEG"}.get(name, name.upper()), quality=100)
     (tmp_path / "a").write_bytes(content[: 2 * len(content) // 3])
     assert "accept_damaged takes what can be decoded" in refused(tmp_path / "a")
     image = read_image(tmp_path / "a", accept_damaged=True)
