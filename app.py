@@ -16,7 +16,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-from models.checkpoint import SAVE
+from models.checkpoint import SAVE, found
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from web.session import Service, load_engines
@@ -42,7 +42,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_options()
-    engines = load_engines(SAVE, pick_device(args.device))
+    engines = load_engines(found(SAVE), pick_device(args.device))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does, so that its files go
     with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built

@@ -1,13 +1,16 @@
 """Upscales images; or simulates on one: shrinks it, restores it and shows how well that went.
 
-python demo.py                                     simulates x4 on a picture that ships with scikit-image
-python demo.py --img_path hr.png                   the same on your HR image: it is shrunk, then restored and measured
-python demo.py --img_path photo.jpg --upscale      upscales the image itself
-python demo.py --img_path photos --upscale         every image in a folder; 'photos/*.jpg' those that match
-python demo.py --model save/carn-x4 --upscale      an original model instead of PCSR, to compare; at its own scale
+python demo.py photo.jpg --upscale       writes results/demo/photo_x4.png, four times as wide and high
+python demo.py photos --upscale          every image in a folder; 'photos/*.jpg' those that match
+python demo.py                           simulates x4 on a picture that ships with scikit-image
+python demo.py hr.png                    the same on your HR image: it is shrunk, then restored and measured
+./dist.sh demo.py photos --upscale --gpu 0,1    shares a folder out to two GPUs; --cpu N to N processes
+
+The models are trained on clean pictures: noise and the traces of strong compression are upscaled like details.
 """
 
 import argparse
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from evaluation.report import format_table, image_table, summarise, summary_json
 from evaluation.simulate import COMPARISON, original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.encoding import pcsr_restorer
-from inference.inputs import find_images
+from inference.inputs import find_images, passed_over
 from inference.options import (
     add_decision_options,
     add_model_options,
@@ -35,9 +38,10 @@ from inference.restore import Restore, original_restorer
 from inference.visual import OPACITY
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
-from utils.device import pick_device
-from utils.errors import InputError, Parser, run
+from utils.dist import Ranks, from_main, gather, run_rank, start_ranks, stop_ranks
+from utils.errors import InputError, Parser
 from utils.files import read_bytes
+from utils.jobs import Outcome, tell
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
@@ -46,7 +50,8 @@ ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     about = "the image; with --upscale also several, a folder, or a pattern in quotes (default: an astronaut)"
-    parser.add_argument("--img_path", nargs="+", default=[str(ASTRONAUT)], metavar="PATH", help=about)
+    parser.add_argument("images", nargs="*", default=[], metavar="PATH", help=about)
+    parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH", help="the same, as an option")
     parser.add_argument("--upscale", action="store_true", help="take the images themselves as LR and write their SR")
     parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
@@ -56,6 +61,7 @@ def parse_options() -> argparse.Namespace:
     add_decision_options(parser)
     add_model_options(parser)
     args = parser.parse_args()
+    args.images = [*args.images, *args.img_path] or [str(ASTRONAUT)]
     if args.config is None and args.model is None:
         args.config = CONFIG
     if not 0 <= args.opacity <= 1:
@@ -63,24 +69,28 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def upscale(args: argparse.Namespace, sources: list[Path], how: Upscale) -> None:
-    """Upscale all, and say what became of them. Raises InputError if any failed."""
+def upscale(args: argparse.Namespace, ranks: Ranks, sources: list[Path], how: Upscale) -> None:
+    """Upscale all, each rank its share, and say what became of them. Raises InputError if any failed."""
     rows: list[Row] = []
     protocol = Protocol(args.scale)
-    outcome = upscale_all(sources, how, lambda name, restored: rows.append(measure(name, restored, None, protocol)))
-    given = Path(args.img_path[0])
-    name = "images" if len(args.img_path) > 1 else given.stem if given.is_file() else str(given)
-    summary = summarise(image_table(rows, name, args.scale)) if rows else None
-    if summary is not None:
-        print(format_table(summary))
-    if outcome.kept:
-        print(f"already there, of the same input and settings (--overwrite makes them again): {outcome.kept}")
-    if outcome.made:
-        several = f"{len(outcome.made)} of {outcome.count} images written, the last:"
-        print("written to" if outcome.count == 1 else several, outcome.made[-1].outputs[0])
+    outcome = upscale_all(
+        sources, how, lambda name, restored: rows.append(measure(name, restored, None, protocol)), ranks
+    )
+    everything = gather(ranks, (rows, (len(outcome.made), outcome.kept, outcome.failed)))
+    stop_ranks(ranks)
+    if not ranks.main:
+        return
+    made, kept, failed = (sum(each) for each in zip(*(counts for _, counts in everything), strict=True))
+    if len(sources) > 1:
+        print(
+            f"{made} of {len(sources)} images written to {how.output.folder}" + f", {kept} already there" * (kept > 0)
+        )
+    if left := passed_over(args.images):
+        tell(f"note: not upscaled: {left}")
     if args.json:
-        print("[]" if summary is None else summary_json(summary))
-    outcome.check()
+        table = image_table([row for some, _ in everything for row in some], "images", args.scale) if made else None
+        print("[]" if table is None else summary_json(summarise(table)))
+    Outcome(len(sources), failed=failed).check()
 
 
 def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device) -> tuple[Restore, list[str]]:
@@ -94,23 +104,25 @@ def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torc
 def main() -> None:
     args = parse_options()
     out_dir = Path(args.out_dir)
-    if not args.upscale and (len(args.img_path) > 1 or Path(args.img_path[0]).is_dir()):
-        raise InputError("--img_path: to simulate takes one image; for several, add --upscale")
+    ranks = start_ranks(args.device)
+    if not args.upscale and (ranks.world > 1 or len(args.images) > 1 or Path(args.images[0]).is_dir()):
+        raise InputError("to simulate takes one image and one process; for several, add --upscale")
     chosen = chosen_model(args)
     args.scale = scale = chosen_scale(args.scale, chosen.model)
     if isinstance(chosen.model, OriginalModel):
         refuse_decisions(args)
-        args.assignment = False
     if args.upscale:
-        sources, output = find_images(args.img_path, out_dir), chosen_output(args)
-    device = pick_device(args.device)
+        sources, output = from_main(ranks, partial(find_images, args.images, out_dir)), chosen_output(args)
+    device = ranks.device
     restore, names = restorer(args, chosen.model, device)
-    chosen.introduce(scale)
+    if ranks.main:
+        chosen.introduce(scale)
     if args.upscale:
         made_by = short(fingerprint(chosen.model), not args.no_refinement)
-        upscale(args, sources, Upscale(restore, names, scale, output, chosen.name, made_by))
+        how = Upscale(restore, names, scale, output, chosen.name, made_by, args.accept_damaged)
+        upscale(args, ranks, sources, how)
         return
-    path, restores = Path(args.img_path[0]), [restore]
+    path, restores = Path(args.images[0]), [restore]
     record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
     record |= {
         "scale": scale,
@@ -132,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_rank(main)

@@ -13,7 +13,7 @@ from evaluation.tables import write_csv
 from inference.restore import Restore, bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import OriginalModel
-from models.checkpoint import SAVE, WEIGHTS, load_model
+from models.checkpoint import SAVE, WEIGHTS, found, load_model
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
@@ -30,7 +30,7 @@ def original_beside(backbone: str, scale: float) -> OriginalModel | None:
 
     Raises InputError if its folder holds another kind of model.
     """
-    folder = SAVE / f"{backbone}-x4"
+    folder = found(SAVE / f"{backbone}-x4")
     if not (folder / WEIGHTS).exists():
         print(f"left out the original model: no weights in {folder}")
         return None

@@ -1,6 +1,7 @@
 """Image files upscaled to image files, one after another: what is done already is left alone."""
 
 import argparse
+import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,14 +12,16 @@ import torch
 
 from inference.outputs import Identity, OutputFiles, Target, identity, left_to_do, mark_line, short
 from inference.picture import restore_image
+from inference.reduce import reduce_to
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
 from utils.decode import read_image
-from utils.encode import QUALITY, reduce_to, save_image
+from utils.dist import Ranks
+from utils.encode import QUALITY, save_image
 from utils.errors import InputError
 from utils.files import read_bytes
 from utils.image import Image
-from utils.jobs import Job, Outcome, check_outputs, run_jobs, tell
+from utils.jobs import Job, Outcome, check_outputs, run_jobs, say, tell
 from utils.metadata import mark_exif
 
 Report = Callable[[str, Restored], None]  # is told of every result: the image's name, and what the model made
@@ -34,6 +37,7 @@ class Upscale:
     output: OutputFiles
     model: str  # its name, for people
     made_by: str  # digest of the model's weights and of what else decides the result beside the settings here
+    accept_damaged: bool = False  # take what can be decoded of a file
 
     def marks(self, source: Path, targets: Sequence[Target]) -> dict[Path, str]:
         """What each file bears once it is written. Raises InputError if the source cannot be read."""
@@ -47,11 +51,16 @@ class Upscale:
         return marks
 
     def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], report: Report) -> bool:
-        """Upscale one image, unless it is done. Raises InputError if it cannot be read, restored or written."""
-        marks = self.marks(source, targets)
+        """Upscale one image, unless it is done, and say so.
+
+        Raises InputError if it cannot be read, restored or written.
+        """
+        start, marks = time.perf_counter(), self.marks(source, targets)
+        paths = ", ".join(str(path) for path in marks)
         if not left_to_do(source, inputs, marks, self.output.overwrite):
+            say(f"{source}: already there, made of the same picture and settings: {paths}")
             return False
-        image = read_image(source)
+        image = read_image(source, self.accept_damaged)
         try:
             results = restore_image(image, self.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
@@ -59,8 +68,10 @@ class Upscale:
             height, width = image.pixels.shape[:2]
             size = f"{width}x{height} at x{self.scale:g}"
             raise InputError(f"{source}: {size} needs more memory than there is") from None
-        for note in notes[0]:  # those of other settings are the same
-            tell(f"note: {source}: {note}")
+        small, large = (f"{each.shape[1]}x{each.shape[0]}" for each in (image.pixels, results[0][0].pixels))
+        say(f"{source}: {small} -> {large}, {time.perf_counter() - start:.1f} s, {paths}")
+        if told := [*image.notes, *notes[0]]:  # those of other settings are the same
+            tell(f"note: {source}: {'; '.join(told)}")
         for _, restored in results:
             report(source.name, restored)
         return True
@@ -80,8 +91,8 @@ def save_marked(path: Path, image: Image, marks: dict[Path, str], quality: int |
     save_image(path, replace(image, exif=mark_exif(image.exif, marks[path])), quality)
 
 
-def upscale_all(sources: Sequence[Path], how: Upscale, report: Report) -> Outcome:
-    """Upscale images, with a bar if there are several; of each that fails, a line on stderr says why.
+def upscale_all(sources: Sequence[Path], how: Upscale, report: Report, ranks: Ranks | None = None) -> Outcome:
+    """Upscale images, each rank its share, with a bar if there are several; of each that fails, stderr says why.
 
     Raises InputError if nothing can be done at all: the folder cannot be written to, two results have one name; or if
     there is one image only, and it fails.
@@ -92,20 +103,22 @@ def upscale_all(sources: Sequence[Path], how: Upscale, report: Report) -> Outcom
         files = [path for target in targets for path in target.files()]
         jobs.append(Job(source, files, partial(how.one, source, targets, inputs, report)))
     check_outputs(jobs)
-    return run_jobs(jobs)
+    return run_jobs(jobs, ranks=ranks)
 
 
 def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--suffix", help="of the results' names (default: _x and the scale); --suffix=-big")
-    kinds = ("png", "jpg", "webp")
-    group.add_argument("--format", choices=kinds, default="png", help="of the results (default: png, lossless)")
+    kinds = ("png", "jpg", "webp", "tif")
+    group.add_argument("--format", choices=kinds, default="png", help="of the results (default: png, lossless as tif)")
     group.add_argument("--quality", type=int, default=QUALITY, help=f"of jpg and webp, 1 .. 100 (default: {QUALITY})")
     overlay = group.add_mutually_exclusive_group()
-    about = "write the assignment beside each result (default: for one image that is named)"
-    overlay.add_argument("--assignment", action="store_true", default=None, help=about)
-    overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not")
+    about = "write the assignment beside each result: the picture in gray, red where it was difficult"
+    overlay.add_argument("--assignment", action="store_true", help=about)
+    overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not (the default)")
     about = "make what is up to date again, and replace what was not made from the picture; never an input"
     group.add_argument("--overwrite", action="store_true", help=about)
+    about = "of a damaged PNG, JPEG, GIF or BMP, take what can be decoded, and say so"
+    group.add_argument("--accept_damaged", action="store_true", help=about)
 
 
 def chosen_output(args: argparse.Namespace) -> OutputFiles:
@@ -115,7 +128,6 @@ def chosen_output(args: argparse.Namespace) -> OutputFiles:
         raise InputError(f"--suffix {suffix}: not part of a file name")
     if not 1 <= args.quality <= 100:
         raise InputError(f"--quality {args.quality}: must lie between 1 and 100")
-    alone = len(args.img_path) == 1 and Path(args.img_path[0]).is_file()
-    overlays = alone if args.assignment is None else args.assignment
-    quality = None if args.format == "png" else args.quality
-    return OutputFiles(Path(args.out_dir), suffix, f".{args.format}", quality, overlays, args.opacity, args.overwrite)
+    quality = args.quality if args.format in ("jpg", "webp") else None
+    folder, kind = Path(args.out_dir), f".{args.format}"
+    return OutputFiles(folder, suffix, kind, quality, args.assignment, args.opacity, args.overwrite)

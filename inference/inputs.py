@@ -7,8 +7,10 @@ from pathlib import Path
 
 from inference.outputs import PROGRAM
 from utils.errors import InputError
-from utils.files import IMAGE_SUFFIXES, is_image, list_images
+from utils.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image, list_images
 from utils.metadata import read_mark
+
+NAMED = 5  # names in one line
 
 
 def find_images(given: Sequence[str], out_dir: Path) -> list[Path]:
@@ -43,6 +45,36 @@ def matches(text: str) -> list[Path]:
     if not images:
         raise InputError(f"{text}: matches no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return images
+
+
+def passed_over(given: Sequence[str]) -> str | None:
+    """For people: what folders hold, and patterns match, that looks like pictures and is none of the images found."""
+    paths = [path for text in given if not Path(text).is_file() for path in candidates(text)]
+    unread = [path for path in paths if path.suffix.lower() in UNREAD_SUFFIXES and path.is_file()]
+    folders = [path for path in paths if path.is_dir() and any(map(is_image, contents(path)))]
+    told = [f"of a kind that is not read: {first_names(unread)}"] if unread else []
+    told += [f"in folders within, which are not entered: {first_names(folders)}"] if folders else []
+    return "; ".join(told) or None
+
+
+def candidates(text: str) -> list[Path]:
+    """What lies directly in a folder, or what a pattern matches; hidden files left out."""
+    path = Path(text)
+    found = contents(path) if path.is_dir() else [Path(name) for name in glob.glob(text)]  # noqa: PTH207 - as above
+    return sorted(each for each in found if not each.name.startswith("."))
+
+
+def contents(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # nobody may look into it
+        return []
+
+
+def first_names(paths: Sequence[Path]) -> str:
+    """The first few by name, and how many there are beside."""
+    names = ", ".join(path.name for path in paths[:NAMED])
+    return names if len(paths) <= NAMED else f"{names} and {len(paths) - NAMED} more"
 
 
 def is_result(path: Path, out_dir: Path) -> bool:

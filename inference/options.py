@@ -7,7 +7,7 @@ from typing import NamedTuple
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
 from models.build import backbone_parts, resolved
-from models.checkpoint import SAVE, WEIGHTS, load_model, trained_on
+from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
 from models.record import Trained
 from models.setting import Setting, check_scale
@@ -80,8 +80,8 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     """
     if args.config is None and args.model is None:
         raise InputError("give --config or --model")
-    path = Path(args.model) if args.model else SAVE / Path(args.config).stem
-    expected = resolved(load_config(args.config).model) if args.config is not None else None
+    path = found(args.model if args.model else SAVE / Path(args.config).stem)
+    expected = resolved(load_config(found(args.config)).model) if args.config is not None else None
     model, spec = load_model(path)
     if args.model is None and (later := path.with_name(f"{path.name}-2")).exists():
         tell(f"warning: --config means {path}; there are later runs, and --model {later} takes the next one")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,7 +63,8 @@ def allowance(device: torch.device) -> int:
     """Bytes that a tile may take."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return min(int(psutil.virtual_memory().available) // SHARE, MOST)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job on this machine
+    return min(int(psutil.virtual_memory().available) // (SHARE * processes), MOST)
 
 
 def cut(lr: Tensor, halo: int, area: float) -> list[Tile]:

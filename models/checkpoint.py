@@ -19,6 +19,7 @@ from utils.errors import InputError, one_line
 from utils.files import write_atomic
 
 SAVE = Path("save")  # every run and every shipped model has a folder in it
+SHIPPED = Path(__file__).resolve().parents[1]  # this project, whose files a command finds from any working folder
 WEIGHTS = "model.safetensors"
 MODEL = "model"  # the spec's name in the header
 
@@ -71,9 +72,15 @@ def trained_on(path: str | Path) -> Trained | None:
         raise InputError(one_line(path, "what its header says of the training cannot be understood")) from None
 
 
+def found(path: str | Path) -> Path:
+    """A file or folder; if the working folder has none of that name, that of this project."""
+    path = Path(path)
+    return path if path.exists() or not (SHIPPED / path).exists() else SHIPPED / path
+
+
 def weights_file(path: str | Path) -> Path:
     """The file itself, or the one in a folder. Raises InputError if there is none."""
-    path = Path(path)
+    path = found(path)
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():

@@ -1,48 +1,91 @@
-"""Image files -> arrays: PNG, JPEG, WebP, TIFF, BMP; 8 and 16 bit; gray, RGB, palette, alpha; EXIF orientation.
+"""Image files -> arrays: PNG, JPEG, WebP, TIFF, BMP, GIF; 8 and 16 bit; gray, RGB, palette, alpha; EXIF orientation.
 
-Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8.
+Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8, and float samples.
 Colour profiles are kept and not applied, the values are those of the file; but CMYK becomes sRGB by its profile.
 """
 
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from utils.about import about
+from utils.chunks import chunks, mended
 from utils.errors import InputError
-from utils.files import FORMATS, read_bytes
+from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image
 from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
+from utils.tiff import TIFF_MARKS, kind_of, levels_of
 
-KINDS = tuple(dict.fromkeys(FORMATS.values()))  # that Pillow may take a file for
+KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # that Pillow may take a file for
+MENDABLE, PNG = ("PNG", "JPEG", "GIF", "BMP"), b"\x89PNG"
+# what the first bytes of other pictures have in them
+UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
+UNREAD_KINDS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
+UNREAD_KINDS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR"}
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
 
 
-def read_image(path: str | Path) -> Image:
-    """Decode a file; of several frames or pages, the first.
+def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
+    """Decode a file; of several frames or pages, the first. Its notes say what was left out, or is damaged.
 
-    Raises InputError if it is missing, of a kind not supported, or damaged in any way that its format lets one notice.
+    With accept_damaged, what can be decoded of a PNG, JPEG, GIF or BMP is taken. Raises InputError if the file is
+    missing, of a kind not supported, or damaged in any way that its format lets one notice.
     """
     content = read_bytes(Path(path))
-    try:
-        with warnings.catch_warnings(record=True, action="always"):  # of odd metadata; what harms pixels is raised
+    with warnings.catch_warnings(record=True, action="always"):  # of odd metadata; what harms pixels is raised
+        try:
             return decode_image(content)
-    except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "damaged or of another kind" if unknown else " ".join(str(error).split())
-        kinds = "PNG, JPEG, WebP, TIFF or BMP of 8 or 16 bits per channel"
-        raise InputError(f"{path}: not a readable {kinds} ({reason})") from error
+        except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = unread_kind(content) if unknown else " ".join(str(error).split())
+            if accept_damaged and (image := decode_damaged(content)):
+                note = f"damaged ({reason}): what can be decoded is taken, and gray or black stands for the rest"
+                return replace(image, notes=(note, *image.notes))
+            remedy = "" if accept_damaged or not mendable(content) else "; accept_damaged takes what can be decoded"
+            kinds = "PNG, JPEG, WebP, TIFF, BMP or GIF of 8 or 16 bits per channel"
+            raise InputError(f"{path}: not a readable {kinds} ({reason}){remedy}") from error
 
 
-def stored_size(path: str | Path) -> tuple[int, int]:
+def unread_kind(content: bytes) -> str:
+    """What a file is that is of no kind which is read."""
+    try:
+        if content.startswith(TIFF_MARKS):
+            return f"{kind_of(content)}, which is not supported"
+    except Exception:  # no TIFF after all, or a damaged one
+        return "damaged or of another kind"
+    names = [name for mark, name in UNREAD_KINDS.items() if mark in content[:16]]
+    return f"{names[0]}: save it as TIFF, PNG or JPEG first" if names else "damaged or of another kind"
+
+
+def mendable(content: bytes) -> bool:
+    """Whether a file is one of those of which a damaged one can be decoded."""
+    return content.startswith(PNG) or stored_size(io.BytesIO(content), MENDABLE) != (0, 0)
+
+
+def decode_damaged(content: bytes) -> Image | None:
+    """What can be decoded of a damaged file, None if it is nothing."""
+    if not mendable(content):
+        return None
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True  # Pillow knows no other way
+    try:
+        return decode_image(mended(content) if content.startswith(PNG) else content)
+    except Exception:  # as in read_image
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def stored_size(path: str | Path | io.BytesIO, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
     """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
     try:
-        with Pillow.open(path, formats=KINDS) as file:
+        with warnings.catch_warnings(record=True, action="always"), Pillow.open(path, formats=kinds) as file:
             return file.size
     except Exception:  # as in read_image
         return 0, 0
@@ -61,7 +104,7 @@ def is_whole(path: Path) -> bool:
 def decode_image(content: bytes) -> Image:
     """Decode the content of a file. Raises whatever the decoders raise."""
     file = Pillow.open(io.BytesIO(content), formats=KINDS)
-    bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith("I;16")
+    bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
         file.verify()  # the checksums, which decoding passes over; this uses the file up
         file = Pillow.open(io.BytesIO(content), formats=KINDS)
@@ -69,19 +112,25 @@ def decode_image(content: bytes) -> Image:
     elif isinstance(file, TiffImageFile):
         bits = tiff_bits(file, len(content))
     pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
-    orientation = 1 if file.format == "TIFF" else int(file.getexif().get(ORIENTATION, 1))  # a decoder turns TIFF itself
+    orientation = int(file.getexif().get(ORIENTATION, 1))  # of EXIF, else of XMP
+    if isinstance(file, TiffImageFile) and (bits != 16 or ORIENTATION in file.tag_v2):
+        orientation = 1  # the decoder has turned it: Pillow by either, OpenCV by the tag
     icc, exif = read_profile(file, gray), read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return Image(upright(pixels, orientation), None if alpha is None else upright(alpha, orientation), gray, icc, exif)
+    alpha = None if alpha is None else upright(alpha, orientation)
+    return Image(upright(pixels, orientation), alpha, gray, icc, exif, **about(file, content))
 
 
 def tiff_bits(file: TiffImageFile, size: int) -> int:
     """Bits per channel of a TIFF of `size` bytes. Raises ValueError for what the decoders would misread."""
     tags = file.tag_v2
     bits = max(tags.get(258, (1,)))  # BitsPerSample; 339: SampleFormat, 338: ExtraSamples, 284: PlanarConfiguration
-    if max(tags.get(339, (1,))) > 1 or (bits > 8 and bits != 16):
+    floats = set(tags.get(339, (1,))) == {3} and bits == 32
+    if not floats and (max(tags.get(339, (1,))) > 1 or (bits > 8 and bits != 16)):
         raise ValueError(f"signed, float or {bits}-bit samples")
+    if floats:
+        bits = 16  # that is what becomes of them
     if bits == 16 and (1 in tags.get(338, ()) or (tags.get(284) == 2 and tags.get(277, 1) > 1)):
         raise ValueError("16 bits with premultiplied alpha or colours in separate planes")
     parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
@@ -103,10 +152,13 @@ def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
 
 def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
     """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; `file` is not decoded, but gets the EXIF block of a PNG."""
-    array, kinds, blocks = cv2.imdecodeWithMetadata(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is not None and array.dtype == np.float32:
+        array = levels_of(array)
     if array is None or array.dtype != np.uint16:
         raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
-    file.info["exif"] = bytes(dict(zip(kinds, blocks, strict=True)).get(cv2.IMAGE_METADATA_EXIF, b""))
+    if file.format == "PNG" and (exif := dict(chunks(content)).get(b"eXIf")):
+        file.info["exif"] = exif
     if array.ndim == 3:  # BGR or BGRA, the latter also where the fourth channel of a TIFF means nothing
         return array[:, :, 2::-1], array[:, :, 3] if file.has_transparency_data else None
     if isinstance(file, TiffImageFile) and file.tag_v2.get(262) == 0:

@@ -1,7 +1,7 @@
 """Arrays -> image files. Pillow encodes 8 bits, OpenCV 16, which Pillow would cut to 8."""
 
 import io
-from dataclasses import replace
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +9,32 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
+from utils.about import IPTC, RAW_IPTC
+from utils.chunks import COMMENT, XMP, Chunk, key, resolution_chunk, value, with_chunks
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
-from utils.patches import bands
+from utils.metadata import with_resolution
+from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
 HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
 QUALITY = 95  # of JPEG, where none is asked for
-JPEG_EXIF = 65000  # bytes: one segment holds 65533, and the mark of inference/outputs.py takes some
 
 
 def save_image(path: Path, image: Image, quality: int | None = None) -> None:
     """Write an image with its metadata, as write_image does."""
-    pixels = image.pixels[:, :, 0] if image.gray else image.pixels
-    write_image(path, pixels, image.alpha, image.icc, image.exif, quality)
+    write_image(path, image.pixels[:, :, 0] if image.gray else image.pixels, image.alpha, image, quality)
 
 
 def write_image(
-    path: Path,
-    pixels: Array,
-    alpha: Array | None = None,
-    icc: bytes | None = None,
-    exif: bytes | None = None,
-    quality: int | None = None,
+    path: Path, pixels: Array, alpha: Array | None = None, about: Image | None = None, quality: int | None = None
 ) -> None:
     """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, atomically; the suffix names the format.
 
-    `quality`, 1 .. 100, is JPEG's and WebP's; without one WebP is lossless, as the other kinds always are. Gray of 16
-    bits with alpha is stored as RGB with alpha, and TIFF of 16 bits keeps no metadata: OpenCV writes neither.
+    about: an image whose metadata are written too, as far as the format holds them. `quality`, 1 .. 100, is JPEG's and
+    WebP's; without one WebP is lossless, as the other kinds always are. Gray of 16 bits with alpha is
+    stored as RGB with alpha: OpenCV writes no other.
     Raises InputError if the format cannot hold the image or the place cannot be written.
     """
     suffix = path.suffix.lower()
@@ -49,86 +46,80 @@ def write_image(
         raise InputError(f"cannot write {path}: {suffix} does not hold 16 bits per channel; use .png")
     if alpha is not None and suffix not in HOLD_ALPHA:
         raise InputError(f"cannot write {path}: {suffix} does not hold alpha; use .png")
+    if deep and alpha is not None and pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    array = np.ascontiguousarray(pixels if alpha is None else np.dstack((pixels, alpha)))
+    about = about or Image(pixels, alpha, gray=False)
     try:
-        if deep:
-            content = encode_16(suffix, pixels, alpha, icc, exif)
-        else:
-            content = encode_8(FORMATS[suffix], pixels, alpha, icc, exif, quality)
+        content = encode(FORMATS[suffix], array, about, quality)
     except (ValueError, OSError, OverflowError) as error:  # what a codec cannot do
         size = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
         raise InputError(f"cannot write {path}: {size} are too many for {suffix}, or {error}") from None
     write_atomic(path, content, durable=False)  # pictures can be made again, by the million at times
 
 
-def encode_8(
-    kind: str, pixels: Array, alpha: Array | None, icc: bytes | None, exif: bytes | None, quality: int | None
-) -> memoryview:
-    array = pixels if alpha is None else np.dstack((pixels, alpha))
-    options: dict[str, Any] = {name: value for name, value in (("icc_profile", icc), ("exif", exif)) if value}
+def encode(kind: str, array: Array, about: Image, quality: int | None) -> bytes | memoryview:
+    """The content of a file of (H,W) or (H,W,C), with the metadata of another image. Raises what the encoders raise."""
+    if kind == "TIFF":
+        blocks = {34675: about.icc, 700: about.xmp, 33723: about.iptc}
+        return encode_tiff(array, {tag: block for tag, block in blocks.items() if block}, about.exif, about.dpi)
+    if kind == "PNG":
+        png = encode_16(array) if array.dtype == np.uint16 else encode_8(kind, array, compress_level=1)
+        return with_chunks(png, png_chunks(about))  # several times sooner than by default, and a little larger
+    options: dict[str, Any] = {"icc_profile": about.icc, "exif": about.exif, "xmp": about.xmp}
     if kind == "JPEG":  # without coarser colours
-        options |= {"quality": quality or QUALITY, "subsampling": 0}
+        options |= {"quality": quality or QUALITY, "subsampling": 0, "dpi": about.dpi and tuple(map(round, about.dpi))}
+        options |= {"comment": comment_of(about), "extra": about.iptc and photoshop_segment(about.iptc)}
     elif kind == "WEBP":  # exact: also the colours where alpha is 0
         options |= {"quality": quality, "exact": True} if quality else {"lossless": True, "exact": True}
-    elif kind == "PNG":  # several times sooner and a little larger than by default
-        options |= {"compress_level": 1}
-    elif kind == "TIFF":
-        options |= {"compression": "tiff_lzw"}
+        options["exif"] = about.exif if about.dpi is None else with_resolution(about.exif, about.dpi)
+    return encode_8(kind, array, **{name: value for name, value in options.items() if value is not None})
+
+
+def encode_8(kind: str, array: Array, **options: Any) -> memoryview:
     buffer = io.BytesIO()
-    Pillow.fromarray(np.ascontiguousarray(array)).save(buffer, kind, **options)
+    Pillow.fromarray(array).save(buffer, kind, **options)
     return buffer.getbuffer()
 
 
-def encode_16(suffix: str, pixels: Array, alpha: Array | None, icc: bytes | None, exif: bytes | None) -> memoryview:
-    array = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
-    if alpha is not None:
-        array = np.dstack((*[array] * (3 if pixels.ndim == 2 else 1), alpha))
-    blocks = [(cv2.IMAGE_METADATA_ICCP, icc), (cv2.IMAGE_METADATA_EXIF, exif and exif.removeprefix(b"Exif\0\0"))]
-    held = [(kind, np.frombuffer(block, np.uint8)[None]) for kind, block in blocks if block and suffix == ".png"]
-    kinds, metadata = [kind for kind, _ in held], [block for _, block in held]
-    done, content = cv2.imencodeWithMetadata(suffix, np.ascontiguousarray(array), kinds, metadata)
+def encode_16(array: Array) -> memoryview:
+    """A PNG of (H,W), (H,W,3) or (H,W,4)."""
+    code = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(array.shape[-1] if array.ndim == 3 else 1)
+    done, content = cv2.imencode(".png", array if code is None else cv2.cvtColor(array, code))
     if not done:
         raise ValueError("refused by the encoder")
     return content.data
 
 
-def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
-    """The image as a file of the kind that suffix names (.png, .jpg, .webp) can hold it, and a note for every loss.
-
-    JPEG: laid on white where it is transparent, gray stays gray. JPEG and WebP: 16 bits are rounded to 8.
-    A gray profile is left out where gray is stored as RGB.
-    """
-    notes = []
-    if image.bits == 16 and suffix not in HOLD_16_BITS:
-        notes.append(f"{suffix} holds 8 bits per channel: rounded")
-        alpha = None if image.alpha is None else to_8_bits(image.alpha)
-        image = replace(image, pixels=to_8_bits(image.pixels), alpha=alpha)
-    if image.alpha is not None and suffix not in HOLD_ALPHA:
-        if image.alpha.min() < np.iinfo(image.alpha.dtype).max:
-            notes.append(f"{suffix} holds no transparency: laid on white")
-        image = replace(image, pixels=on_white(image.pixels, image.alpha), alpha=None)
-    as_rgb = suffix == ".webp" or (image.bits == 16 and image.alpha is not None)
-    if image.gray and as_rgb:
-        if image.icc is not None:
-            notes.append(f"gray is stored as RGB in this {suffix}: gray colour profile left out")
-        image = replace(image, gray=False, icc=None)
-    if image.exif is not None and suffix == ".jpg" and len(image.exif) > JPEG_EXIF:
-        notes.append(f"{suffix} does not hold so much EXIF: left out")
-        image = replace(image, exif=None)
-    return image, notes
+def png_chunks(about: Image) -> list[Chunk]:
+    """All that an image says beside its pixels, as chunks of a PNG."""
+    made = [chunk for chunk in about.chunks if not (about.icc and chunk[0] == b"sRGB")]  # of the two there is one
+    if about.icc:
+        made.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(about.icc)))
+    if about.dpi:
+        made.append(resolution_chunk(about.dpi))
+    if about.exif:
+        made.append((b"eXIf", about.exif.removeprefix(b"Exif\0\0")))
+    if about.xmp:
+        made.append((b"iTXt", XMP + bytes(5) + about.xmp))
+    if about.iptc:
+        resources = photoshop(about.iptc)
+        text = f"\niptc\n{len(resources):8d}\n{resources.hex()}\n".encode()  # as ImageMagick and ExifTool have it
+        made.append((b"zTXt", RAW_IPTC + b"\0\0" + zlib.compress(text)))
+    return made
 
 
-def to_8_bits(array: Array) -> Array:
-    """uint16 (H,W,...) -> the nearest of 256 levels."""
-    reduced = np.empty(array.shape, np.uint8)
-    for rows in bands(len(array)):
-        reduced[rows] = (array[rows].astype(np.uint32) + 128) // 257
-    return reduced
+def photoshop(iptc: bytes) -> bytes:
+    """An IPTC record as a resource of Photoshop."""
+    return b"8BIM" + IPTC.to_bytes(2) + bytes(2) + len(iptc).to_bytes(4) + iptc + bytes(len(iptc) % 2)
 
 
-def on_white(pixels: Array, alpha: Array) -> Array:
-    """(H,W,3) under alpha (H,W), both uint8, before a white ground."""
-    laid = np.empty(pixels.shape, np.uint8)
-    for rows in bands(len(pixels)):
-        share = alpha[rows, :, None].astype(np.float32) / 255
-        laid[rows] = (pixels[rows] * share + 255 * (1 - share)).round()
-    return laid
+def photoshop_segment(iptc: bytes) -> bytes:
+    """The same as a segment of a JPEG."""
+    block = b"Photoshop 3.0\0" + photoshop(iptc)
+    return b"\xff\xed" + (2 + len(block)).to_bytes(2) + block
+
+
+def comment_of(about: Image) -> bytes | None:
+    """What a JPEG has as its comment."""
+    return next((value(chunk) for chunk in about.chunks if key(chunk) == COMMENT), None)

@@ -11,10 +11,17 @@ from typing import IO
 
 from utils.errors import InputError
 
-# of images: suffix -> the name that Pillow gives the format
+# of images that are read and written: suffix -> the name that Pillow gives the format
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".bmp": "BMP"}
-IMAGE_SUFFIXES = frozenset(FORMATS)
+READ_ONLY = {".gif": "GIF", ".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG"}
+IMAGE_SUFFIXES = frozenset(FORMATS | READ_ONLY)
+# of pictures that are not read: those of phones and the web, of programs, and raw ones of cameras
+UNREAD = (
+    "heic heif avif jxl jp2 j2k svg ico ppm pgm pnm tga psd psb xcf exr hdr dng cr2 cr3 nef nrw arw srf sr2 orf rw2 "
+)
+UNREAD += "raf pef srw x3f 3fr iiq rwl dcr kdc mrw erf"
+UNREAD_SUFFIXES = frozenset(f".{each}" for each in UNREAD.split())
 # a folder within a data set: HR, LR, x4, LR_bicubic, GTmod12
 PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_]?)+", re.IGNORECASE)
 

@@ -24,6 +24,11 @@ class Image:
     gray: bool  # the file has a single colour channel; `pixels` repeats it
     icc: bytes | None = None  # colour profile of the pixels, gray or RGB as they are
     exif: bytes | None = None  # without orientation
+    xmp: bytes | None = None  # the same
+    iptc: bytes | None = None
+    dpi: tuple[float, float] | None = None  # pixels per inch of the print, across and down
+    chunks: tuple[tuple[bytes, bytes], ...] = ()  # of PNG: texts, and what the values mean as colours
+    notes: tuple[str, ...] = ()  # what of the file was left out or changed in reading it
 
     @property
     def bits(self) -> int:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from utils.dist import Ranks
 from utils.errors import InputError
 from utils.files import caseless, check_folder
 
@@ -52,14 +53,16 @@ def check_outputs(jobs: Sequence[Job]) -> None:
         check_folder(folder)
 
 
-def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Outcome:
-    """Do all jobs, with a bar if there are several; of each that fails, a line on stderr says why.
+def run_jobs(jobs: Sequence[Job], workers: int = 1, ranks: Ranks | None = None) -> Outcome:
+    """Do all jobs, or a rank's share, with a bar if there are several; of each that fails, a line on stderr says why.
 
     Raises InputError if a worker process dies; and whatever the job raises if there is only one.
     """
-    outcome = Outcome(len(jobs))
-    bar = tqdm(attempts(jobs, workers), total=len(jobs), unit="image", disable=None if len(jobs) > 1 else True)
-    for job, result in zip(jobs, bar, strict=True):
+    share = jobs if ranks is None else jobs[ranks.rank :: ranks.world]
+    outcome, seen = Outcome(len(share)), len(jobs) > 1 and (ranks is None or ranks.main)
+    each = attempts(share, workers) if len(jobs) > 1 else (job.work() for job in share)
+    bar = tqdm(each, total=len(share), unit="image", disable=None if seen else True)
+    for job, result in zip(share, bar, strict=True):
         if isinstance(result, str):
             outcome.failed += 1
             tell(f"error: {result}")
@@ -70,6 +73,12 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1) -> Outcome:
     return outcome
 
 
+def say(line: str) -> None:
+    """A line on stdout, above the bar if there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
 def tell(line: str) -> None:
     """A line on stderr, above the bar if there is one."""
     tqdm.write(" ".join(line.split()), file=sys.stderr)
@@ -77,9 +86,7 @@ def tell(line: str) -> None:
 
 def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
     """What each job returns, in order; of one that fails, why."""
-    if len(jobs) == 1:
-        yield jobs[0].work()
-    elif workers == 1 or not jobs:
+    if workers == 1 or len(jobs) < 2:
         yield from map(attempt, jobs)
     else:
         try:  # spawn: a fork would inherit torch's threads in an unknown state

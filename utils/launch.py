@@ -22,7 +22,7 @@ def main() -> None:
         epilog="OPTIONS are the script's own: python SCRIPT --help",
         allow_abbrev=False,  # the script's options may begin like these
     )
-    parser.add_argument("script", help="train.py, train_pcsr.py, test.py or test_pcsr.py")
+    parser.add_argument("script", help="train.py, train_pcsr.py, test.py, test_pcsr.py or demo.py")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--gpu", metavar="0,1", help="the GPUs to use, with one process on each")
     where.add_argument("--cpu", type=int, metavar="N", help="the number of processes on the CPU")

@@ -1,6 +1,6 @@
 """What an image file says beside its pixels: colour profile, EXIF, and in that what made the picture.
 
-Damaged metadata counts as none.
+Damaged metadata counts as none. utils/about.py reads what else there is.
 """
 
 import io
@@ -11,11 +11,15 @@ from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
 ORIENTATION = ExifTags.Base.Orientation
-SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)  # of another picture, once it is resized
+# of another picture, once it is resized
+SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
+OUTER_SIZE_TAGS = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 # In a TIFF the tags of EXIF stand among those that say how the pixels are stored; these describe the picture.
 DESCRIPTIVE = {
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
     *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
+    *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor, ExifTags.Base.XPKeywords),
+    *(ExifTags.Base.XPSubject, ExifTags.Base.Rating, ExifTags.Base.RatingPercent),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
 MARK_TAG = ExifTags.Base.ProcessingSoftware
@@ -30,7 +34,8 @@ def read_exif(file: Pillow.Image) -> bytes | None:
         for size in SIZE_TAGS:
             details.pop(size, None)
         for tag in [*exif]:
-            if tag == ORIENTATION or (isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE):
+            unwanted = isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE
+            if unwanted or tag in (ORIENTATION, *OUTER_SIZE_TAGS):
                 del exif[tag]
         return exif.tobytes() if len(exif) else None
     except Exception:  # Pillow trips over damaged blocks anywhere
@@ -77,6 +82,16 @@ def read_mark(path: Path) -> str | None:
     except Exception:  # no image, or a damaged one
         return None
     return text if isinstance(text, str) else None
+
+
+def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
+    """An EXIF block, or a new one, that says the pixels per inch."""
+    block = Pillow.Exif()
+    if exif is not None:
+        block.load(exif)
+    block[ExifTags.Base.XResolution], block[ExifTags.Base.YResolution] = dpi
+    block[ExifTags.Base.ResolutionUnit] = 2
+    return block.tobytes()
 
 
 def mark_exif(exif: bytes | None, text: str) -> bytes:

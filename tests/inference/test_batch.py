@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from tests.conftest import TINY_PCSR, Cli, Outcome, photo, save_tiny
+from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.metadata import read_mark
@@ -134,14 +137,14 @@ def test_results_beside_their_inputs_are_no_inputs(cli: Cli, work: Path) -> None
     assert outcome.code == 2 and "results of earlier runs" in outcome.err
 
 
-@pytest.mark.parametrize("args,count", [([], 2), (["--no_assignment"], 1), (["--k", "0", "1"], 4)])
-def test_assignments_of_one_image(args: list[str], count: int, cli: Cli, work: Path) -> None:
+@pytest.mark.parametrize("args,count", [([], 1), (["--assignment"], 2), (["--assignment", "--k", "0", "1"], 4)])
+def test_assignments_when_asked(args: list[str], count: int, cli: Cli, work: Path) -> None:
     assert upscale(cli, "--img_path", "in/a.png", *args).code == 0
     assert len(written(work)) == count
     assert all(read_mark(path) for path in (work / "out").iterdir())
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
 def test_formats(kind: str, cli: Cli, work: Path) -> None:
     deep = (photo(9, 12) * np.uint16(257)).astype(np.uint16)
     write_image(work / "in" / "deep.png", deep, np.full((9, 12), 30000, np.uint16))
@@ -149,13 +152,76 @@ def test_formats(kind: str, cli: Cli, work: Path) -> None:
     assert outcome.code == 0
     notes = [line.partition("deep.png: ")[2] for line in outcome.err.splitlines()]
     bits, white = f".{kind} holds 8 bits per channel: rounded", f".{kind} holds no transparency: laid on white"
-    assert notes == {"png": [], "jpg": [bits, white], "webp": [bits]}[kind]
+    assert notes == {"png": [], "tif": [], "jpg": [f"{bits}; {white}"], "webp": [bits]}[kind]
     for name in ("a", "b ü", "c", "deep"):
         path = work / "out" / f"{name}-large.{kind}"
         with Pillow.open(path) as file:
-            assert file.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[kind] and file.size == (48, 36)
+            assert file.format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}[kind] and file.size == (
+                48,
+                36,
+            )
     image = read_image(work / "out" / f"deep-large.{kind}")
-    assert image.bits == (16 if kind == "png" else 8) and (image.alpha is None) == (kind == "jpg")
+    assert image.bits == (16 if kind in ("png", "tif") else 8) and (image.alpha is None) == (kind == "jpg")
+
+
+def test_a_line_for_each_picture(cli: Cli, work: Path) -> None:
+    first = upscale(cli, "in")
+    lines = first.out.splitlines()[1:]
+    assert re.fullmatch(r"in/a\.png: 12x9 -> 48x36, \d+\.\d s, out/a_x4\.png", lines[0])
+    assert lines[3] == "3 of 3 images written to out" and first.err == ""
+    again = upscale(cli, "in", "--img_path", "in/a.png").out.splitlines()[1:]
+    assert again[0].startswith("in/a.png: already there") and again[0].endswith(": out/a_x4.png")
+    assert again[3] == "0 of 3 images written to out, 3 already there"
+    assert "PSNR" not in first.out
+
+
+def test_what_a_folder_holds_besides_is_told(cli: Cli, work: Path) -> None:
+    for name in ("z.heic", "y.CR2", ".hidden.heic", "notes.txt", "x.gif"):
+        (work / "in" / name).write_bytes(b"GIF89a" if name == "x.gif" else b"")
+    write_image(work / "in" / "more" / "a.png", photo(9, 12))
+    (work / "in" / "empty").mkdir()
+    told = "not upscaled: of a kind that is not read: y.CR2, z.heic"
+    outcome = upscale(cli, "in")
+    assert outcome.code == 2 and "in/x.gif" in outcome.err  # a damaged one is named as all are
+    assert f"note: {told}; in folders within, which are not entered: more" in outcome.err.splitlines()
+    assert f"note: {told}" in upscale(cli, "in/*.*").err.splitlines()
+    assert "not upscaled" not in upscale(cli, "in/a.png").err
+    for number in range(7):
+        (work / "in" / f"{number}.dng").touch()
+    assert "0.dng, 1.dng, 2.dng, 3.dng, 4.dng and 4 more" in upscale(cli, "in").err
+
+
+def test_a_damaged_file_is_taken_if_asked(cli: Cli, work: Path) -> None:
+    write_image(work / "photo.jpg", photo(40, 48))
+    content = (work / "photo.jpg").read_bytes()
+    (work / "photo.jpg").write_bytes(content[:-100])
+    refused = upscale(cli, "photo.jpg")
+    assert refused.code == 2 and "accept_damaged takes what can be decoded" in refused.err
+    outcome = upscale(cli, "photo.jpg", "--accept_damaged")
+    assert outcome.code == 0 and "note: photo.jpg: damaged (" in outcome.err
+    assert written(work).keys() == {"photo_x4.png"}
+
+
+def test_a_folder_is_shared_out(work: Path) -> None:
+    (work / "in" / "d.png").write_text("hello")
+    command = [
+        str(ROOT / "dist.sh"),
+        str(ROOT / "demo.py"),
+        "in",
+        "--upscale",
+        "--model",
+        "save/pcsr",
+        "--out_dir",
+        "out",
+    ]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*command, "--cpu", "2"], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and written(work).keys() == {"a_x4.png", "b ü_x4.png", "c_x4.png"}
+    assert "3 of 4 images written to out" in done.stdout.splitlines()
+    *_, last = done.stderr.splitlines()
+    assert last == "error: 1 of 4 images failed; the others are done" and done.stderr.count("in/d.png") == 1
 
 
 @pytest.mark.parametrize(

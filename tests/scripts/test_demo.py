@@ -111,10 +111,21 @@ def test_says_which_model_is_at_work(cli: Cli, work: Path) -> None:
         assert outcome.err == (warning if warned else "")
 
 
+def test_from_any_folder(cli: Cli, tmp_path: Path) -> None:
+    """The weights are found beside the script; those of the working folder come first."""
+    (tmp_path / "configs").unlink()
+    write_image(tmp_path / "photo.png", photo(9, 12))
+    for model in [], ["--model", "save/fsrcnn-pcsr-phase1"]:
+        outcome = cli("demo.py", "photo.png", "--upscale", "--overwrite", *model)
+        assert outcome.code == 0 and (tmp_path / "results/demo/photo_x4.png").is_file(), outcome.err
+    save_tiny(tmp_path / "save" / "fsrcnn-pcsr-phase1", TINY_PCSR)
+    assert "6,154 parameters" in cli("demo.py", "photo.png", "--upscale", "--overwrite", *model).out
+
+
 def test_several_settings_get_a_file_each(cli: Cli, work: Path) -> None:
     outcome = demo(cli, "--img_path", "photo.png", "--upscale", "--k", "0", "1", "--adaptive", "--out_dir", "out")
     assert outcome.code == 0, outcome.err
-    written = {path.name for path in (work / "out").glob("*[!t].png")}
+    written = {path.name for path in (work / "out").glob("*.png")}
     assert written == {f"photo_x4_{name}.png" for name in ("k=0", "k=1", "adaptive")}
 
 

@@ -185,15 +185,28 @@ def test_of_several_frames_the_first_is_read(tmp_path: Path, kind: str, channels
 
 def test_what_is_no_image_or_would_be_misread_is_refused(tmp_path: Path) -> None:
     gray, four, fractions = samples(1, 16), samples(4, 16), (samples(1, 16) / 65535).astype(np.float32)
-    kinds = [tiff(fractions, (339, (3,))), tiff(fractions.astype(np.float16), (339, (3,)))]
-    kinds += [tiff(np.dstack([fractions] * 3), (339, (3, 3, 3))), tiff(gray.astype(np.uint32))]
-    kinds += [tiff(gray, (339, (2,))), tiff(samples(1, 8), (339, (2,)))]  # signed
-    kinds += [tiff(four, (338, (1,))), tiff(four, (284, (2,))), tiff(four, (262, (5,)))]  # premultiplied, planes, CMYK
-    for content in [*kinds, saved(samples(1, 8), "GIF"), b"", b"not a picture\n" * 20]:
+    kinds = {"16-bit float": tiff(fractions.astype(np.float16), (339, (3,))), "32-bit": tiff(gray.astype(np.uint32))}
+    kinds |= {"beyond 0 .. 1": tiff(fractions * 2, (339, (3,))), "Photoshop": b"8BPS" + bytes(30)}
+    kinds |= {"range": tiff(np.where(fractions > 0.5, np.float32(np.nan), 0), (339, (3,)))}
+    kinds |= {"2 channels of 32-bit float": tiff(np.dstack([fractions] * 2), (339, (3, 3)), (338, (2,)))}
+    kinds |= {"HEIC": bytes(4) + b"ftypheic" + bytes(20), "AVIF": bytes(4) + b"ftypavif" + bytes(20)}
+    signed = [tiff(gray, (339, (2,))), tiff(samples(1, 8), (339, (2,)))]
+    other = [tiff(four, (338, (1,))), tiff(four, (284, (2,))), tiff(four, (262, (5,)))]  # premultiplied, planes, CMYK
+    for reason, content in [*kinds.items(), *(("", each) for each in [*signed, *other, b"", b"not a picture\n" * 20])]:
         (tmp_path / "a").write_bytes(content)
-        assert "8 or 16 bits" in refused(tmp_path / "a")
+        told = refused(tmp_path / "a")
+        assert "8 or 16 bits" in told and reason in told
     assert "No such file" in refused(tmp_path / "b")
     assert "directory" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_float_tiffs_become_16_bits(channels: int, tmp_path: Path) -> None:
+    levels = samples(channels, 16)
+    extra = [(338, (2,))] if channels == 4 else []
+    fractions = (levels / 65535).astype(np.float32)
+    (tmp_path / "a.tif").write_bytes(tiff(fractions, (339, (3,) * channels), *extra))
+    check(tmp_path / "a.tif", (tmp_path / "a.tif").read_bytes(), levels)
 
 
 def whole_files() -> dict[str, bytes]:

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.reduce import SEGMENT, reduce_to
 from tests.conftest import photo
 from tests.utils.test_decode import samples
 from utils.decode import read_image
-from utils.encode import JPEG_EXIF, reduce_to, write_image
+from utils.encode import write_image
 from utils.errors import InputError
-from utils.files import IMAGE_SUFFIXES
+from utils.files import FORMATS
 from utils.image import Image
 
 PICTURE = Image(photo(6, 8), None, gray=False, icc=b"icc", exif=b"exif")
@@ -53,12 +54,12 @@ def test_a_gray_profile_needs_gray() -> None:
 
 
 def test_jpeg_holds_one_segment_of_exif() -> None:
-    for size, lost in ((JPEG_EXIF, False), (JPEG_EXIF + 1, True)):
+    for size, lost in ((SEGMENT, False), (SEGMENT + 1, True)):
         image, notes = reduce_to(".jpg", replace(PICTURE, exif=bytes(size)))
         assert (image.exif is None) == lost == bool(notes)
 
 
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES | {".PNG", ".Jpg"}))
+@pytest.mark.parametrize("suffix", sorted(FORMATS.keys() | {".PNG", ".Jpg"}))
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_what_is_written_comes_back_or_is_refused(tmp_path: Path, suffix: str, bits: int, channels: int) -> None:

@@ -195,7 +195,8 @@ def test_a_taken_port(tmp_path: Path) -> None:
         ([], "no PCSR model"),
     ],
 )
-def test_bad_options(args: list[str], message: str, cli: Cli) -> None:
+def test_bad_options(args: list[str], message: str, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "save").mkdir()
     outcome = cli("app.py", *args)
     assert outcome.code == 2 and len(outcome.err.splitlines()) == 1 and message in outcome.err
 

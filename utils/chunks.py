@@ -1,0 +1,119 @@
+"""The chunks of PNG files, in which a file says what it says beside its pixels."""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+Chunk = tuple[bytes, bytes]  # name, content
+SIGNATURE, HEADER = 8, 33  # bytes: the signature; and with IHDR, which comes first
+LONGEST_TEXT = 1 << 24  # bytes: what unpacks to more is not read
+XMP = b"XML:com.adobe.xmp"
+# An sRGB file's own gamma and primaries, as libpng writes them: whoever ignores them shows the same.
+PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # of sRGB: white, red, green and blue, x and y
+SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIES)}
+WHOLE = ((0, 0, 1, 1),)  # the passes of an image: left, top, and the steps across and down
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+LITTLE = 64  # bytes that are unpacked at a time, as what comes out before a damage is lost
+COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
+COMMENT = b"Comment"  # the keyword of what JPEG and GIF have too
+TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
+
+
+def chunks(content: bytes, cut: bool = False) -> Iterator[Chunk]:
+    """All of a PNG, in order; of a file that ends early, those that are whole, and with `cut` what is there of one."""
+    place = SIGNATURE
+    while place + 8 < len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4])
+        if end + 4 > len(content) and not cut:
+            return
+        yield content[place + 4 : place + 8], content[place + 8 : end]
+        place = end + 4
+
+
+def packed(name: bytes, content: bytes) -> bytes:
+    """One chunk as it stands in a file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_chunks(png: bytes | memoryview, added: Sequence[Chunk]) -> bytes:
+    """A PNG with chunks more, which follow its header."""
+    return b"".join([png[:HEADER], *(packed(*chunk) for chunk in added), png[HEADER:]])
+
+
+def key(chunk: Chunk) -> bytes:
+    """The keyword of a text chunk."""
+    return chunk[1].partition(b"\0")[0]
+
+
+def comment(said: bytes) -> Chunk:
+    """What another file says as its comment."""
+    return b"iTXt", COMMENT + bytes(5) + said.decode("utf-8", "replace").rstrip("\0").encode()
+
+
+def value(chunk: Chunk) -> bytes:
+    """What a text chunk says, in UTF-8. Raises ValueError, IndexError or zlib.error if it is damaged."""
+    name, (_, rest) = chunk[0], chunk[1].split(b"\0", 1)
+    if name == b"tEXt":
+        return rest.decode("latin-1").encode()
+    if name == b"zTXt":
+        return unpacked_text(rest[1:]).decode("latin-1").encode()
+    compressed, (_, _, said) = rest[0], rest[2:].split(b"\0", 2)  # language, translated keyword
+    return unpacked_text(said) if compressed else said
+
+
+def unpacked_text(packed_text: bytes) -> bytes:
+    return zlib.decompressobj().decompress(packed_text, LONGEST_TEXT)
+
+
+def resolution(chunk: Chunk) -> tuple[float, float] | None:
+    """Pixels per inch of a pHYs chunk; None if it only gives the shape of a pixel."""
+    across, down, unit = struct.unpack(">IIB", chunk[1])
+    return (across * 0.0254, down * 0.0254) if unit == 1 else None
+
+
+def resolution_chunk(dpi: tuple[float, float]) -> Chunk:
+    return b"pHYs", struct.pack(">IIB", *(round(each / 0.0254) for each in dpi), 1)
+
+
+def shows_as_srgb(found: Sequence[Chunk]) -> bool:
+    """Whether a file without these chunks would be shown in the same colours, which is as sRGB."""
+    colours = dict(chunk for chunk in found if chunk[0] in COLOUR_CHUNKS)
+    return b"sRGB" in colours or all(near(content, SRGB.get(name)) for name, content in colours.items())
+
+
+def near(content: bytes, wanted: bytes | None) -> bool:
+    """Whether two chunks of whole numbers say the same, but for rounding."""
+    if wanted is None or len(content) != len(wanted):
+        return False
+    numbers = f">{len(wanted) // 4}I"
+    pairs = zip(struct.unpack(numbers, content), struct.unpack(numbers, wanted), strict=True)
+    return all(abs(one - other) <= 100 for one, other in pairs)
+
+
+def mended(png: bytes) -> bytes:
+    """A damaged PNG, or one whose end is missing, as a whole one: zeros stand for pixels that cannot be unpacked.
+
+    Raises ValueError or struct.error if no pixel can be.
+    """
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
+    pixel, needed = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), 0
+    for left, top, across, down in ADAM7 if interlaced else WHOLE:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        needed += rows * (1 + -(-columns * pixel // 8)) if columns > 0 else 0
+    kept, pixels = [], bytearray()
+    stream = zlib.decompressobj()
+    for name, content in chunks(png, cut=True):
+        if name != b"IDAT":
+            kept.append((name, content))
+            continue
+        for place in range(0, len(content), LITTLE):
+            try:
+                pixels += stream.decompress(content[place : place + LITTLE])
+            except zlib.error:  # from here on nothing can be unpacked
+                break
+    if not pixels:
+        raise ValueError("nothing can be decoded")
+    whole = bytes(pixels[:needed]).ljust(needed, b"\0")
+    ends = [(b"IDAT", zlib.compress(whole, 1)), (b"IEND", b"")]
+    before = [chunk for chunk in kept if chunk[0] != b"IEND"]
+    return png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in [*before, *ends])
