@@ -15,7 +15,7 @@ from models.tile import Halo, Tile, whole
 from utils.errors import InputError
 
 SHARE = 4  # of the free memory, what a tile may take
-MOST = 1 << 30  # bytes on a CPU: larger tiles are hardly faster
+MOST = 1 << 29  # bytes on a CPU: larger tiles are hardly faster
 LEAST = 32  # LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
 
