@@ -40,7 +40,7 @@ class GatedBlock(nn.Module):
 class SoftgateEncoder(nn.Module):
     """lr (b,3,h,w), mean subtracted -> feat (b,width,h,w)."""
 
-    def __init__(self, width: int, depth: int = 6) -> None:
+    def __init__(self, width: int, depth: int = 4) -> None:
         super().__init__()
         self.entry = conv3x3(3, width)
         self.blocks = nn.ModuleList(GatedBlock(width) for _ in range(depth))
