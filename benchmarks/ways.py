@@ -18,6 +18,7 @@ from benchmarks import published
 from benchmarks.common import SCALE, load_pcsr
 from benchmarks.runtimes import OURS, session_of, usable
 from inference.encoding import pcsr_restorer
+from inference.restore import original_restorer
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.fast.fold import folded
@@ -80,12 +81,21 @@ def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str,
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return way(lambda lr: model(lr.to(device, memory_format=torch.channels_last)))
 
+    def kernels() -> Way:
+        restore = original_restorer(original, device)
+
+        def run(lr: Tensor) -> tuple[Array, Flops]:
+            (restored,) = restore(lr)
+            return restored.pixels, restored.flops
+
+        return run
+
     def exported(runtime: str) -> Way:
         session = session_of(runtime, original, AS_PUBLISHED)
         return way(lambda lr: torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0]))
 
     runtimes = {name: partial(exported, name) for name in usable(device) if name != OURS}
-    return {"original eager": eager, "original channels-last": channels_last, **runtimes}
+    return {"original eager": eager, "original channels-last": channels_last, "original kernels": kernels, **runtimes}
 
 
 def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:

@@ -23,24 +23,32 @@ KS = (0.0, 0.7, math.inf, -math.inf)
 
 
 @torch.inference_mode()
-def largest_difference(session: Any, model: OriginalModel | PCSR, setting: Setting, images: Sequence[Tensor]) -> float:
+def largest_difference(
+    session: Any,
+    model: OriginalModel | PCSR,
+    setting: Setting,
+    images: Sequence[Tensor],
+    tolerance: float = TOLERANCE,
+) -> float:
     """Largest difference of sr, over images (1,3,h,w) and, where the model decides, over k = KS.
 
     Pixels on which two upsamplers tie may be assigned either way; sr is compared under the assignment that the session
-    made. Raises InputError if it assigned another pixel otherwise, or if sr differs by more than TOLERANCE.
+    made. Raises InputError if it assigned another pixel otherwise, or if sr differs by more than the tolerance.
     """
     largest = 0.0
     for lr in images:
         for k in KS if decides(model) else (None,):
             try:
-                largest = max(largest, compared(session, model, setting, lr, k))
+                largest = max(largest, compared(session, model, setting, lr, k, tolerance))
             except InputError as error:
                 case = f"LR of {lr.shape[3]}x{lr.shape[2]}" + ("" if k is None else f", k = {k:g}")
                 raise InputError(f"exported, {case}: {error}; try the versions of requirements-bench.txt") from None
     return largest
 
 
-def compared(session: Any, model: OriginalModel | PCSR, setting: Setting, lr: Tensor, k: float | None) -> float:
+def compared(
+    session: Any, model: OriginalModel | PCSR, setting: Setting, lr: Tensor, k: float | None, tolerance: float
+) -> float:
     """The largest difference of one picture. Raises InputError if it is too large."""
     inputs = {"lr": lr.numpy()} if k is None else {"lr": lr.numpy(), "k": np.array(k, np.float32)}
     try:
@@ -60,7 +68,7 @@ def compared(session: Any, model: OriginalModel | PCSR, setting: Setting, lr: Te
     if sr.shape != expected.shape:
         raise InputError(f"sr is {tuple(sr.shape)}, torch's {tuple(expected.shape)}")
     difference = float((sr - expected.clamp(0, 1)).abs().max())
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise InputError(f"sr differs from torch's by {difference:.2g}")
     return difference
 
