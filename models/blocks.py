@@ -1,4 +1,4 @@
-"""What the three backbones share: an original model is an encoder, a tail from features to SR, and the data's mean."""
+"""What the backbones share: an original model is an encoder, a tail from features to SR, and the data's mean."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Specs -> modules. The only file that knows the names of the backbones of this project."""
+"""Specs -> modules: the backbones of this project by name."""
 
 import contextlib
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Linear layers over rows of channels in training on CPUs: 1x1 convolutions, per-pixel MLPs, BatchNorm behind them.
+"""Linear layers over rows of channels on CPUs, with their gradients: 1x1 convolutions, BatchNorm behind them, MLPs.
 
 linear.cpp has the arithmetic. Rows (n,c) are float32 and contiguous; the inputs of a layer are several where its input
 is their concatenation, which then need not exist.
@@ -16,7 +16,7 @@ from models.fast.build import needed_kernels
 from models.fast.pixels import address
 from models.mlp import rows_of
 
-LINEAR_INPUTS = 8  # as in linear.cpp
+LINEAR_INPUTS = 8  # the length of the arrays in the struct Sources of linear.cpp
 
 
 class Sources(ctypes.Structure):

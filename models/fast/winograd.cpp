@@ -1,7 +1,7 @@
 // 3x3 convolutions of stride 1 and padding 1, and their gradients, in the domain of Winograd's F(4x4, 3x3): 4 times fewer
 // multiplications. Built by build.py, called by winograd.py. Everything is float32, pixels row after row, channels last.
 //
-//   A tile is 4x4 pixels of the result and the 6x6 of the input that they depend on. With the matrices B, G and A below
+//   A tile is 4x4 pixels of the result and the 6x6 of the input that they depend on. With the matrices B, G and A of winograd_lines.h
 //     result = A' [ sum_c (G weight_c G') * (B' input_c B) ] A
 //   in which * is a product at each of 36 points; the sum over channels makes of it a matrix product per point, tiles by
 //   channels. The gradient of the input is the same convolution with weights turned round; that of the weights is

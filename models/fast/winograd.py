@@ -1,4 +1,4 @@
-"""3x3 convolutions of training on CPUs, by Winograd's algorithm (Lavin and Gray, CVPR 2016, arXiv 1509.09308).
+"""3x3 convolutions on CPUs and their gradients, by Winograd's algorithm (Lavin and Gray, CVPR 2016, arXiv 1509.09308).
 
 A quarter of the multiplications of the plain formula, for tiles of 4x4 pixels; winograd.cpp has the arithmetic. It
 agrees with torch but for rounding.
@@ -14,7 +14,7 @@ from models.fast.build import needed_kernels
 
 
 class ImageSize(ctypes.Structure):
-    """The sizes of an image; the same structs are in winograd.cpp."""
+    """The sizes of an image; the structs are those of winograd_tiles.h, where this is Image."""
 
     _fields_ = tuple((name, ctypes.c_int) for name in ("batch", "h", "w"))
 
