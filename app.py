@@ -3,6 +3,7 @@
 python app.py                 then open http://127.0.0.1:7860 in a browser on this machine
 python app.py --host 0.0.0.0  lets other machines in; visitors are answered in turn
 
+Programs can call it too, by gradio_client; docs/upscaling.md says how.
 It needs more than the rest: pip install -r requirements-app.txt. The models are those under save/ that have something
 to decide. The page takes nothing from other servers and sends nothing to any; what visitors send and get is deleted
 within hours, and all of it when the server ends.
@@ -27,9 +28,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument(
-        "--max_pixels", type=float, default=16e6, help="pixels of a picture, as sent and as made (default: 16e6)"
+        "--max_pixels", type=float, default=100e6, help="pixels of a picture, as sent and as made (default: 100e6)"
     )
-    parser.add_argument("--max_mb", type=float, default=50, help="megabytes of a file that is sent (default: 50)")
+    parser.add_argument("--max_mb", type=float, default=200, help="megabytes of a file that is sent (default: 200)")
     add_device_option(parser)
     args = parser.parse_args()
     for name in ("max_pixels", "max_mb"):

@@ -35,8 +35,8 @@ PATIENCE = 90.0  # seconds, for what takes one or two on an idle machine
 CARDS = "#numbers .card b"
 READY = f"""
 const cards = [...document.querySelectorAll('{CARDS}')].map(card => card.textContent)
-const pictures = [...document.querySelectorAll('#compare img, #overlay img')]
-return cards.length == 6 && !cards.includes('...') && pictures.length == 3
+const pictures = [...document.querySelectorAll('#compare img, #overlay img, #loupe img')]
+return cards.length == 6 && !cards.includes('...') && pictures.length == 5
   && pictures.every(picture => picture.complete && picture.naturalWidth)
 """
 

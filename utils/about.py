@@ -31,7 +31,7 @@ SEGMENTS = (
     b"Adobe",
     b"Photoshop",
 )
-FOREIGN = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
+FOREIGN_SEGMENTS = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
 # PNG's chunks that are read, or say how its pixels are stored, or only matter to the program that wrote them
 KNOWN = {
     *COLOUR_CHUNKS,
@@ -151,4 +151,6 @@ def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
     elif isinstance(file, JpegImageFile):
         for segment, block in file.applist:
             if segment.startswith("APP") and not block.startswith(SEGMENTS):
-                yield next((told for start, told in FOREIGN.items() if block.startswith(start)), f"block {segment}")
+                yield next(
+                    (told for start, told in FOREIGN_SEGMENTS.items() if block.startswith(start)), f"block {segment}"
+                )

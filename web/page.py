@@ -11,26 +11,31 @@ import gradio as gr
 import skimage.data
 
 from models.decide import least_budget
-from models.setting import Setting
+from models.setting import Setting, check_scale
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
 from web.session import Ask, Service, Session
+from web.views import Place
 
-TITLE = "Super-resolution, pixel by pixel"
+TITLE = "Pictures made larger"
 INTRO = f"""# {TITLE}
-A classifier rates every output pixel: easy ones take a light upsampler, hard ones a heavy one. The knob says how many \
-are worth it."""
-EMPTY = '<p class="hint">Drop a picture or take the sample: the result appears here, and follows the knob.</p>'
-LEGEND = '<p class="hint"><i class="light"></i> light upsampler <i class="heavy"></i> heavy upsampler</p>'
+Easy pixels take a light network, difficult ones a heavy one. Clean pictures come out best: noise and the traces of \
+strong compression grow with the rest."""
+EMPTY = '<p class="hint">Send a picture or take the sample: the result appears here.</p>'
+LEGEND = '<p class="hint"><i class="light"></i> light network <i class="heavy"></i> heavy network</p>'
+MAP = '<p class="hint">Touch the map to look at a place in full size:</p>'
 CARD = '<div class="card"><span>{}</span><b>{}</b><small>{}</small></div>'
+NOTE = '<p class="hint">Note: {}</p>'
+DOWNLOADS = [("PNG", ".png"), ("TIFF", ".tif"), ("JPEG", ".jpg"), ("WebP", ".webp")]
 EXAMPLE = Path(skimage.data.__file__).with_name("astronaut.png")
 SCALES = 2, 8
 WAITING = 32  # visitors in the queue; the next one is told to come again
 SWEEP, EXPIRES = 600, 3 * 3600  # seconds: how often files are looked at, and how old files and sessions may get
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none has to be fetched
 PRIVATE: dict[str, Any] = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
-PICTURE: dict[str, Any] = {"file_types": sorted(IMAGE_SUFFIXES), "height": 140}
+PICTURE: dict[str, Any] = {"file_types": sorted(IMAGE_SUFFIXES), "height": 110}
 RESULT: dict[str, Any] = {"interactive": False, "show_label": False, "buttons": ["fullscreen"]}
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -44,56 +49,88 @@ class Page:
             # closed when its visitor has left for an hour, or has moved nothing for EXPIRES seconds
             self.session = gr.State(time_to_live=EXPIRES, delete_callback=lambda session: session and session.close())
             gr.Markdown(INTRO)
-            with gr.Row():
-                with gr.Column(scale=3, min_width=280):
+            with gr.Row(elem_id="layout"):
+                with gr.Column(elem_id="send", min_width=280):
                     self.picture = gr.File(label="Picture", elem_id="picture", **PICTURE)
                     self.sample = gr.Button("Take the sample picture", size="sm", elem_id="sample")
-                    with gr.Group():
-                        self.model = gr.Dropdown(list(service.engines), label="Model")
-                        self.scale = gr.Slider(*SCALES, 4, step=0.1, label="Scale")
-                        self.shrink = gr.Checkbox(
-                            label="Shrink first", info="then restore, and compare with the picture", elem_id="shrink"
-                        )
-                    with gr.Accordion("Measure against a reference", open=False) as self.measure:
-                        self.reference = gr.File(label="The same picture in full size", **PICTURE)
-                with gr.Column(scale=9, min_width=320):
-                    with gr.Group():
-                        with gr.Row():
-                            rules = [("k", "k"), ("Budget", "budget"), ("Automatic", "adaptive")]
-                            self.rule = gr.Radio(
-                                rules, value="k", label="Which pixels are heavy?", elem_id="rule", min_width=270
-                            )
-                            self.k = gr.Slider(
-                                -1, 2, 0, step=0.05, label="k", info="larger is cheaper", elem_id="k", min_width=250
-                            )
-                            self.budget = gr.Slider(  # whose ends stay: a value beyond them would be refused
-                                floor, 1, max(floor, 0.6), step=0.01, label="Budget", elem_id="budget", min_width=250
-                            )
-                        self.refinement = gr.Checkbox(
-                            True, label="Refinement", info="smooths light pixels beside heavy ones"
-                        )
-                    self.numbers = gr.HTML(EMPTY, padding=False, elem_id="numbers")
-                    with gr.Row():
-                        with gr.Column(scale=5, min_width=320):
-                            self.compare = gr.ImageSlider(max_height=600, elem_id="compare", **RESULT)
-                        with gr.Column(scale=3, min_width=240):
-                            self.overlay = gr.Image(elem_id="overlay", **RESULT)
-                            gr.HTML(LEGEND, padding=False, elem_id="legend")
-                            self.download = gr.DownloadButton(
-                                "Download PNG", variant="primary", interactive=False, elem_id="download"
-                            )
+                with gr.Column(elem_id="result", min_width=280):
+                    self.add_result()
+                with gr.Column(elem_id="settings", min_width=280):
+                    self.add_settings(list(service.engines), floor)
             self.add_events()
+
+    def add_result(self) -> None:
+        """What is shown of a result, and hidden before there is one."""
+        with gr.Column(visible=False) as self.shown:
+            self.compare = gr.ImageSlider(max_height=560, elem_id="compare", **RESULT)
+            with gr.Row():
+                self.kind = gr.Radio(DOWNLOADS, value=".png", show_label=False, container=False, elem_id="kind")
+                self.download = gr.DownloadButton("Download", variant="primary", elem_id="download")
+        self.numbers = gr.HTML(EMPTY, padding=False, elem_id="numbers")
+        with gr.Row(visible=False) as self.details:
+            with gr.Column(scale=3, min_width=280):
+                gr.HTML(MAP, padding=False)
+                self.overlay = gr.Image(elem_id="overlay", **RESULT)
+                gr.HTML(LEGEND, padding=False, elem_id="legend")
+            with gr.Column(scale=4, min_width=280):
+                gr.HTML('<p class="hint">Full size, before and after:</p>', padding=False)
+                self.loupe = gr.ImageSlider(elem_id="loupe", **RESULT)
+
+    def add_settings(self, models: list[str], floor: float) -> None:
+        """What a visitor can choose."""
+        with gr.Group():
+            self.scale = gr.Slider(*SCALES, 4, step=0.1, label="Times as wide and high")
+            rules = [
+                ("By the slider", "k"),
+                ("By a share of the work", "budget"),
+                ("By the picture itself", "adaptive"),
+            ]
+            self.rule = gr.Radio(rules, value="k", label="How are difficult pixels found?", elem_id="rule")
+            self.k = gr.Slider(-1, 2, 0, step=0.05, label="Slower and better ... faster (k)", elem_id="k")
+            self.budget = gr.Slider(  # whose ends stay: a value beyond them would be refused
+                floor, 1, max(floor, 0.6), step=0.01, label="Share of the work", elem_id="budget"
+            )
+            self.refinement = gr.Checkbox(True, label="Smooth light pixels beside heavy ones")
+            self.model = gr.Dropdown(models, label="Model")
+        with gr.Group():
+            self.shrink = gr.Checkbox(
+                label="Try it: shrink the picture first", info="then restore it, and compare with it", elem_id="shrink"
+            )
+        with gr.Accordion("Compare with the same picture in full size", open=False) as self.measure:
+            self.reference = gr.File(label="The picture in full size", **PICTURE)
+
+    def add_endpoint(self) -> None:
+        """What programs can call by gradio_client; nobody sees it on the page."""
+        with gr.Column(visible=False):
+            picture, made = gr.File(label="picture"), gr.File(label="result")
+            model = gr.Textbox(next(iter(self.service.engines)), label="model")
+            numbers = [gr.Number(4, label="scale"), gr.Number(0, label="k"), gr.Textbox("png", label="kind")]
+            ask = [picture, model, *numbers]
+            gr.Button().click(self.upscale, ask, made, api_name="upscale", **ONE_AT_A_TIME)
+
+    def upscale(self, picture: str | None, model: str, scale: float, k: float, kind: str) -> str:
+        """The file of a picture made larger, by the rule of k. Raises gr.Error for what cannot be done."""
+        if model not in self.service.engines or f".{kind}" not in dict(DOWNLOADS).values() or picture is None:
+            names = ", ".join(self.service.engines)
+            message = f"give a picture, a model of {names}, and png, tif, jpg or webp as the kind"
+            raise gr.Error(message, print_exception=False)
+        session = Session(Ask(Path(picture), None, shrink=False, model=model, scale=scale), self.service)
+        try:
+            return str(next(session.answer(Setting("k", k, True, check_scale(scale)), f".{kind}")).download)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        finally:
+            self.service.encoded.pop(session, None)
 
     def add_events(self) -> None:
         """Say which control starts what. All that computes waits in one queue."""
-        moved = [self.shrink, self.model, self.scale, self.rule, self.k, self.budget, self.refinement]
+        moved = [self.shrink, self.model, self.scale, self.rule, self.k, self.budget, self.refinement, self.kind]
         files = [event for file in (self.picture, self.reference) for event in (file.upload, file.clear)]
         compute: dict[str, Any] = {
             "fn": self.answer,
             "inputs": {self.session, self.picture, self.reference, *moved},
-            "outputs": [self.session, self.compare, self.overlay, self.numbers, self.download],
-            "concurrency_id": "compute",
-            "concurrency_limit": 1,
+            "outputs": [self.session, self.shown, self.details, *self.pictures(), self.numbers, self.download],
+            **ONE_AT_A_TIME,
             "trigger_mode": "always_last",
             "show_progress": "minimal",
             "show_progress_on": self.numbers,
@@ -106,9 +143,24 @@ class Page:
         events = [self.blocks.load, *(control.change for control in shaping)]
         gr.on(events, self.adapt, shaping, [self.measure, self.k, self.budget], **AT_ONCE)
 
+        looking: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", **ONE_AT_A_TIME}
+        self.overlay.select(self.look, self.session, self.loupe, **looking)
+        self.add_endpoint()
+
+    def pictures(self) -> list[Any]:
+        return [self.compare, self.overlay, self.loupe]
+
+    def look(self, session: Session | None, touched: gr.SelectData) -> Any:
+        """The loupe at the place of the map that was touched."""
+        if session is None or session.shown is None:
+            return None
+        across, down = touched.index
+        height, width = session.shown
+        return session.look(Place(down / height, across / width))
+
     def adapt(self, shrink: bool, rule: str, model: str, scale: float) -> tuple[Any, ...]:
         """Show the controls that matter, and how low the budget goes."""
-        info = f"of the FLOPs of all heavy; all light is {self.least_budget(model, scale):.2f}"
+        info = f"1 is all heavy; all light is {self.least_budget(model, scale):.2f}"
         budget = gr.Slider(visible=rule == "budget", info=info)
         return gr.Accordion(visible=not shrink), gr.Slider(visible=rule == "k"), budget
 
@@ -128,22 +180,27 @@ class Page:
             session = None
         if ask and not session:
             session = Session(ask, self.service)
-        nothing = {self.session: session, self.compare: None, self.overlay: None, self.numbers: EMPTY}
-        nothing[self.download] = gr.DownloadButton(value=None, interactive=False)
+        hidden = {self.shown: gr.Column(visible=False), self.details: gr.Row(visible=False)}
+        nothing = {self.session: session, self.numbers: EMPTY, **hidden, **dict.fromkeys(self.pictures())}
+        nothing[self.download] = gr.DownloadButton(value=None)
         if session is None:
             yield nothing
             return
         values = {"k": given[self.k], "budget": given[self.budget], "adaptive": 0.0}
         try:
             setting = Setting(given[self.rule], values[given[self.rule]], given[self.refinement], given[self.scale])
-            for answer in session.answer(setting):
+            for answer in session.answer(setting, given[self.kind]):
                 cards = "".join(CARD.format(*map(escape, number)) for number in answer.numbers)
+                notes = "".join(NOTE.format(escape(note)) for note in answer.notes)
                 yield {
                     self.session: session,
+                    self.shown: gr.Column(visible=True),
+                    self.details: gr.Row(visible=True),
                     self.compare: (answer.before, answer.after),
                     self.overlay: answer.overlay,
-                    self.numbers: f'<div class="cards">{cards}</div>',
-                    self.download: gr.DownloadButton(value=answer.after, interactive=True),
+                    self.loupe: answer.loupe,
+                    self.numbers: f'<div class="cards">{cards}</div>{notes}',
+                    self.download: gr.DownloadButton(value=answer.download),
                 }
         except InputError as error:
             yield {**nothing, self.numbers: f'<p class="problem" role="alert">{escape(str(error))}</p>'}

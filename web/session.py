@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import torch
 
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
 from inference.encoding import Encoding, held_bytes
 from inference.picture import like, visible
+from inference.reduce import reduce_to
 from inference.restore import Restored
 from inference.visual import colour_assignment
 from models.checkpoint import WEIGHTS, load_model
@@ -25,11 +27,13 @@ from models.fast.engine import Engine
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.decode import read_image, stored_size
-from utils.encode import save_image, write_image
+from utils.encode import QUALITY, save_image, write_image
 from utils.errors import InputError
 from utils.image import Image, to_pixels, to_tensor
 from utils.resize import downscale, imresize, scaled_size
+from web.views import VIEW, Place, loupe_views, most_difficult, screen_size, shrunk, whole_views
 
+COMPARED = 4  # times fewer pixels may a picture have that is compared with: it is held as floats
 LOADING = 30  # seconds that a replaced result is kept, as a browser may still be loading it
 
 
@@ -46,10 +50,13 @@ class Ask(NamedTuple):
 class Answer(NamedTuple):
     """What a visitor gets."""
 
-    before: Path  # the picture resized by bicubic
-    after: Path  # lossless, as deep as the picture, with its alpha
-    overlay: Path
+    before: Path  # the picture resized by bicubic, to the size of a screen
+    after: Path  # the result, in that size
+    overlay: Path  # the assignment, in that size
+    download: Path  # the result
+    loupe: tuple[Path, Path]  # before and after as they are, around a place
     numbers: list[tuple[str, str, str]]  # label, value, remark
+    notes: list[str]  # what the file held that the result does not
 
 
 @dataclass
@@ -76,25 +83,33 @@ def read_upload(path: Path, most: int) -> Image:
     """Decode a file of at most so many pixels. Raises InputError, which names the file without its folder."""
     if not path.exists():
         raise InputError(f"{path.name}: no longer here, send it again")
-    count = math.prod(stored_size(path))
-    if count > most:
-        raise InputError(f"{path.name}: {count / 1e6:.1f} million pixels are more than the {most / 1e6:g} allowed here")
+    refuse(path, "", math.prod(stored_size(path)), most)
     try:
         return read_image(path)
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from None
 
 
+def refuse(path: Path, made: str, count: int, most: int) -> None:
+    """Raises InputError if a picture has more pixels than are allowed, and says what helps."""
+    if count > most:
+        raise InputError(
+            f"{path.name}: {made}{count / 1e6:.1f} million pixels are more than the {most / 1e6:g} allowed here: "
+            "choose a smaller scale or picture, or let whoever runs this page start it with a larger --max_pixels"
+        )
+
+
 class Picture:
     """A picture that can be restored under any setting."""
 
-    def __init__(self, ask: Ask, service: Service, before: Path) -> None:
-        """Read and encode, and write the picture resized by bicubic to `before`.
+    def __init__(self, ask: Ask, service: Service) -> None:
+        """Read and encode.
 
         Raises InputError for files that cannot be used, and for more pixels than are allowed.
         """
         most, name = service.pixels, Path(ask.picture.name)
-        self.image, self.scale, self.engine = read_upload(ask.picture, most), ask.scale, service.engines[ask.model]
+        self.scale, self.engine = ask.scale, service.engines[ask.model]
+        self.image = read_upload(ask.picture, most // COMPARED if ask.shrink else most)
         self.hr = mod_crop(to_tensor(self.image.pixels), ask.scale, name) if ask.shrink else None  # (1,3,H,W)
         if self.hr is None:
             self.lr = visible(self.image)  # (1,3,h,w)
@@ -102,38 +117,45 @@ class Picture:
             self.lr = downscale(self.hr, ask.scale)
             self.image = Image(to_pixels(self.lr), None, gray=False)
         height, width = scaled_size(self.lr, ask.scale)
-        if height * width > most:
-            raise InputError(
-                f"{name}: x{ask.scale:g} makes {width}x{height}, {height * width / 1e6:.1f} million pixels, more than "
-                f"the {most / 1e6:g} allowed here: choose a smaller scale or picture"
-            )
+        refuse(name, f"x{ask.scale:g} makes {width}x{height}, ", height * width, most)
         if ask.reference is not None and not ask.shrink:
-            reference = to_tensor(read_upload(ask.reference, most).pixels)
+            reference = to_tensor(read_upload(ask.reference, most // COMPARED).pixels)
             self.hr = fit(reference, self.lr, ask.scale, Path(ask.reference.name), name)
-        bicubic = imresize(self.lr, (height, width))
-        save_image(before, like(self.image, to_pixels(bicubic, self.image.bits)))
-        self.bicubic = math.nan if self.hr is None else psnr(bicubic, self.hr, round(ask.scale))
+        self.bicubic = math.nan
+        if self.hr is not None:
+            self.bicubic = psnr(imresize(self.lr, (height, width)), self.hr, round(ask.scale))
         self.kept = held_bytes(self.engine, self.lr, ask.scale) <= service.memory / 2
         self.encoding = Encoding(self.engine, self.lr, ask.scale, self.image.bits, keep=self.kept)
-        hr_bytes = 0 if self.hr is None else self.hr.nbytes
-        self.nbytes = self.image.pixels.nbytes + self.lr.nbytes + hr_bytes + self.encoding.nbytes
+        self.last: tuple[Setting, Restored] | None = None  # the result that is shown
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds, in bytes."""
+        held = [self.image.pixels, self.lr, *(() if self.hr is None else (self.hr,))]
+        if self.last is not None:
+            held += [array for array in (self.last[1].pixels, self.last[1].assignment) if array is not None]
+        return self.encoding.nbytes + sum(each.nbytes for each in held)
 
     def restore(self, setting: Setting) -> Restored:
         """The picture under one setting; a budget below the least that the model can meet is raised to that."""
         if setting.rule == "budget":
             least = least_budget(self.engine.account, self.scale)
             setting = replace(setting, value=max(setting.value, least))
-        return self.encoding.restore([setting])[0]
+        if self.last is None or self.last[0] != setting:
+            self.last = setting, self.encoding.restore([setting])[0]
+        return self.last[1]
 
     def numbers(self, restored: Restored) -> list[tuple[str, str, str]]:
         """What a result took, and its PSNR if there is HR to compare with."""
-        numbers = [("Heavy pixels", f"{100 * restored.heavy_share:.1f} %", "of all")]
-        for account in ("paper", "executed"):
-            spent, heavy = getattr(restored.flops, account), getattr(restored.reference, account)
-            value = f"{spent / 1e9:.1f}" if spent >= 1e10 else f"{spent / 1e9:.3g}"
-            numbers.append((f"GFLOPs, {account}", value, f"{100 * spent / heavy:.1f} % of all heavy"))
+        spent, heavy = restored.flops, restored.reference
+        numbers = [("Difficult pixels", f"{100 * restored.heavy_share:.1f} %", "took the heavy network")]
+        billions = f"{spent.paper / 1e9:.3g} GFLOPs, {spent.executed / 1e9:.3g} executed"
+        numbers.append(("Work", f"{100 * spent.paper / heavy.paper:.1f} %", f"of all heavy: {billions}"))
         took = f"encoded in {self.encoding.seconds:.2f}" if self.kept else "too large to keep its encoding"
         numbers.append(("Seconds", f"{restored.seconds:.2f}", took))
+        height, width = restored.pixels.shape[:2]
+        depth = f"{self.image.bits} bits per colour"
+        numbers.append(("Result", f"{width}x{height}", depth))
         if self.hr is not None:
             found = psnr(to_tensor(restored.pixels), self.hr, round(self.scale))
             numbers.append(("PSNR, dB", f"{found:.2f}", f"{found - self.bicubic:+.2f} over bicubic"))
@@ -146,43 +168,73 @@ class Session:
     def __init__(self, ask: Ask, service: Service) -> None:
         self.ask, self.service = ask, service
         self.folder = Path(tempfile.mkdtemp(dir=service.root))  # nobody can guess its name
-        self.before = self.folder / "bicubic.png"
+        self.setting, self.place = Setting(), Place(0.5, 0.5)
+        self.shown: tuple[int, int] | None = None  # (H,W) of the views of the whole
 
     def encoded(self) -> Picture:
         """The picture, encoded. When memory runs out, those least recently used are dropped, and encoded again when
         needed.
         """
         pictures = self.service.encoded
-        pictures[self] = picture = pictures.pop(self, None) or Picture(self.ask, self.service, self.before)
+        pictures[self] = picture = pictures.pop(self, None) or Picture(self.ask, self.service)
         for other in list(pictures)[:-1]:
             if sum(each.nbytes for each in list(pictures.values())) > self.service.memory:
                 pictures.pop(other, None)  # its visitor may have left meanwhile
         return picture
 
-    def answer(self, setting: Setting) -> Iterator[Answer]:
+    def answer(self, setting: Setting, kind: str = ".png") -> Iterator[Answer]:
         """Pictures and numbers at once; SSIM, which takes longer, follows if there is HR to compare with.
 
-        Raises InputError as Picture does.
+        kind: of the file to download, .png, .tif, .jpg or .webp. Raises InputError as Picture does.
         """
         picture = self.encoded()
+        first = picture.last is None
         restored = picture.restore(setting)
         assert restored.assignment is not None
-        folder = Path(tempfile.mkdtemp(dir=self.folder))  # a new one, because browsers cache by address
-        after = folder / f"{self.ask.picture.stem}_x{self.ask.scale:g}_{restored.setting}.png"
-        overlay = after.with_name(f"{after.stem}_assignment.jpg")
-        save_image(after, like(picture.image, restored.pixels))
-        write_image(overlay, colour_assignment(restored.pixels, restored.assignment, restored.upsamplers))
+        if first:
+            self.place = most_difficult(restored.assignment)
+        self.setting = setting
+        folder = self.new_folder()
+        result = like(picture.image, restored.pixels)
+        before, after = (folder / f"{name}{VIEW}" for name in ("bicubic", restored.setting))
+        for path, each in zip((before, after), whole_views(picture.image, picture.lr, result), strict=True):
+            save_image(path, each, QUALITY)
+        overlay = folder / "assignment.jpg"
+        small = shrunk(restored.pixels), shrunk(restored.assignment, cv2.INTER_NEAREST)
+        write_image(overlay, colour_assignment(*small, restored.upsamplers))
+        self.shown = screen_size((restored.pixels.shape[0], restored.pixels.shape[1]))
+        download = folder / f"{self.ask.picture.stem}_x{self.ask.scale:g}_{restored.setting}{kind}"
+        reduced, notes = reduce_to(kind, result)
+        save_image(download, reduced, QUALITY if kind in (".jpg", ".webp") else None)
+        numbers = picture.numbers(restored)
+        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, [*result.notes, *notes])
+        if picture.hr is None:
+            yield answer
+            return
+        yield answer._replace(numbers=[*numbers, ("SSIM", "...", "8-bit RGB")])
+        found = ssim(to_tensor(restored.pixels), picture.hr, round(self.ask.scale))
+        yield answer._replace(numbers=[*numbers, ("SSIM", f"{found:.4f}", "8-bit RGB")])
+
+    def look(self, place: Place) -> tuple[Path, Path]:
+        """Before and after as they are, around another place."""
+        self.place = place
+        return self.loupe(self.new_folder())
+
+    def loupe(self, folder: Path) -> tuple[Path, Path]:
+        picture = self.encoded()
+        result = like(picture.image, picture.restore(self.setting).pixels)
+        before, after = folder / f"loupe_before{VIEW}", folder / f"loupe_after{VIEW}"
+        for path, each in zip((before, after), loupe_views(picture.image, picture.lr, result, self.place), strict=True):
+            save_image(path, each)
+        return before, after
+
+    def new_folder(self) -> Path:
+        """For files of one answer, as browsers cache by address; old ones go."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         for old in self.folder.glob("*/"):
             if old != folder and time.time() - old.stat().st_mtime > LOADING:
                 shutil.rmtree(old, ignore_errors=True)
-        self.before.touch()  # the server deletes files that are old
-        numbers = picture.numbers(restored)
-        if picture.hr is None:
-            yield Answer(self.before, after, overlay, numbers)
-            return
-        yield Answer(self.before, after, overlay, [*numbers, ("SSIM", "...", "8-bit RGB")])
-        found = ssim(to_tensor(restored.pixels), picture.hr, round(self.ask.scale))
-        yield Answer(self.before, after, overlay, [*numbers, ("SSIM", f"{found:.4f}", "8-bit RGB")])
+        return folder
 
     def close(self) -> None:
         """Forget the picture, and delete what was made of it."""

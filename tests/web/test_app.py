@@ -70,9 +70,10 @@ def numbers(browser: Any) -> list[str]:
 
 
 def shown(browser: Any) -> list[str]:
-    """Addresses of the three pictures, those that have been loaded."""
+    """Addresses of the five pictures, those that have been loaded."""
     script = (
-        "return [...document.querySelectorAll('#compare img, #overlay img')].filter(i => i.complete && i.naturalWidth)"
+        "return [...document.querySelectorAll('#compare img, #overlay img, #loupe img')]"
+        ".filter(i => i.complete && i.naturalWidth)"
     )
     return browser.execute_script(script + ".map(i => i.src)")
 
@@ -98,14 +99,21 @@ def test_send_move_see_and_download(server: str, browser: Any, tmp_path: Path) -
     write_image(tmp_path / "photo.png", picture)
     browser.get(server)
     send(browser, tmp_path / "photo.png")
-    wait_for(lambda: len(shown(browser)) == 3)
+    wait_for(lambda: len(shown(browser)) == 5)
     first, pictures = numbers(browser), shown(browser)
     (knob,) = find(browser, "#k input[type=range]")
     knob.send_keys("\ue012" * 12)  # arrow left: 12 steps of 0.05
     wait_for(lambda: numbers(browser)[0] != first[0])
-    wait_for(lambda: "-0.6.png" in "".join(shown(browser)) and len(shown(browser)) == 3)
-    assert len(set(pictures) & set(shown(browser))) == 1  # bicubic stays, result and assignment do not
-    assert len(first) == 4 and first[2] != numbers(browser)[2]
+    wait_for(lambda: "-0.6.webp" in "".join(shown(browser)) and len(shown(browser)) == 5)
+    assert not set(pictures) & set(shown(browser))
+    assert len(first) == 4 and first[1] != numbers(browser)[1]
+    find(browser, "#overlay img")[0].click()
+
+    def loupe_moved() -> bool:  # its pictures are of another answer than the map
+        folders = [Path(address).parent for address in shown(browser)]
+        return len(folders) == 5 and folders[4] != folders[2]
+
+    wait_for(loupe_moved)
     (tmp_path / "downloads").mkdir(exist_ok=True)
     find(browser, "#download")[0].click()
     file = wait_for(lambda: next((tmp_path / "downloads").glob("*.png"), None))
@@ -116,9 +124,9 @@ def test_send_move_see_and_download(server: str, browser: Any, tmp_path: Path) -
     assert any(address.startswith(server) for address in addresses)
     assert [a for a in addresses if a.startswith(("http", "ws")) and not a.startswith(server)] == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    (made,) = (tmp_path / "scratch").rglob("bicubic.png")
+    made = next((tmp_path / "scratch").rglob("bicubic.webp"))
     browser.get("about:blank")
-    wait_for(lambda: not made.parent.exists())  # what was made for a visitor goes when that one has left
+    wait_for(lambda: not made.parent.parent.exists())  # what was made for a visitor goes when that one has left
 
 
 @needs_browser
@@ -149,7 +157,7 @@ def test_problems_are_told_and_visitors_keep_apart(server: str, browser: Any, tm
     wait_for(lambda: find(browser, "#picture input[type=file]"))
     assert not numbers(browser)
     send(browser, tmp_path / "good.png")
-    assert wait_for(lambda: numbers(browser))[:3] == one[:3]
+    assert wait_for(lambda: numbers(browser))[:2] == one[:2]
     browser.switch_to.window(tab)
     assert numbers(browser) == measured
 
@@ -158,18 +166,63 @@ def test_problems_are_told_and_visitors_keep_apart(server: str, browser: Any, tm
 def test_rules(server: str, browser: Any) -> None:
     browser.get(server)
     wait_for(lambda: find(browser, "#sample"))[0].click()
-    told(browser, "astronaut.png: 0.3 million pixels")
+    told(browser, "astronaut.png: 0.3 million pixels are more than the 0.005 allowed here")
 
     def sliders() -> tuple[bool, bool]:
         return bool(find(browser, "#k input")), bool(find(browser, "#budget input"))
 
     assert sliders() == (True, False)
-    for label, seen in {"Budget": (False, True), "Automatic": (False, False), "k": (True, False)}.items():
+    rules = {"By a share of the work": (False, True), "By the picture itself": (False, False)}
+    for label, seen in {**rules, "By the slider": (True, False)}.items():
         (button,) = [b for b in find(browser, "#rule label") if b.text == label]
         button.click()
         wait_for(functools.partial(lambda expected: sliders() == expected, seen))
-        if label == "Budget":
+        if label == "By a share of the work":
             assert "all light is 0.80" in find(browser, "#budget")[0].text  # the model's own limit
+
+
+@needs_browser
+def test_on_a_phone(server: str, browser: Any, tmp_path: Path) -> None:
+    """The result begins on the first screen, nothing is wider than it, and another format is downloaded."""
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    write_image(tmp_path / "photo.png", photo(24, 32))
+    browser.get(server)
+    send(browser, tmp_path / "photo.png")
+    wait_for(lambda: len(shown(browser)) == 5)
+    script = "return document.querySelector('#compare').getBoundingClientRect().top + window.scrollY"
+    assert browser.execute_script(script) < 450
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    before = shown(browser)
+    (jpeg,) = [label for label in find(browser, "#kind label") if label.text == "JPEG"]
+    jpeg.click()
+    wait_for(lambda: len(shown(browser)) == 5 and not set(before) & set(shown(browser)))
+    find(browser, "#download")[0].click()
+    file = wait_for(lambda: next((tmp_path / "downloads").glob("*.jpg"), None))
+    assert read_image(file).pixels.shape == (96, 128, 3)
+
+
+@pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
+def test_programs_can_call_it(server: str, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file  # noqa: PLC0415 - optional
+    from gradio_client.exceptions import AppError  # noqa: PLC0415
+
+    picture = photo(24, 32)
+    write_image(tmp_path / "photo.png", picture)
+    client = Client(server, verbose=False, download_files=str(tmp_path / "got"))
+    made = client.predict(picture=handle_file(str(tmp_path / "photo.png")), k=-0.6, api_name="/upscale")
+    np.testing.assert_array_equal(read_image(made).pixels, expected(tmp_path, picture, -0.6))
+    assert [*client.view_api(return_format="dict")["named_endpoints"]] == ["/upscale"]
+    given = {"picture": handle_file(str(tmp_path / "photo.png")), "api_name": "/upscale"}
+    made = client.predict(scale=2.5, kind="tif", **given)
+    assert Path(made).suffix == ".tif" and read_image(made).pixels.shape == (60, 80, 3)
+    for wrong, message in (
+        ({"model": "none"}, "a model of tiny"),
+        ({"scale": 0}, "scale 0"),
+        ({"scale": 80}, "max_pixels"),
+    ):
+        with pytest.raises(AppError, match=message):
+            client.predict(**given, **wrong)
 
 
 @pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")

@@ -15,8 +15,10 @@ from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
-from utils.image import to_tensor
+from utils.image import to_pixels, to_tensor
+from utils.resize import imresize
 from web.session import Answer, Ask, Service, Session, load_engines
+from web.views import Place, most_difficult
 
 CPU = torch.device("cpu")
 SETTING = Setting("k", 0.1)
@@ -68,9 +70,14 @@ def test_the_pixels_are_the_restorers(setting: Setting, refinement: bool, memory
     answer = last(visitor(service), setting)
     model, _ = load_model(service.root.parent / "save" / "tiny")
     (expected,) = pcsr_restorer(model, [setting], CPU)(to_tensor(photo(20, 28)))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(read_image(answer.after).pixels, expected.pixels)
-    assert read_image(answer.before).pixels.shape == read_image(answer.overlay).pixels.shape == (80, 112, 3)
-    assert values(answer)["Heavy pixels"] == f"{100 * expected.heavy_share:.1f} %"
+    np.testing.assert_array_equal(read_image(answer.download).pixels, expected.pixels)
+    np.testing.assert_array_equal(read_image(answer.loupe[1]).pixels, expected.pixels)  # it fits into the window
+    for path in (answer.before, answer.after, answer.overlay, answer.loupe[0]):
+        assert read_image(path).pixels.shape == (80, 112, 3)
+    assert (
+        values(answer)["Result"] == "112x80"
+        and values(answer)["Difficult pixels"] == f"{100 * expected.heavy_share:.1f} %"
+    )
     assert ("too large" in remarks(answer)["Seconds"]) == (memory == 1)
     assert "PSNR, dB" not in values(answer)
 
@@ -79,22 +86,23 @@ def test_the_knob_moves_pictures_and_numbers(service: Service) -> None:
     session = visitor(service)
     answers = [last(session, Setting("k", k)) for k in (-99, 99)]
     picture = service.encoded[session]
-    assert [values(answer)["Heavy pixels"] for answer in answers] == ["100.0 %", "0.0 %"]
-    assert remarks(answers[0])["GFLOPs, paper"] == "100.0 % of all heavy"
-    heavy, light = (read_image(answer.after).pixels for answer in answers)
+    assert [values(answer)["Difficult pixels"] for answer in answers] == ["100.0 %", "0.0 %"]
+    assert values(answers[0])["Work"] == "100.0 %"
+    heavy, light = (read_image(answer.download).pixels for answer in answers)
     assert (heavy != light).any()
     least = least_budget(service.engines["tiny"].account, 4)
     answers = [last(session, Setting("budget", share)) for share in (0.01, least)]
-    assert values(answers[0])["Heavy pixels"] == values(answers[1])["Heavy pixels"] == "0.0 %"
+    assert values(answers[0])["Difficult pixels"] == values(answers[1])["Difficult pixels"] == "0.0 %"
     assert service.encoded == {session: picture}  # not encoded again
 
 
 def test_shrunk_first_or_against_a_reference(service: Service) -> None:
     write_image(service.root.parent / "hr.png", photo(83, 64))
+    service.pixels *= 4  # to compare takes more memory
     first, *_, answer = visitor(service, "hr.png", shrink=True).answer(SETTING)
     assert values(first)["SSIM"] == "..." and values(first)["PSNR, dB"] == values(answer)["PSNR, dB"]
     assert float(values(answer)["SSIM"]) > 0.3
-    assert read_image(answer.after).pixels.shape == (80, 64, 3)
+    assert read_image(answer.download).pixels.shape == (80, 64, 3)
     reference = service.root.parent / "reference.png"
     write_image(reference, photo(82, 113))
     answer = last(visitor(service, reference=reference))
@@ -103,19 +111,68 @@ def test_shrunk_first_or_against_a_reference(service: Service) -> None:
         last(visitor(service, reference=reference, scale=5.0))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("kind", ["RGBA", "16", "gray"])
-def test_the_download_is_what_the_file_was(kind: str, service: Service) -> None:
+def test_the_download_is_what_the_file_was(kind: str, suffix: str, service: Service) -> None:
     path, picture = service.root.parent / "in.png", photo(11, 14)
     if kind == "16":
         write_image(path, picture.astype(np.uint16) * 257)
     else:
         alpha = np.full((11, 14), 200, np.uint8) if kind == "RGBA" else None
         write_image(path, picture if kind == "RGBA" else picture[:, :, 0], alpha)
-    answer = last(visitor(service, "in.png", scale=2.5))
-    before, *made = (read_image(file) for file in (path, answer.before, answer.after))
-    for image in made:
-        assert image.pixels.shape == (28, 35, 3)
-        assert (image.bits, image.gray, image.alpha is None) == (before.bits, before.gray, before.alpha is None)
+    (answer,) = visitor(service, "in.png", scale=2.5).answer(replace(SETTING, scale=2.5), suffix)
+    before, image = read_image(path), read_image(answer.download)
+    assert image.pixels.shape == (28, 35, 3) and answer.download.suffix == suffix
+    assert (image.bits, image.gray, image.alpha is None) == (before.bits, before.gray, before.alpha is None)
+    assert remarks(answer)["Result"] == f"{before.bits} bits per colour" and not answer.notes
+    for path in (answer.before, answer.after, *answer.loupe):
+        assert read_image(path).pixels.shape == (28, 35, 3) and (read_image(path).alpha is None) == (kind != "RGBA")
+
+
+def test_other_formats_and_what_they_lose(service: Service) -> None:
+    write_image(service.root.parent / "in.png", photo(11, 14).astype(np.uint16) * 257)
+    session = visitor(service, "in.png")
+    answers = [next(session.answer(SETTING, kind)) for kind in (".jpg", ".webp")]
+    assert [read_image(answer.download).bits for answer in answers] == [8, 8]
+    assert [answer.notes for answer in answers] == [
+        [f"{kind} holds 8 bits per channel: rounded"] for kind in (".jpg", ".webp")
+    ]
+
+
+def test_the_loupe_looks_where_it_is_told(service: Service) -> None:
+    """At the most difficult place first; 1:1, and at the picture's edge no further."""
+    service.pixels = 10**7
+    write_image(service.root.parent / "large.png", photo(200, 300))
+    session = visitor(service, "large.png")
+    answer = last(session)
+    whole = read_image(answer.download).pixels
+    bicubic = to_pixels(imresize(to_tensor(photo(200, 300)), whole.shape[:2]))
+    assert max(read_image(answer.after).pixels.shape) == 1200 == max(whole.shape)
+    for place in (Place(0, 0), Place(0.4, 0.7), Place(1, 1)):
+        before, after = (read_image(path).pixels for path in session.look(place))
+        rows, cols = place.window((800, 1200))
+        assert after.shape == (360, 480, 3)
+        np.testing.assert_array_equal(after, whole[rows, cols])
+        np.testing.assert_allclose(before.astype(int), bicubic[rows, cols], atol=1)
+    made = next(session.answer(SETTING))
+    np.testing.assert_array_equal(read_image(made.loupe[1]).pixels, whole[-360:, -480:])  # it stays there
+
+
+def test_what_is_larger_than_a_screen_is_shown_smaller(service: Service) -> None:
+    service.pixels = 10**7
+    write_image(service.root.parent / "large.png", photo(100, 500))
+    answer = last(visitor(service, "large.png"))
+    assert read_image(answer.download).pixels.shape == (400, 2000, 3)
+    for path in (answer.before, answer.after, answer.overlay):
+        assert read_image(path).pixels.shape == (320, 1600, 3)
+
+
+def test_the_most_difficult_place() -> None:
+    assignment = np.zeros((1000, 2000), np.uint8)
+    assignment[700:900, 300:500] = 1
+    place = most_difficult(assignment)
+    rows, cols = place.window((1000, 2000))
+    assert rows.start < 900 and rows.stop > 700 and cols.start < 500 and cols.stop > 300
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated", "one pixel", "too many", "made too many"])
@@ -126,7 +183,8 @@ def test_bad_files_are_named_without_their_folder(kind: str, service: Service) -
     elif kind != "missing":
         size = {"one pixel": (1, 1), "too many": (225, 225), "made too many": (60, 60)}[kind]
         write_image(path, np.zeros((*size, 3), np.uint8))
-    with pytest.raises(InputError, match=r"^bad.png: ") as error:
+    remedy = ".*max_pixels" if "many" in kind else ""
+    with pytest.raises(InputError, match=rf"^bad.png: {remedy}") as error:
         last(visitor(service, "bad.png", shrink=kind == "one pixel"))
     assert str(service.root.parent) not in str(error.value)
     assert not service.encoded and not [path for path in service.root.rglob("*") if path.is_file()]
@@ -149,7 +207,6 @@ def test_old_results_go(service: Service, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("web.session.LOADING", -1)
     answers.append(last(session))
     assert [answer.after.exists() for answer in answers] == [False, False, True]
-    assert answers[0].before == answers[2].before and answers[0].before.exists()
 
 
 def test_memory_is_taken_from_those_who_came_first(service: Service) -> None:
@@ -164,4 +221,4 @@ def test_memory_is_taken_from_those_who_came_first(service: Service) -> None:
     assert first.after.exists()  # what the first one sees and may download stays
     service.memory = enough
     again = last(one)
-    assert list(service.encoded) == [two, one] and again.after.read_bytes() == first.after.read_bytes()
+    assert list(service.encoded) == [two, one] and again.download.read_bytes() == first.download.read_bytes()
