@@ -1,4 +1,4 @@
-"""Tells whoever tries `pip install .` how to use the project: its packages have names that no one may take for himself."""
+"""Tells whoever tries `pip install .` how to use the project, whose packages have too common names to be installed."""
 
 REMEDY = (
     "PCSR is used from its own folder and installs nothing into yours: pip install -r requirements.txt there, then "
