@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from utils.patches import bands
@@ -58,6 +57,8 @@ def decibels(mse: float) -> float:
 
 def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:
     """Mean structural similarity of two (1,3,H,W) in [0,1], Gaussian window (Wang et al. 2004); nan if too small."""
+    from skimage.metrics import structural_similarity  # noqa: PLC0415 - not all that start need wait for scipy
+
     sr, hr = shaved(sr, shave), shaved(hr, shave)
     if min(sr.shape[-2:]) < WINDOW:
         return math.nan

@@ -5,12 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from utils.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # which takes long to import
 
 
 class Column(NamedTuple):
@@ -63,7 +65,7 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) 
     write_atomic(path, table.to_csv(index=False, float_format=float_format).encode())
 
 
-def figure_png(figure: Figure, dpi: int) -> bytes:
+def figure_png(figure: "Figure", dpi: int) -> bytes:
     """A figure as PNG."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)

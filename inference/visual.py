@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-import matplotlib as mpl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from utils.image import Array
 from utils.patches import bands
@@ -23,6 +20,8 @@ def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity
 
     Blue is light, red is heavy; opacity in [0,1].
     """
+    import matplotlib as mpl  # noqa: PLC0415 - most pictures are made without it
+
     shades = np.linspace(0.05, 0.95, upsamplers) if upsamplers > 1 else [0.95]
     palette = mpl.colormaps[COLOURS](shades)[:, :3].astype(np.float32) * 255
     overlay = np.empty(pixels.shape, np.uint8)
@@ -44,6 +43,9 @@ def busiest(load: Array) -> tuple[slice, slice]:
 
 def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size: float = 3.2) -> bytes:
     """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.patches import Rectangle  # noqa: PLC0415
+
     height, width = images[0][1].shape[:2]
     rows, cols = window
     figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.8), layout="constrained")
