@@ -45,7 +45,7 @@ def drawn(tmp_path: Path) -> Path:
 @pytest.fixture
 def work(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same without curve.png, which takes longer to draw than all else takes."""
-    monkeypatch.setattr("evaluation.report.plot_curve", lambda _: b"")
+    monkeypatch.setattr("evaluation.plot.plot_curve", lambda _: b"")
     return drawn
 
 
