@@ -59,15 +59,11 @@ def test_pcsr(backbone: str, scale: float, kind: str) -> None:
     assert any(0 < result.heavy_share < 1 for result in expected)
     for a, b in zip(expected, results, strict=True):
         assert a.assignment is not None and b.assignment is not None
-        if kind == "compiled":
-            np.testing.assert_array_equal(a.pixels, b.pixels, a.setting)
-            np.testing.assert_array_equal(a.assignment, b.assignment)
-            assert a.flops == b.flops
-        else:  # sums may be taken in another order, which may turn a pixel that lies on the threshold
-            same = a.assignment == b.assignment
-            assert same.mean() > 0.999
-            difference = np.abs(a.pixels.astype(int) - b.pixels.astype(int))
-            assert difference[same].max() <= 1 or same.mean() < 1
+        # a tile's sums are rounded otherwise, which may turn a pixel that lies on the threshold
+        turned = torch.from_numpy(a.assignment != b.assignment)[None].float()
+        assert turned.mean() < 1e-3
+        near = F.max_pool2d(turned, 3, 1, 1)[0].bool().numpy()  # refinement looks at the neighbours
+        assert np.abs(a.pixels.astype(int) - b.pixels.astype(int))[~near].max() <= 1
 
 
 def test_phase0_and_16_bits(kind: str) -> None:
