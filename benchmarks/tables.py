@@ -20,7 +20,7 @@ CHOICES = {
     "k=1": "`--k 1`",
     "k=inf": "all light (`--k inf`)",
 }
-BACKBONES = {"carn": "CARN", "fsrcnn": "FSRCNN", "srresnet": "SRResNet"}
+BACKBONES = {"carn": "CARN", "softgate": "Softgate", "srresnet": "SRResNet", "fsrcnn": "FSRCNN"}
 
 
 def texts(root: Path) -> list[Path]:
