@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--model", type=Path, required=True, help="folder of weights to show")
     parser.add_argument("--width", type=int, default=1280, help="in pixels (default: 1280; at least 500)")
-    parser.add_argument("--height", type=int, default=1090, help="in pixels, of a window with its bars (default: 1090)")
+    parser.add_argument("--height", type=int, default=1480, help="in pixels, of a window with its bars (default: 1480)")
     args = parser.parse_args()
     if MISSING:
         raise InputError(f"not installed: {', '.join(MISSING)}; requirements-app.txt has the Python packages")

@@ -167,9 +167,16 @@ def test_tables_are_those_of_the_csv_files() -> None:
 
 
 def test_python_of_the_docs(checkout: Path) -> None:
-    _, block = commands(ROOT / "docs/upscaling.md", "python")  # the first is tested in tests/web
+    _, block, hub = commands(ROOT / "docs/upscaling.md", "python")  # the first is tested in tests/web
     exec(block.replace("path/of/this/repository", str(ROOT)), {})
     assert Image.open("photo_x4.png").size == (4 * 48, 4 * 40)
+    exec(hub, {})
+    assert (checkout / "hub/carn-pcsr/config.json").is_file()
+
+
+def test_pip_install_says_the_remedy() -> None:
+    done = subprocess.run([sys.executable, ROOT / "setup.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "requirements.txt" in done.stderr
 
 
 def test_the_backbone_of_the_docs(

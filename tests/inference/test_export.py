@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.runtimes import OpenVINO
 from inference.onnx import INSTALL, PCSRGraph, start, to_onnx
 from inference.onnx_check import check_assignment, largest_difference
 from models.build import build
@@ -36,6 +37,7 @@ SPECS: dict[str, PCSRSpec | OriginalSpec] = {
     "original softgate": TINY_ORIGINAL.model_copy(update={"backbone": "softgate", "scale": 2}),
     "original srresnet": TINY_ORIGINAL.model_copy(update={"backbone": "srresnet", "scale": 2}),
 }
+OPENVINO_SIZES = [(2, 3), (17, 31)]
 SIZES = [(1, 1), (2, 3), (17, 31), (40, 24)]
 
 
@@ -43,6 +45,17 @@ SIZES = [(1, 1), (2, 3), (17, 31), (40, 24)]
 def runtime() -> None:
     pytest.importorskip("onnx", reason=INSTALL)
     pytest.importorskip("onnxruntime", reason=INSTALL)
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("name", ["fsrcnn", "srresnet", "original carn"])
+def test_openvino_runs_it_too(name: str) -> None:
+    pytest.importorskip("openvino", reason=INSTALL)
+    spec = SPECS[name]
+    setting, model = Setting(scale=3 if name == "original carn" else 4), build(spec).eval()
+    images = [torch.rand(1, 3, *size) for size in OPENVINO_SIZES]
+    session = OpenVINO(to_onnx(model, setting), float32=True)
+    assert largest_difference(session, model, setting, images) < 1e-5
 
 
 @pytest.mark.usefixtures("runtime")

@@ -175,11 +175,11 @@ def test_the_most_difficult_place() -> None:
     assert rows.start < 900 and rows.stop > 700 and cols.start < 500 and cols.stop > 300
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "one pixel", "too many", "made too many"])
+@pytest.mark.parametrize("kind", ["missing", "text", "one pixel", "too many", "made too many"])
 def test_bad_files_are_named_without_their_folder(kind: str, service: Service) -> None:
     path = service.root.parent / "bad.png"
-    if kind in ("text", "truncated"):
-        path.write_bytes(b"hello" if kind == "text" else (service.root.parent / "photo.png").read_bytes()[:400])
+    if kind == "text":
+        path.write_bytes(b"hello")
     elif kind != "missing":
         size = {"one pixel": (1, 1), "too many": (225, 225), "made too many": (60, 60)}[kind]
         write_image(path, np.zeros((*size, 3), np.uint8))
@@ -188,6 +188,12 @@ def test_bad_files_are_named_without_their_folder(kind: str, service: Service) -
         last(visitor(service, "bad.png", shrink=kind == "one pixel"))
     assert str(service.root.parent) not in str(error.value)
     assert not service.encoded and not [path for path in service.root.rglob("*") if path.is_file()]
+
+
+def test_what_the_file_lost_is_told(service: Service) -> None:
+    path = service.root.parent / "bad.png"
+    path.write_bytes((service.root.parent / "photo.png").read_bytes()[:400])
+    assert "damaged (" in last(visitor(service, "bad.png")).notes[0]
 
 
 def test_visitors_do_not_meet_and_leave_nothing(service: Service) -> None:

@@ -1,0 +1,80 @@
+"""Models in the convention of the Hugging Face Hub: model.safetensors, config.json, and a model card as README.md.
+
+from inference.hub import from_pretrained
+upscaler = from_pretrained("somebody/carn-pcsr")        or a folder; needs: pip install huggingface_hub
+"""
+
+import json
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from inference.upscaler import Upscaler
+from models.checkpoint import WEIGHTS, load_model, trained_on, weights_file
+from utils.config import PCSRSpec
+from utils.errors import InputError
+from utils.files import read_bytes, write_atomic
+
+MODEL_CARD = """---
+license: {licence}
+library_name: pcsr
+pipeline_tag: image-to-image
+tags: [super-resolution, pcsr]
+---
+
+# {title}
+
+{kind} super-resolution ({backbone}), trained {trained}. Clean pictures come out best: it takes noise and the traces of
+strong compression for details. With the code of PCSR (arXiv 2407.21448) in the working folder:
+
+```python
+from inference.hub import from_pretrained
+
+sr, info = from_pretrained("{name}").upscale("photo.jpg")
+```
+"""
+
+
+def from_pretrained(name: str | PathLike[str], revision: str | None = None, device: str = "auto") -> Upscaler:
+    """A model of the Hub, or of a folder that save_pretrained wrote. Raises InputError if there is none."""
+    if Path(name).exists():
+        return Upscaler.load(name, device)
+    try:
+        path = hub().hf_hub_download(str(name), WEIGHTS, revision=revision)
+    except Exception as error:  # the library has many of its own, of networks, names and rights
+        raise InputError(
+            f"{name}: no folder, and not to be had from the Hub: {' '.join(str(error).split())}"
+        ) from error
+    return Upscaler.load(path, device)
+
+
+def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licence: str = "mit") -> None:
+    """Write the three files of weights under save/; `name` is that of the model on the Hub."""
+    path = weights_file(Path(weights))
+    _, spec = load_model(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: give the weights of this project, which describe themselves")
+    kind = "Pixel-adaptive (PCSR)" if isinstance(spec, PCSRSpec) else "Original"
+    trained = f"at {known}" if (known := trained_on(path)) else "on data that the file does not name"
+    facts = {"licence": licence, "title": name.rpartition("/")[2], "kind": kind, "trained": trained, "name": name}
+    write_atomic(folder / "README.md", MODEL_CARD.format(backbone=spec.backbone, **facts).encode())
+    config = {"library_name": "pcsr", "model": spec.model_dump(mode="json")}
+    write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
+    write_atomic(folder / WEIGHTS, read_bytes(path))
+
+
+def push_to_hub(weights: str | PathLike[str], name: str, private: bool = False, licence: str = "mit") -> str:
+    """Upload weights as the model `name`, USER/MODEL; returns its address. Who uploads has to be logged in there."""
+    with TemporaryDirectory() as folder:
+        save_pretrained(weights, Path(folder), name, licence)
+        hub().create_repo(name, private=private, exist_ok=True)
+        return str(hub().upload_folder(repo_id=name, folder_path=folder, commit_message=f"PCSR: {name}"))
+
+
+def hub() -> Any:
+    try:
+        import huggingface_hub  # noqa: PLC0415 - optional
+    except ModuleNotFoundError:
+        raise InputError("the Hub needs huggingface_hub: pip install huggingface_hub") from None
+    return huggingface_hub
