@@ -15,8 +15,6 @@ from utils.errors import InputError
 from utils.files import list_images, read_bytes, write_atomic
 from utils.image import Array
 
-KEY = "differences"
-
 
 def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
     """Write `count` crops of size x size, drawn evenly from all places in all images; returns the file's bytes.
@@ -44,7 +42,7 @@ def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
     rng.shuffle(crops)  # so that the last ones, which may be kept for validation, are of all images
     crops[:, :, 1:] -= crops[:, :, :-1].copy()
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{KEY: crops})
+    np.savez_compressed(buffer, differences=crops)
     write_atomic(output, buffer.getbuffer())
     return buffer.tell()
 
@@ -53,7 +51,7 @@ def unpack(file: Path) -> Array:
     """The crops (n,P,P,3) uint8. Raises InputError for a file that `pack` did not write."""
     try:
         with np.load(io.BytesIO(read_bytes(file))) as content:
-            return content[KEY].cumsum(2, dtype=np.uint8)
+            return content["differences"].cumsum(2, dtype=np.uint8)
     except (ValueError, KeyError, OSError, EOFError) as error:
         raise InputError(f"{file}: is no file of datasets/scripts/pack.py: {error}") from None
 

@@ -207,7 +207,7 @@ def pcsr_restorer(
     settings: Sequence[Setting],
     device: torch.device,
     plan: TilePlan | None = None,
-    precision: torch.dtype = torch.float32,
+    precision: torch.dtype | None = None,
 ) -> Restore:
     """Restore with a PCSR model, one result per setting from one encoding of the image; settings share one scale.
 
