@@ -45,6 +45,7 @@ class Way(NamedTuple):
     pixels_per_patch: int | None = None
     kernels: bool = False
     amp: bool = False
+    compile: bool = False
 
     def step(self, config_path: str, lr: Tensor, hr: Tensor) -> Step:
         """One iteration of the training loop on a batch: losses, gradients, Adam."""
@@ -56,12 +57,13 @@ class Way(NamedTuple):
         task.to(memory_format=layout)  # type: ignore[call-overload]
         if self.kernels:
             accelerate(task)
+        module = torch.compile(task) if self.compile else task
         optimizer = Adam([p for p in task.parameters() if p.requires_grad], 1e-4, fused=True)
 
         def step() -> None:
             with torch.autocast(lr.device.type, torch.bfloat16, enabled=self.amp):
                 given = lr.contiguous(memory_format=layout)
-                loss = training_loss(task, given, hr) if self.published else task(given, hr)["loss"]
+                loss = training_loss(task, given, hr) if self.published else module(given, hr)["loss"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.finish import canvas, finish
 from inference.restore import Clock, Restore, Restored, hr_size
-from inference.tiles import MAPS, TilePlan, allowance
+from inference.tiles import MAPS, TilePlan, allowance, until_it_fits
 from models.decide import decide
 from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops
@@ -203,19 +203,26 @@ def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
 
 
 def pcsr_restorer(
-    model: PCSR, settings: Sequence[Setting], device: torch.device, plan: TilePlan | None = None
+    model: PCSR,
+    settings: Sequence[Setting],
+    device: torch.device,
+    plan: TilePlan | None = None,
+    precision: torch.dtype | None = None,
 ) -> Restore:
     """Restore with a PCSR model, one result per setting from one encoding of the image; settings share one scale.
 
     Raises InputError for settings of a model that has nothing to decide.
     """
     settings = possible(model, settings)
-    engine = Engine(model, device)
+    engine = Engine(model, device, precision)
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
             return restore_patches(engine, lr, patches, settings, bits)
-        results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore(settings)
+        scale = settings[0].scale
+        results = until_it_fits(
+            plan, lambda plan: Encoding(engine, lr, scale, bits, plan, keep=False).restore(settings)
+        )
         if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
             give_back()
         return results

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inference.finish import canvas, finish
-from inference.tiles import MAPS, TilePlan
+from inference.tiles import MAPS, TilePlan, until_it_fits
 from models.blocks import OriginalModel
 from models.fast.accelerate import accelerate
 from models.fast.fold import folded
@@ -86,12 +86,21 @@ def bicubic_restorer(scale: float) -> Restore:
 
 def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan | None = None) -> Restore:
     """Restore with an original model at its own scale."""
-    plan, scale = plan or TilePlan(), model.scale
+    scale = model.scale
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     accelerate(model)
     image = torch.zeros(1, 3, PATCH, PATCH, device=device)
     channels = model.encoder(image).shape[1]  # of its features: what a pixel takes
+
+    def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
+        tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
+        with plan.bar(len(tiles)) as bar:
+            for tile in tiles:
+                seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
+                rows, cols = tile.times(scale)
+                finish(model(seen), None, inside.times(scale), pixels[rows, cols])
+                bar.update()
 
     @torch.inference_mode()
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
@@ -102,14 +111,7 @@ def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan
             sr = patches.merge([model(batch) for batch in batches], lr, scale)
             finish(sr, None, whole(sr), pixels)
         else:
-            (image,) = batches
-            tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
-            with plan.bar(len(tiles)) as bar:
-                for tile in tiles:
-                    seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
-                    rows, cols = tile.times(scale)
-                    finish(model(seen), None, inside.times(scale), pixels[rows, cols])
-                    bar.update()
+            until_it_fits(plan, lambda plan: in_tiles(batches[0], plan, pixels))
         flops = model.counted * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
 

@@ -3,8 +3,9 @@
 import itertools
 import math
 import os
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import psutil
 import torch
@@ -16,8 +17,11 @@ from utils.errors import InputError
 
 SHARE = 4  # of the free memory, what a tile may take
 MOST = 1 << 29  # bytes on a CPU: larger tiles are hardly faster
+QUARTERINGS = 4  # at most, of the area of tiles that a GPU's memory does not hold
 LEAST = 32  # LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
+
+T = TypeVar("T")
 
 
 class InTiles(Protocol):
@@ -36,6 +40,7 @@ class TilePlan:
 
     tile_size: int | None = None  # side of a square, in LR pixels, of about a tile's area; None: as the memory allows
     progress: bool = False
+    quarterings: int = 0  # how often the area is divided by four, because the memory did not suffice
 
     def __post_init__(self) -> None:
         if self.tile_size is not None and self.tile_size < 1:
@@ -47,16 +52,30 @@ class TilePlan:
         A model without a halo leaves a single tile.
         """
         area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
+        area = area / 4**self.quarterings
         if (
             lr.shape[2] * lr.shape[3] <= area or (halo := model.halo) is None
         ):  # in this order: to find a halo takes time
             return [whole(lr)]
         beyond = halo.pixels + halo.period - 1
-        return cut(lr, beyond, area if self.tile_size is None else (self.tile_size + 2 * beyond) ** 2)
+        return cut(lr, beyond, area if self.tile_size is None else (math.sqrt(area) + 2 * beyond) ** 2)
 
     def bar(self, total: int) -> "tqdm[Any]":
         """Shown in terminals, when there is more than one tile to do."""
         return tqdm(total=total, unit="tile", leave=False, disable=None if self.progress and total > 1 else True)
+
+
+def until_it_fits(plan: TilePlan | None, work: Callable[[TilePlan], T]) -> T:
+    """work(plan); whenever a GPU's memory does not suffice for it, again with smaller tiles."""
+    plan = plan or TilePlan()
+    while True:
+        try:
+            return work(plan)
+        except torch.OutOfMemoryError:
+            if plan.quarterings == QUARTERINGS:
+                raise
+        torch.cuda.empty_cache()  # here, because an exception that is handled keeps tensors alive
+        plan = replace(plan, quarterings=plan.quarterings + 1)
 
 
 def allowance(device: torch.device) -> int:

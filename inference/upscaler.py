@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.encoding import Encoding, possible
 from inference.kinds import Given
 from inference.restore import Restored, original_restorer
-from inference.tiles import TilePlan
+from inference.tiles import TilePlan, until_it_fits
 from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.decide import probabilities
@@ -147,9 +147,13 @@ class Upscaler:
                 raise InputError("an original model has nothing to decide: leave out k, budget, adaptive and prob")
             return self.restore(lr, bits=bits), None
         settings = possible(self.model, settings)
-        encoding = Encoding(self.engine, lr, settings[0].scale, bits, self.plan, keep=prob)
-        results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
-        log_odds = encoding.log_odds
+
+        def work(plan: TilePlan) -> tuple[list[Restored], Tensor | None]:
+            encoding = Encoding(self.engine, lr, settings[0].scale, bits, plan, keep=prob)
+            results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
+            return results, encoding.log_odds
+
+        results, log_odds = until_it_fits(self.plan, work)
         return results, probabilities(log_odds)[0].cpu().numpy() if prob and log_odds is not None else None
 
 

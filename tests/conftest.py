@@ -28,7 +28,12 @@ class Outcome(NamedTuple):
 
 
 Cli = Callable[..., Outcome]
-MARKERS = {"reference": "data", "browser": "browser", "gpu": "gpu"}  # the fixture that needs it -> its marker
+MARKERS = {
+    "reference": "data",
+    "browser": "browser",
+    "gpu": "gpu",
+    "device": "gpu",
+}  # the fixture that needs it -> its marker
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
@@ -51,6 +56,16 @@ def reference() -> Path:
     if folder is None or not (Path(folder) / "reference").is_dir():
         pytest.skip("PCSR_SHARED does not name the folder with the reference data")
     return Path(folder)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """CUDA in true float32, or the device that PCSR_TEST_DEVICE names, such as cpu; the test skips without one."""
+    name = os.environ.get("PCSR_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else None)
+    if name is None:
+        pytest.skip("no CUDA device; PCSR_TEST_DEVICE=cpu runs this test on the CPU")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return torch.device(name)
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ The steps of PCSR.forward have the same names here: encode, classify, upsample. 
 inference/encoding.py. BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs
 (models/fast/pixels.py) and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On
 CPUs the encoder's convolutions are compiled code too (models/fast/accelerate.py).
+
+In half precision the encoder, the tables and the weights of the MLPs are float16 or bfloat16. The image, the
+coordinates, the log odds and the sums of the results stay in float32.
 """
 
 import copy
@@ -58,11 +61,14 @@ class Engine:
     tile.
     """
 
-    def __init__(self, model: PCSR, device: torch.device | None = None) -> None:
-        """On the model's device if none is given."""
+    def __init__(self, model: PCSR, device: torch.device | None = None, precision: torch.dtype | None = None) -> None:
+        """On the model's device and in its precision if none is given."""
         self.device = device or model.mean.device
+        self.precision = precision or model.mean.dtype
         self.account = model.account()
         self.model = folded(model).to(self.device)
+        for part in (self.model.encoder, *self.model.mlps()):
+            part.to(self.precision)
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
@@ -70,7 +76,7 @@ class Engine:
         self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # of all tables
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
-        cpu = (self.device.type, model.mean.dtype) == ("cpu", torch.float32)
+        cpu = (self.device.type, self.precision) == ("cpu", torch.float32)
         self.compiled: CDLL | None = load_kernels() if cpu else None
         if self.compiled is not None:
             accelerate(self.model.encoder)
@@ -79,7 +85,7 @@ class Engine:
     def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
         if self.compiled is not None:
             return [PixelKernel(mlp, self.compiled) for mlp in mlps]
-        if self.device.type == "cuda" and self.model.mean.dtype != torch.float64:
+        if self.device.type == "cuda" and self.precision != torch.float64:
             return triton_kernels(mlps, self.model.mean)
         return [TorchKernel(mlp) for mlp in mlps]
 
@@ -98,7 +104,8 @@ class Engine:
     def features(self, lr: Tensor, tile: Tile) -> Tensor:
         """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees the halo around it."""
         seen, inside = (lr, tile) if tile == whole(lr) else with_halo(lr, tile, self.halo)
-        return self.model.encode(seen)[..., inside.rows, inside.cols]
+        centred = (seen - self.model.mean).to(self.precision)
+        return self.model.encoder(centred)[..., inside.rows, inside.cols]
 
     @torch.inference_mode()
     def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:
@@ -144,7 +151,8 @@ def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
         kernels = [TritonKernel(mlp) for mlp in mlps]
         lr = mean.new_zeros(1, 3, 8, 8)
         for kernel, mlp in zip(kernels, mlps, strict=True):
-            table = kernel.table(lr.new_zeros(1, mlp.in_channels, 8, 8))[0]
+            feat = lr.new_zeros(1, mlp.in_channels, 8, 8, dtype=mlp.linears()[0].weight.dtype)
+            table = kernel.table(feat)[0]
             for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # a program is compiled for each
                 kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
         return cast("list[Kernel]", kernels)

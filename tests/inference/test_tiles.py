@@ -82,6 +82,44 @@ def test_original(backbone: str, kind: str) -> None:
     assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("spec", [TINY_PCSR, TINY_ORIGINAL], ids=["pcsr", "original"])
+@pytest.mark.parametrize("tile_size", [None, 80])
+def test_smaller_tiles_where_the_memory_does_not_suffice(
+    spec: PCSRSpec | OriginalSpec, tile_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, lr, seen = build(spec).eval(), torch.rand(1, 3, 96, 128), []
+
+    def restore() -> Any:
+        plan = TilePlan(tile_size)
+        made = (
+            pcsr_restorer(model, [Setting()], CPU, plan)
+            if isinstance(model, PCSR)
+            else original_restorer(model, CPU, plan)
+        )
+        return made(lr)[0].pixels
+
+    expected, forward = restore(), torch.nn.Conv2d.forward
+    limit = 64**2
+
+    def in_little_memory(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[2] * x.shape[3])
+        if seen[-1] > limit:
+            raise torch.OutOfMemoryError
+        return forward(self, x)
+
+    with monkeypatch.context() as patch:
+        for module in (fast, finish):
+            patch.setattr(module, "load_kernels", lambda: None)
+        patch.setattr("inference.restore.accelerate", lambda model: None)
+        patch.setattr("inference.tiles.allowance", lambda device: 4 * 1000 * 96 * 128)
+        patch.setattr(torch.nn.Conv2d, "forward", in_little_memory)
+        difference = np.abs(restore().astype(int) - expected)
+        assert difference.max() <= 1 and max(seen) > limit >= seen[-1]
+        limit = 1
+        with pytest.raises(torch.OutOfMemoryError):
+            restore()
+
+
 @pytest.mark.parametrize("size", [(5, 7), (60, 200), (300, 41), (128, 128)])
 @pytest.mark.parametrize("area", [1, 3000, 20_000, 1e9])
 def test_tiles_cover_the_image_once(size: tuple[int, int], area: float) -> None:

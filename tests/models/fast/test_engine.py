@@ -110,6 +110,21 @@ def test_double_precision_stays_with_torch() -> None:
     torch.testing.assert_close(fast.upsample(fast.encode(lr), (23, 34), assignment), expected)
 
 
+@pytest.mark.parametrize("backbone", ["carn", "srresnet", "softgate", "fsrcnn"])
+@torch.inference_mode()
+def test_half_precision(backbone: str) -> None:
+    model, lr, size = model_of({"backbone": backbone, "width": 8}), torch.rand(2, 3, 9, 13), (23, 34)
+    fast = Engine(model, precision=torch.bfloat16)
+    encoded, (sr, assignment, _) = fast.encode(lr), model(lr, size, Setting(refinement=False))
+    assert all(table.dtype == torch.bfloat16 for table in encoded.tables)
+    odds, made = fast.classify(encoded, size), fast.upsample(encoded, size, assignment)
+    assert odds.dtype == made.dtype == torch.float32
+    expected = model.classify(model.encode(lr), grid_over(lr, size))
+    torch.testing.assert_close(odds, expected, rtol=0, atol=0.02 * float(expected.abs().max() + 1))
+    torch.testing.assert_close(made, sr, rtol=0, atol=0.02)
+    assert model.mean.dtype == next(model.parameters()).dtype == torch.float32
+
+
 @needs_compiler
 def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,0 +1,258 @@
+"""Everything that is to be known about this project on a GPU, in one command that fits into a quarter of an hour.
+
+python benchmarks/gpu.py                                      or: make gpu; writes results/gpu/gpu.json and gpu.log
+python benchmarks/gpu.py --minutes 9 --pack pack.npz --train_minutes 5       and trains, see datasets/scripts/pack.py
+python benchmarks/gpu.py --device cpu --minutes 2             rehearses it with tiny images, on any machine
+
+It runs the tests marked gpu, then times the restoring of images and the iterations of training, the most important
+first. Each job is a process of its own, which may fail or be stopped without harm to the others; what is measured so
+far is in the JSON file at any time.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
+
+import pandas as pd
+import torch
+
+from benchmarks import gpu_inference, gpu_training
+from benchmarks.common import benchmark_parser
+from benchmarks.gpu_inference import Row
+from models.build import BACKBONES
+from utils.device import pick_device
+from utils.errors import InputError, run
+from utils.files import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ("models/fast/test_gpu.py", *(f"gpu/test_{name}.py" for name in ("models", "inference", "training")))
+REHEARSED = "fsrcnn and (forward or tiles) or gradients_of_a_job"  # of the tests, on a CPU
+WRITING = 15.0  # seconds that pytest may take to write its report
+START = 20.0  # seconds that a job needs to begin; with less it is left out
+TRAIN_START = 45.0  # seconds beside the minutes of a training: unpacking, validations, writing
+MOST = {
+    "machine": 90.0,
+    "tests": 240.0,
+    "inference": 150.0,
+    "training": 120.0,
+}  # seconds of one job, so that it may hang
+COMPILED = 1.2  # times as fast as without must it be, as torch.compile takes its time to start
+Job = dict[str, Any]  # its kind, and options of that kind
+
+
+def plan(args: argparse.Namespace) -> list[Job]:
+    """All jobs, the most important first."""
+    own, sizes = args.train_backbone, list(gpu_inference.SIZES)
+    others = [name for name in ("carn", "srresnet", "softgate", "fsrcnn") if name != own]
+    images = None if args.images is None else str(args.images.resolve())
+    jobs: list[Job] = [
+        {"kind": "machine"},
+        {"kind": "tests"},
+        {"kind": "inference", "backbone": "carn", "outputs": sizes[:1], "images": images},
+        {"kind": "training", "backbone": own},
+    ]
+    if args.pack is not None:
+        job = {"kind": "train", "backbone": own, "minutes": args.train_minutes, "pack": str(args.pack.resolve())}
+        started = time.strftime("%Y%m%d-%H%M%S")
+        jobs.append({**job, "batch_size": args.batch_size, "settings": args.train_set, "run": f"gpu-{own}-{started}"})
+    jobs.append({"kind": "inference", "backbone": "carn", "outputs": sizes[1:], "images": images})
+    for name in others:
+        jobs.append({"kind": "training", "backbone": name})
+        if name != "carn":
+            jobs.append({"kind": "inference", "backbone": name, "outputs": sizes, "images": images})
+    if own != "carn":
+        jobs.append({"kind": "inference", "backbone": own, "outputs": sizes, "images": images})
+    return jobs
+
+
+def limit(job: Job, left: float, reserved: float) -> float:
+    """The seconds that a job may take of those that are left, of which some are kept for a training."""
+    if job["kind"] == "train":
+        return min(left, 60 * job["minutes"] + 2 * TRAIN_START)
+    return min(MOST[job["kind"]], left - reserved)
+
+
+def flags_of(rows: list[Row], backbone: str) -> list[str]:
+    """The options of train_pcsr.py for the fastest way that was measured of phase 0; --amp if none was."""
+    speed = {
+        row["way"]: row["it_per_s"] / (COMPILED if "compiled" in row["way"] else 1)
+        for row in rows
+        if row.get("backbone") == backbone and row.get("job") == "phase 0" and "it_per_s" in row
+    }
+    way = max(speed, key=lambda name: speed[name], default="bfloat16")
+    return [flag for flag, word in (("--amp", "bfloat16"), ("--compile", "compiled")) if word in way]
+
+
+def machine(device: torch.device) -> Iterator[Row]:
+    """What it runs on, and what the device reaches at best."""
+    found: Row = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"gpu": properties.name, "memory_gb": properties.total_memory / 1e9, "cuda": torch.version.cuda}
+        found |= {"processors": properties.multi_processor_count, "cudnn": torch.backends.cudnn.version()}
+    yield found
+    yield from gpu_inference.machine_rates(device)
+
+
+def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
+    """Every test marked gpu, file by file at once, as compiling takes most of their time; a few in a rehearsal."""
+    environment, options = dict(os.environ), ["-m", "gpu", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
+    if device.type != "cuda":
+        environment["PCSR_TEST_DEVICE"] = device.type
+        options += ["-k", REHEARSED]
+    end, running = time.monotonic() + seconds - WRITING - START, []
+    for number, name in enumerate(TESTS):
+        command = [sys.executable, "-m", "pytest", f"tests/{name}", *options, f"--junitxml={out}/tests-{number}.xml"]
+        log = (out / f"tests-{number}.log").open("w+")
+        running.append((number, log, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)))
+    for number, log, child in running:
+        try:
+            child.wait(max(1.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGINT)  # pytest still writes its report
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(WRITING / len(TESTS))
+        log.seek(0)
+        print(log.read(), flush=True)
+        log.close()
+        report = out / f"tests-{number}.xml"
+        for case in ET.parse(report).iter("testcase") if report.exists() else ():
+            problem = next((part for part in case if part.tag in ("failure", "error", "skipped")), None)
+            row = {"test": f"{case.get('classname')}::{case.get('name')}", "seconds": float(case.get("time", 0))}
+            row["outcome"] = "passed" if problem is None else problem.tag
+            yield row if problem is None else {**row, "message": problem.get("message", "")[:1000]}
+        for file in (report, out / f"tests-{number}.log"):
+            file.unlink(missing_ok=True)
+
+
+def work(job: Job, out: Path, device: torch.device) -> Iterator[Row]:
+    """The rows of one job, in its own process."""
+    if job["kind"] == "machine":
+        yield from machine(device)
+    elif job["kind"] == "tests":
+        yield from tests(out, device, job["seconds"])
+    elif job["kind"] == "inference":
+        for output in job["outputs"]:
+            folder = None if job["images"] is None else Path(job["images"])
+            yield from gpu_inference.inference(job["backbone"], output, folder, device)
+    elif job["kind"] == "training":
+        yield from gpu_training.training(job["backbone"], device)
+    else:
+        yield from gpu_training.train_run(job, out, device)
+
+
+def write_rows(job: Job, out: Path, device: torch.device) -> None:
+    """Do a job; each row is in the file as soon as there is one."""
+    with (out / "rows.jsonl").open("w") as file:
+        for row in work(job, out, device):
+            finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+            file.write(json.dumps(finite) + "\n")
+            file.flush()
+
+
+def start(job: Job, out: Path, device: torch.device, seconds: float) -> Row:
+    """Do a job in a process of its own, for so many seconds at most; what came of it."""
+    rows = out / "rows.jsonl"
+    rows.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--device", device.type, "--out", str(out), "--job"]
+    command.append(json.dumps({**job, "seconds": seconds}))
+    began = time.monotonic()
+    with (out / "gpu.log").open("a") as log:
+        log.write(f"\n=== {json.dumps(job)}\n")
+        log.flush()
+        child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = child.wait(seconds)
+            status = "done" if code == 0 else f"failed with code {code}, see gpu.log"
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            status = f"stopped after {seconds:.0f} seconds"
+    found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    rows.unlink(missing_ok=True)
+    return {**job, "status": status, "took_seconds": round(time.monotonic() - began, 1), "rows": found}
+
+
+def describe(result: Row) -> str:
+    """A line about a job, and the numbers that matter most."""
+    named = " ".join(str(result[key]) for key in ("kind", "backbone", "outputs") if key in result)
+    text = f"{named}: {result['status']}, {result.get('took_seconds', 0):.0f} s"
+    table = pd.DataFrame(result.get("rows", []))
+    if "outcome" in table:
+        counts = table["outcome"].value_counts()
+        text += "".join(f", {number} {outcome}" for outcome, number in counts.items())
+        table = table[table["outcome"].isin(["failure", "error"])].head(20)
+    wanted = ["test", "output", "name", "job", "way", "precision", "step", "seconds", "psnr", "peak_mb", "it_per_s"]
+    shown = [name for name in [*wanted, "floor_seconds", "rate", "error"] if name in table]
+    return (
+        f"{text}\n{table[shown].to_string(index=False, na_rep='', max_colwidth=70)}" if len(table) and shown else text
+    )
+
+
+def run_all(args: argparse.Namespace, device: torch.device) -> None:
+    end = time.monotonic() + 60 * args.minutes
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu.log").unlink(missing_ok=True)
+    results: list[Row] = []
+    jobs = plan(args)
+    for index, job in enumerate(jobs):
+        training = any(later["kind"] == "train" for later in jobs[index + 1 :])
+        reserved = 60 * args.train_minutes + TRAIN_START if training else 0.0
+        seconds = limit(job, end - time.monotonic(), reserved)
+        rows = [row for result in results for row in result["rows"]]
+        given = {**job, "flags": flags_of(rows, job["backbone"])} if job["kind"] == "train" else job
+        if seconds < START:
+            results.append({**given, "status": "left out, no time", "rows": []})
+        else:
+            results.append(start(given, out, device, seconds))
+        content = {"device": device.type, "minutes": args.minutes, "jobs": results}
+        write_atomic(out / "gpu.json", json.dumps(content, indent=1).encode())
+        line = describe(results[-1])
+        print(line, flush=True)
+        with (out / "gpu.log").open("a") as log:
+            log.write(line + "\n")
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "results/gpu", help="folder of results (default: results/gpu)"
+    )
+    parser.add_argument(
+        "--images", type=Path, help="folder of HR images (default: pictures that ship with scikit-image)"
+    )
+    parser.add_argument("--pack", type=Path, help="training crops that datasets/scripts/pack.py has packed")
+    parser.add_argument("--train_minutes", type=float, default=4.0, help="of --minutes, with --pack (default: 4)")
+    parser.add_argument("--train_backbone", default="srresnet", choices=BACKBONES, help="(default: srresnet)")
+    parser.add_argument(
+        "--train_set", nargs="+", default=[], metavar="KEY=VALUE", help="other config keys of the training"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="of the training (default: 32)")
+    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.pack is not None and not args.pack.is_file():
+        raise InputError(f"--pack {args.pack}: no such file; datasets/scripts/pack.py makes one")
+    device = pick_device(args.device)
+    if args.job is not None:
+        write_rows(args.job, args.out, device)
+    else:
+        run_all(args, device)
+
+
+if __name__ == "__main__":
+    run(main)

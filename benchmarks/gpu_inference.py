@@ -1,0 +1,264 @@
+"""Restoring on a GPU, for benchmarks/gpu.py: every way from LR to SR, both on the device, and our steps one by one.
+
+Seconds are medians of single runs with the device's queue drained at both ends, after warm-up. The floor of a step is
+the longer of two times: its FLOPs at the rate of a large matrix product of the same precision, and the bytes that it
+must at least read and write at the bandwidth of a large copy, where each convolution reads its input and writes its
+output once.
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import skimage.data
+import torch
+from torch import Tensor, nn
+
+from benchmarks import published
+from benchmarks.common import SCALE, timed
+from benchmarks.ways import AS_PUBLISHED, MB, SETTINGS
+from evaluation.metrics import psnr
+from inference.encoding import pcsr_restorer
+from inference.restore import original_restorer
+from models.blocks import OriginalModel
+from models.build import build
+from models.checkpoint import SAVE, WEIGHTS, load_model
+from models.decide import decide
+from models.fast.engine import Engine
+from models.fast.fold import folded
+from models.flops import network_flops
+from models.pcsr import PCSR, refine
+from models.setting import Setting
+from models.tile import whole
+from utils.config import load_config
+from utils.decode import read_image
+from utils.files import list_images
+from utils.image import Array, to_tensor
+from utils.resize import downscale
+
+Row = dict[str, Any]
+Run = Callable[[], Tensor]  # one image: SR (1,3,H,W) on the device
+SIZES = {"2K": (1080, 2048), "4K": (2160, 3840), "8K": (4320, 7680)}  # of the output
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BUDGET = {"cuda": 2.0, "cpu": 0.1}  # seconds of timed runs of each way, if that is at least LEAST runs
+LEAST, MOST = 3, 30
+SEEN = SIZES["2K"]  # of an output: PSNR is that of its upper left corner
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether float32 products may round their factors to TF32; torch's default allows it to convolutions alone."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def picture(height: int, width: int, folder: Path | None) -> Array:
+    """HR (H,W,3) uint8: images side by side, mirrored until they fill it; of a folder, or those of scikit-image."""
+    if folder is not None:
+        images = [read_image(path).pixels for path in list_images(folder)[:4]]
+    else:
+        images = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
+    low = min(height, *(len(image) for image in images))
+    row = np.concatenate([image[:low] for image in images], axis=1)[:, :width]
+    return np.pad(row, ((0, height - low), (0, width - row.shape[1]), (0, 0)), "symmetric")
+
+
+def load_or_make(name: str, config: str) -> tuple[Any, bool]:
+    """The model whose weights are in save/, else one of its config with random weights; and whether it is trained."""
+    if (SAVE / name / WEIGHTS).exists():
+        return load_model(SAVE / name)[0].eval(), True
+    torch.manual_seed(0)
+    return build(load_config(config).model).eval(), False
+
+
+def machine_rates(device: torch.device) -> list[Row]:
+    """FLOPs a second of a large matrix product in each precision, and bytes a second of a large copy."""
+    cuda = device.type == "cuda"
+    side, rows = 8192 if cuda else 512, []
+    for name, dtype in {**PRECISIONS, "tf32": torch.float32}.items():
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        with tf32(name == "tf32"):
+            seconds = min(timed(partial(torch.mm, a, b), device) for _ in range(6))
+        rows.append({"name": name, "rate": 2 * side**3 / seconds})
+    source = torch.randn(1 << (30 if cuda else 22), device=device)  # 4 GB
+    target = torch.empty_like(source)
+    seconds = min(timed(partial(target.copy_, source), device) for _ in range(6))
+    return [*rows, {"name": "copy", "rate": 2 * source.nbytes / seconds}]
+
+
+def on_device(engine: Engine, lr: Tensor, setting: Setting) -> Tensor:
+    """As Encoding.restore, but the result is not rounded and stays where it is."""
+    size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
+    encoded = engine.encode(lr)
+    assignment = decide(engine.classify(encoded, size), setting, engine.account)
+    return refine(engine.upsample(encoded, size, assignment), assignment)
+
+
+def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[[], Run]]:
+    """All ways by name, the most important first; each is made when called for."""
+    device = lr.device
+
+    def plain() -> Run:
+        model = copy.deepcopy(original).to(device)
+        return lambda: model(lr)
+
+    def fast(dtype: torch.dtype, compiled: bool = False) -> Run:
+        model = folded(original).to(device, dtype)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        given = lr.to(dtype, memory_format=torch.channels_last)
+        run = torch.compile(model) if compiled else model
+        return lambda: run(given)
+
+    def as_published() -> Run:
+        model, size = copy.deepcopy(pcsr).to(device), (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
+        return lambda: published.restore(model, lr, size, AS_PUBLISHED.value)[0]
+
+    def ours(dtype: torch.dtype, setting: Setting) -> Run:
+        engine = Engine(pcsr, device, dtype)
+        return lambda: on_device(engine, lr, setting)
+
+    def to_file(precision: torch.dtype | None) -> Run:
+        """Everything but reading and writing files: 8-bit pixels in the CPU's memory."""
+        if precision is None:
+            restore = original_restorer(original, device)
+        else:
+            restore = pcsr_restorer(pcsr, [AS_PUBLISHED], device, precision=precision)
+        given = lr.cpu()
+        return lambda: to_tensor(restore(given)[0].pixels)
+
+    def named(setting: str) -> dict[str, Callable[[], Run]]:
+        return {
+            f"ours {name}, {setting}": partial(ours, dtype, SETTINGS[setting]) for name, dtype in PRECISIONS.items()
+        }
+
+    return {
+        "original eager": plain,
+        **named("k=0"),
+        **{f"original channels-last {name}": partial(fast, dtype) for name, dtype in PRECISIONS.items()},
+        "published": as_published,
+        **{name: way for setting in SETTINGS if setting != "k=0" for name, way in named(setting).items()},
+        "original tf32": partial(fast, torch.float32),
+        "ours tf32, k=0": partial(ours, torch.float32, SETTINGS["k=0"]),
+        "to 8 bits, original": partial(to_file, None),
+        **{f"to 8 bits, ours {name}, k=0": partial(to_file, dtype) for name, dtype in PRECISIONS.items()},
+        **{f"original compiled {name}": partial(fast, dtype, True) for name, dtype in PRECISIONS.items()},
+    }
+
+
+def measured(run: Run, hr: Tensor, trained: bool, device: torch.device) -> Row:
+    """PSNR, seconds and peak memory of one way."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    sr = run()
+    quality = psnr(sr[..., : SEEN[0], : SEEN[1]].float(), hr, SCALE)
+    del sr
+    peak = torch.cuda.max_memory_allocated(device) / MB if cuda else None
+    once = min(timed(run, device) for _ in range(2))
+    rounds = max(LEAST, min(MOST, int(BUDGET[device.type] / once)))
+    seconds = sorted(timed(run, device) for _ in range(rounds))
+    row = {"seconds": median(seconds), "fastest": seconds[0], "rounds": rounds, "peak_mb": peak}
+    return {**row, "psnr": quality if trained else None}
+
+
+def convolution_bytes(encoder: nn.Module, image: Tensor) -> int:
+    """What the convolutions of an encoder read and write for an image, without their weights."""
+    total = 0
+
+    def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += inputs[0].nbytes + output.nbytes
+
+    hooks = [part.register_forward_hook(add) for part in encoder.modules() if isinstance(part, nn.Conv2d)]
+    encoder(image)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def steps(pcsr: PCSR, precision: str, lr: Tensor, rates: dict[str, float]) -> list[Row]:
+    """Seconds and floor of each of our steps at k = 0."""
+    engine, setting, tile = Engine(pcsr, lr.device, PRECISIONS[precision]), SETTINGS["k=0"], whole(lr)
+    size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
+    feat = engine.features(lr, tile)
+    encoded = engine.project(lr, tile, feat)
+    log_odds = engine.classify(encoded, size)
+    assignment = decide(log_odds, setting, engine.account)
+    sr = engine.upsample(encoded, size, assignment)
+    counts = torch.bincount(assignment.flatten().long(), minlength=engine.upsampler_count).tolist()
+    lr_pixels, pixels, account = lr.shape[2] * lr.shape[3], math.prod(size), engine.account
+    tables = sum(table.nbytes for table in encoded.tables)
+    channels = tables / feat.element_size() / lr_pixels
+    spent = sum(count * flops.executed for count, flops in zip(counts, account.upsamplers, strict=True))
+    moved = convolution_bytes(engine.model.encoder, (lr - engine.model.mean).to(engine.precision))
+    # what is called, its FLOPs, its bytes
+    table: dict[str, tuple[Callable[[], object], float, float]] = {
+        "encode": (
+            lambda: engine.features(lr, tile),
+            network_flops(pcsr.encoder).executed * lr_pixels,
+            moved,
+        ),
+        "project": (
+            lambda: engine.project(lr, tile, feat),
+            2 * engine.channels * channels * lr_pixels,
+            feat.nbytes + tables,
+        ),
+        "classify": (
+            lambda: engine.classify(encoded, size),
+            account.classifier.executed * pixels,
+            encoded.tables[-1].nbytes + log_odds.nbytes,
+        ),
+        "decide": (lambda: decide(log_odds, setting, account), 0, log_odds.nbytes + assignment.nbytes),
+        "upsample": (
+            lambda: engine.upsample(encoded, size, assignment),
+            spent,
+            tables - encoded.tables[-1].nbytes + assignment.nbytes + 2 * sr.nbytes,
+        ),
+        "refine": (lambda: refine(sr, assignment), 0, 2 * sr.nbytes + assignment.nbytes),
+    }
+    rows = []
+    for name, (call, flops, size_in_bytes) in table.items():
+        for _ in range(2):
+            call()
+        row = {"precision": precision, "step": name, "seconds": median(timed(call, lr.device) for _ in range(10))}
+        row |= {"flops_executed": flops, "bytes": size_in_bytes, "heavy_share": counts[-1] / pixels}
+        row["floor_seconds"] = max(flops / rates[precision], size_in_bytes / rates["copy"])
+        rows.append(row)
+    return rows
+
+
+@torch.inference_mode()
+def inference(backbone: str, output: str, folder: Path | None, device: torch.device) -> Iterator[Row]:
+    """Rows of all ways, then of our steps; a way that fails has a row that says why."""
+    cuda = device.type == "cuda"
+    height, width = (side if cuda else side // 64 * 4 for side in SIZES[output])
+    pcsr, trained = load_or_make(f"{backbone}-pcsr-phase1", f"configs/{backbone}-pcsr-phase1.yaml")
+    original, with_weights = load_or_make(f"{backbone}-x{SCALE}", f"configs/{backbone}-x{SCALE}.yaml")
+    hr = to_tensor(picture(height, width, folder))
+    lr, hr = downscale(hr.to(device), SCALE, dtype=torch.float32), hr[..., : SEEN[0], : SEEN[1]].clone()
+    about = {"backbone": backbone, "output": output, "width": width, "height": height}
+    for name, make in ways(pcsr, original, lr).items():
+        if "compiled" in name and not cuda:
+            continue
+        known = with_weights if "original" in name else trained
+        try:
+            with tf32("tf32" in name):
+                row = measured(make(), hr, known, device)
+        except Exception as error:  # one way's failure must not cost the others
+            row = {"error": f"{type(error).__name__}: {error}"[:500]}
+        yield {**about, "name": name, "trained": known, **row}
+    rates = {row["name"]: row["rate"] for row in machine_rates(device)}
+    for precision in PRECISIONS:
+        yield from ({**about, **row} for row in steps(pcsr, precision, lr, rates))

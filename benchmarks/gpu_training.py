@@ -1,0 +1,112 @@
+"""Training on a GPU, for benchmarks/gpu.py: iterations a second of each way, and a real training from packed crops."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import SCALE, timed
+from benchmarks.gpu_inference import Row, tf32
+from benchmarks.training import JOBS, QUEUE, Way
+from benchmarks.ways import MB
+from datasets.pack import unpack, write_crops
+from models.checkpoint import SAVE, WEIGHTS
+from training.command import check_pcsr, run_training, train_parser
+from utils.decode import stored_size
+from utils.files import list_images
+
+# name, whether TF32 is allowed, the way
+WAYS = [
+    ("bfloat16", True, Way(amp=True)),
+    ("tf32", True, Way()),
+    ("float32", False, Way()),
+    ("bfloat16 compiled", True, Way(amp=True, compile=True)),
+    ("tf32 compiled", True, Way(compile=True)),
+    ("float32 compiled", False, Way(compile=True)),
+]
+PIXELS = 4096  # per patch, of which the loss is taken
+KEPT = 16  # crops for validation
+LARGEST = 16 << 20  # bytes of a result's file: more is left where it is
+RECIPE = [
+    "optimizer=muon", "loss=psnr", "learning_rate=2e-3", "learning_rate_min=1e-6", "ema_decay=0.999",
+    "schedule=stable", "anneal=0.3", "log_every=200", "val_every=2000", "save_every=2000", "keep_checkpoints=1",
+]  # fmt: skip
+LIGHT = ["loss_l1_w=50", "learning_rate=3e-3", "ema_decay=0.99", "warmup=50"]  # of phase 1, beside the recipe
+SHARE = 0.15  # of the minutes, for phase 1
+
+
+def training(backbone: str, device: torch.device) -> Iterator[Row]:
+    """Iterations a second of phases 0 and 1 in each way; a way that fails has a row that says why."""
+    cuda = device.type == "cuda"
+    batch, patch, rounds, queue = (16, 32, 5, QUEUE) if cuda else (2, 16, 1, 1)
+    lr, hr = (torch.rand(batch, 3, patch * n, patch * n, device=device) for n in (1, SCALE))
+    for name, allowed, way in WAYS:
+        for job in ("phase 0", "phase 1"):
+            if way.compile and not cuda:
+                continue
+            row: Row = {"backbone": backbone, "job": job, "way": name, "batch": batch, "patch": patch, "pixels": PIXELS}
+            try:
+                if cuda:
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats(device)
+                with tf32(allowed):
+                    step = way._replace(pixels_per_patch=PIXELS).step(f"configs/{backbone}-{JOBS[job][0]}.yaml", lr, hr)
+                    timed(step, device)  # compiles
+                    timed(step, device, queue)
+                    seconds = min(timed(step, device, queue) for _ in range(rounds))
+                row |= {"seconds": seconds, "it_per_s": 1 / seconds}
+                row["peak_mb"] = torch.cuda.max_memory_allocated(device) / MB if cuda else None
+            except Exception as error:  # one way's failure must not cost the others
+                row["error"] = f"{type(error).__name__}: {error}"[:500]
+            yield row
+
+
+def recipe(options: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
+    """The settings of phase 0 and of phase 1 for a training from crops in a folder, from the weights in save/."""
+    shipped = SAVE / f"{options['backbone']}-pcsr-phase0"
+    side = min(stored_size(list_images(folder / "train")[0]))
+    places = [f"data.train={folder / 'train'}", f"data.val={folder / 'val'}"]
+    sizes = [f"patch_size={side // SCALE}", f"batch_size={options['batch_size']}"]
+    sizes.append(f"pixels_per_patch={min(16384, side**2)}")
+    begin = [f"init={shipped}"] if (shipped / WEIGHTS).exists() else []
+    common = [*RECIPE, *places, *sizes, *begin, *options["settings"]]
+    minutes = options["minutes"]
+    heavy = [*common, "warmup=100", f"time_limit={minutes * (1 - SHARE):.3f}"]
+    light = [*common, *LIGHT, f"time_limit={minutes * SHARE:.3f}", f"init={SAVE / options['run']}-phase0"]
+    return heavy, light
+
+
+def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
+    """Phase 0, then phase 1, from a file of crops; weights, configs and a state that is small enough come to `out`."""
+    crops, folder = unpack(Path(options["pack"])), Path(tempfile.mkdtemp())
+    write_crops(crops[:-KEPT], folder / "train")
+    write_crops(crops[-KEPT:], folder / "val")
+    for phase, settings in enumerate(recipe(options, folder)):
+        name = f"{options['run']}-phase{phase}"
+        words = ["--config", f"configs/{options['backbone']}-pcsr-phase{phase}.yaml", "--name", name]
+        words += ["--device", device.type, *options["flags"], "--set", *settings]
+        print("train_pcsr.py", *words, flush=True)
+        with tf32(True):
+            run_training(train_parser("").parse_args(words), check_pcsr)
+        run = SAVE / name
+        state = sorted((run / "state").glob("*.pth"))[-1:]
+        kept = []
+        for path in (run / WEIGHTS, run / "config.yaml", *(state if phase == 0 else [])):
+            if path.stat().st_size <= LARGEST:
+                kept.append(f"{name}-{path.name}")
+                shutil.copy(path, out / kept[-1])
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        validations = [{key: line[key] for key in line if key.startswith(("val/", "iter"))} for line in lines]
+        validations = [line for line in validations if "val/psnr" in line]
+        yield {
+            "run": name,
+            "command": words,
+            "iterations": lines[-1]["iteration"],
+            "validations": validations,
+            "files": kept,
+        }
+    shutil.rmtree(folder)

@@ -1,0 +1,39 @@
+"""Crops in one file come out as they went in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.pack import pack, unpack, write_crops
+from tests.conftest import make_folder
+from utils.decode import read_image
+from utils.errors import InputError
+from utils.files import list_images
+
+
+def test_crops_are_places_in_the_images(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "train", [(40, 64), (30, 20), (33, 48)])  # the second is too low for a crop
+    size = pack(folder, tmp_path / "pack.npz", 32, 20, 0)
+    crops = unpack(tmp_path / "pack.npz")
+    assert crops.shape == (20, 32, 32, 3) and crops.dtype == np.uint8
+    assert size == (tmp_path / "pack.npz").stat().st_size < crops.nbytes
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(read_image(path).pixels, (32, 32), (0, 1)).transpose(0, 1, 3, 4, 2)
+        for path in list_images(folder)
+        if min(read_image(path).pixels.shape[:2]) >= 32
+    ]
+    for crop in crops:
+        assert any((window == crop).all((2, 3, 4)).any() for window in windows)
+    write_crops(crops, tmp_path / "crops")
+    written = [read_image(path).pixels for path in list_images(tmp_path / "crops")]
+    np.testing.assert_array_equal(np.stack(written), crops)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "train", [(20, 20)])
+    with pytest.raises(InputError, match="no image is 32x32"):
+        pack(folder, tmp_path / "pack.npz", 32, 4, 0)
+    (tmp_path / "other").write_bytes(b"something")
+    with pytest.raises(InputError, match=r"other: is no file of datasets/scripts/pack\.py"):
+        unpack(tmp_path / "other")
