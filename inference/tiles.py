@@ -21,7 +21,7 @@ QUARTERINGS = 4  # at most, of the area of tiles that a GPU's memory does not ho
 LEAST = 32  # LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
 
-T = TypeVar("T")
+Done = TypeVar("Done")
 
 
 class InTiles(Protocol):
@@ -65,7 +65,7 @@ class TilePlan:
         return tqdm(total=total, unit="tile", leave=False, disable=None if self.progress and total > 1 else True)
 
 
-def until_it_fits(plan: TilePlan | None, work: Callable[[TilePlan], T]) -> T:
+def until_it_fits(plan: TilePlan | None, work: Callable[[TilePlan], Done]) -> Done:
     """work(plan); whenever a GPU's memory does not suffice for it, again with smaller tiles."""
     plan = plan or TilePlan()
     while True:
