@@ -22,7 +22,6 @@ from evaluation.record import model_record, results_folder, write_record
 from evaluation.report import format_table, image_table, summarise, summary_json
 from evaluation.simulate import COMPARISON, original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
-from inference.encoding import pcsr_restorer
 from inference.inputs import find_images, passed_over
 from inference.options import (
     add_decision_options,
@@ -34,7 +33,8 @@ from inference.options import (
     tile_plan,
 )
 from inference.outputs import fingerprint, short
-from inference.restore import Restore, original_restorer
+from inference.restore import Restore
+from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
 from models.blocks import OriginalModel
 from models.pcsr import PCSR

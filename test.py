@@ -2,7 +2,7 @@
 
 from evaluation.run import eval_parser, run_evaluation
 from inference.options import chosen_model, tile_plan
-from inference.restore import bicubic_restorer, original_restorer
+from inference.restorers import bicubic_restorer, original_restorer
 from models.blocks import OriginalModel
 from models.setting import check_scale
 from utils.dist import run_rank

@@ -1,8 +1,8 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
 from evaluation.run import eval_parser, run_evaluation
-from inference.encoding import pcsr_restorer
 from inference.options import add_decision_options, chosen_model, settings, tile_plan
+from inference.restorers import pcsr_restorer
 from models.pcsr import PCSR
 from utils.dist import run_rank
 from utils.errors import InputError

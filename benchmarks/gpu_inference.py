@@ -24,8 +24,7 @@ from benchmarks import published
 from benchmarks.common import SCALE, timed
 from benchmarks.ways import AS_PUBLISHED, MB, SETTINGS
 from evaluation.metrics import psnr
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from models.blocks import OriginalModel
 from models.build import build
 from models.checkpoint import SAVE, WEIGHTS, load_model

@@ -30,8 +30,8 @@ from benchmarks.common import SCALE, count, folders_parser, load_pcsr, means, ru
 from datasets.folder import Pair
 from evaluation.metrics import psnr
 from evaluation.tables import Column, format_columns
-from inference.encoding import pcsr_restorer
 from inference.restore import Restored
+from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.setting import Setting
 from utils.device import pick_device

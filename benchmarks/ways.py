@@ -17,8 +17,7 @@ from torch import Tensor
 from benchmarks import published
 from benchmarks.common import SCALE, load_pcsr
 from benchmarks.runtimes import OURS, session_of, usable
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.fast.fold import folded

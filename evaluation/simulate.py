@@ -10,7 +10,8 @@ from datasets.folder import mod_crop
 from evaluation.evaluate import Protocol, measure
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
-from inference.restore import Restore, bicubic_restorer
+from inference.restore import Restore
+from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, found, load_model

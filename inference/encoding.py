@@ -1,7 +1,6 @@
 """An image encoded by a PCSR model, from which it is restored under any number of settings.
 
-`Encoding` serves whole images and images in tiles, files, the web page and the `Upscaler` alike. The
-per-patch evaluation, `restore_patches`, uses the same engine on batches.
+`Encoding` serves whole images and images in tiles, files, the web page and the `Upscaler` alike.
 """
 
 from collections import Counter
@@ -12,19 +11,14 @@ import torch
 from torch import Tensor
 
 from inference.finish import canvas, finish
-from inference.restore import Clock, Restore, Restored, hr_size
-from inference.tiles import MAPS, TilePlan, allowance, until_it_fits
+from inference.restore import Clock, Restored, hr_size
+from inference.tiles import MAPS, TilePlan, allowance
 from models.decide import decide
 from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops
-from models.pcsr import PCSR, refine
 from models.setting import Setting
-from models.tile import Tile, whole
-from utils.device import give_back
-from utils.errors import InputError
-from utils.patches import Patches
+from models.tile import Tile
 
-LARGE_PIXELS = 1 << 20  # of LR: after a larger image, memory is returned to the system
 HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
 
 
@@ -155,76 +149,3 @@ def held_bytes(engine: Engine, lr: Tensor, scale: float) -> int:
     """Bytes that an Encoding of lr (1,3,h,w) keeps, but for the few pixels that its tiles share."""
     height, width = hr_size(lr, scale)
     return 4 * (lr.shape[2] * lr.shape[3] * (3 + engine.channels) + height * width * (engine.upsampler_count - 1))
-
-
-@torch.inference_mode()
-def restore_patches(
-    engine: Engine, lr: Tensor, patches: Patches, settings: Sequence[Setting], bits: int = 8
-) -> list[Restored]:
-    """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
-
-    Raises InputError for patches that do not fall on whole pixels.
-    """
-    scale = settings[0].scale
-    patches.windows(lr, scale)  # raises before anything is computed
-    batches = [batch.to(engine.device) for batch in patches.split(lr)]
-    size = hr_size(batches[0], scale)
-    clock = Clock(engine.device)
-    encoded = [engine.encode(batch) for batch in batches]
-    log_odds = torch.cat([engine.classify(each, size) for each in encoded])
-    lengths = [len(batch) for batch in batches]
-    shared = clock.lap()
-    results = []
-    for setting in settings:
-        result = Result(setting, hr_size(lr, scale), bits)
-        assignments = decide(log_odds, setting, engine.account).split(lengths)
-        pairs = list(zip(encoded, assignments, strict=True))
-        srs = [engine.upsample(each, size, chosen) for each, chosen in pairs]
-        if setting.refinement:
-            srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
-        sr = patches.merge(srs, lr, scale)
-        finish(sr, None, whole(sr), result.pixels)
-        result.assignment[:] = patches.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()
-        for assignment in assignments:
-            result.count(assignment, engine.upsampler_count)
-        result.seconds = clock.lap()
-        results.append(result)
-    lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
-    return [result.restored(engine.account, lr_pixels, shared) for result in results]
-
-
-def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings; for a model with one upsampler, `heavy`. Raises InputError if it is given another rule."""
-    if model.classifier is not None:
-        return list(settings)
-    if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):
-        raise InputError("a model of phase 0 has one upsampler and nothing to decide: leave out k, budget and adaptive")
-    return [Setting("heavy", 0.0, settings[0].refinement, settings[0].scale)]
-
-
-def pcsr_restorer(
-    model: PCSR,
-    settings: Sequence[Setting],
-    device: torch.device,
-    plan: TilePlan | None = None,
-    precision: torch.dtype | None = None,
-) -> Restore:
-    """Restore with a PCSR model, one result per setting from one encoding of the image; settings share one scale.
-
-    Raises InputError for settings of a model that has nothing to decide.
-    """
-    settings = possible(model, settings)
-    engine = Engine(model, device, precision)
-
-    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
-        if patches:
-            return restore_patches(engine, lr, patches, settings, bits)
-        scale = settings[0].scale
-        results = until_it_fits(
-            plan, lambda plan: Encoding(engine, lr, scale, bits, plan, keep=False).restore(settings)
-        )
-        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
-            give_back()
-        return results
-
-    return restore

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.encoding import Encoding, possible
+from inference.encoding import Encoding
 from inference.kinds import Given
-from inference.restore import Restored, original_restorer
+from inference.restore import Restored
+from inference.restorers import original_restorer, possible
 from inference.tiles import TilePlan, until_it_fits
 from models.blocks import OriginalModel
 from models.checkpoint import load_model

@@ -7,8 +7,7 @@ from torch import distributed
 
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate, gather_rows
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from inference.tiles import TilePlan
 from inference.upscaler import Upscaler
 from models.build import BACKBONES

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.encoding import Encoding, held_bytes, pcsr_restorer
+from inference.encoding import Encoding, held_bytes
+from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.build import build_pcsr
 from models.decide import least_budget

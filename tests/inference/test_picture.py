@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.encoding import pcsr_restorer
 from inference.picture import restore_image
 from inference.restore import Restore
+from inference.restorers import pcsr_restorer
 from models.build import build
 from models.pcsr import PCSR
 from models.setting import Setting

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from inference import finish
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from inference.tiles import TilePlan, cut
 from models.build import build
 from models.fast import engine as fast
@@ -110,7 +109,7 @@ def test_smaller_tiles_where_the_memory_does_not_suffice(
     with monkeypatch.context() as patch:
         for module in (fast, finish):
             patch.setattr(module, "load_kernels", lambda: None)
-        patch.setattr("inference.restore.accelerate", lambda model: None)
+        patch.setattr("inference.restorers.accelerate", lambda model: None)
         patch.setattr("inference.tiles.allowance", lambda device: 4 * 1000 * 96 * 128)
         patch.setattr(torch.nn.Conv2d, "forward", in_little_memory)
         difference = np.abs(restore().astype(int) - expected)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from inference.upscaler import Upscaler
 from models.blocks import OriginalModel
 from models.build import build

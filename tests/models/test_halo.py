@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inference.encoding import pcsr_restorer
-from inference.restore import original_restorer
+from inference.restorers import original_restorer, pcsr_restorer
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
 from models.build import build

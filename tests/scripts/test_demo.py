@@ -8,7 +8,8 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from evaluation.simulate import simulate
-from inference.restore import Restored, bicubic_restorer
+from inference.restore import Restored
+from inference.restorers import bicubic_restorer
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image

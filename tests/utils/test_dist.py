@@ -14,7 +14,7 @@ from torch import nn
 
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate
-from inference.restore import original_restorer
+from inference.restorers import original_restorer
 from models.blocks import OriginalModel
 from models.build import build_original
 from models.checkpoint import load_model

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
-from inference.encoding import pcsr_restorer
+from inference.restorers import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
 from models.setting import Setting

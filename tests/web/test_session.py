@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.encoding import pcsr_restorer
+from inference.restorers import pcsr_restorer
 from models.checkpoint import load_model
 from models.decide import least_budget
 from models.setting import Setting

@@ -1,0 +1,153 @@
+"""What restores images: bicubic interpolation, an original or a PCSR model; whole images, or overlapping patches."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from inference.encoding import Encoding, Result
+from inference.finish import canvas, finish
+from inference.restore import Clock, Restore, Restored, hr_size
+from inference.tiles import MAPS, TilePlan, until_it_fits
+from models.blocks import OriginalModel
+from models.decide import decide
+from models.fast.accelerate import accelerate
+from models.fast.engine import Engine
+from models.fast.fold import folded
+from models.flops import PATCH, Flops
+from models.pcsr import PCSR, refine
+from models.setting import Setting
+from models.tile import whole, with_halo
+from utils.device import give_back
+from utils.errors import InputError
+from utils.image import Array
+from utils.patches import Patches
+from utils.resize import imresize
+
+LARGE_PIXELS = 1 << 20  # of LR: after a larger image, memory is returned to the system
+
+
+def bicubic_restorer(scale: float) -> Restore:
+    """Restore by MATLAB's bicubic, the usual baseline, on the CPU; its arithmetic is in neither FLOPs account.
+
+    The restorer refuses patches with an InputError.
+    """
+    free = Flops(0, 0)
+
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
+        if patches:
+            raise InputError("bicubic works on whole images, not on patches")
+        clock, size = Clock(torch.device("cpu")), hr_size(lr, scale)
+        pixels = canvas(*size, bits)
+        sr = imresize(lr, size, dtype=torch.float64)
+        finish(sr, None, whole(sr), pixels)
+        return [Restored("bicubic", pixels, None, 0, 0.0, free, free, clock.lap())]
+
+    return restore
+
+
+def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan | None = None) -> Restore:
+    """Restore with an original model at its own scale."""
+    scale = model.scale
+    model = folded(model).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
+    accelerate(model)
+    image = torch.zeros(1, 3, PATCH, PATCH, device=device)
+    channels = model.encoder(image).shape[1]  # of its features: what a pixel takes
+
+    def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
+        tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
+        with plan.bar(len(tiles)) as bar:
+            for tile in tiles:
+                seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
+                rows, cols = tile.times(scale)
+                finish(model(seen), None, inside.times(scale), pixels[rows, cols])
+                bar.update()
+
+    @torch.inference_mode()
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
+        pixels = canvas(*hr_size(lr, scale), bits)
+        batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
+        clock = Clock(device)
+        if patches:
+            sr = patches.merge([model(batch) for batch in batches], lr, scale)
+            finish(sr, None, whole(sr), pixels)
+        else:
+            until_it_fits(plan, lambda plan: in_tiles(batches[0], plan, pixels))
+        flops = model.counted * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
+        return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
+
+    return restore
+
+
+def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings; for a model with one upsampler, `heavy`. Raises InputError if it is given another rule."""
+    if model.classifier is not None:
+        return list(settings)
+    if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):
+        raise InputError("a model of phase 0 has one upsampler and nothing to decide: leave out k, budget and adaptive")
+    return [Setting("heavy", 0.0, settings[0].refinement, settings[0].scale)]
+
+
+def pcsr_restorer(
+    model: PCSR,
+    settings: Sequence[Setting],
+    device: torch.device,
+    plan: TilePlan | None = None,
+    precision: torch.dtype | None = None,
+) -> Restore:
+    """Restore with a PCSR model, one result per setting from one encoding of the image; settings share one scale.
+
+    Raises InputError for settings of a model that has nothing to decide.
+    """
+    settings = possible(model, settings)
+    engine = Engine(model, device, precision)
+
+    def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
+        if patches:
+            return restore_patches(engine, lr, patches, settings, bits)
+        scale = settings[0].scale
+        results = until_it_fits(
+            plan, lambda plan: Encoding(engine, lr, scale, bits, plan, keep=False).restore(settings)
+        )
+        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
+            give_back()
+        return results
+
+    return restore
+
+
+@torch.inference_mode()
+def restore_patches(
+    engine: Engine, lr: Tensor, patches: Patches, settings: Sequence[Setting], bits: int = 8
+) -> list[Restored]:
+    """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
+
+    Raises InputError for patches that do not fall on whole pixels.
+    """
+    scale = settings[0].scale
+    patches.windows(lr, scale)  # raises before anything is computed
+    batches = [batch.to(engine.device) for batch in patches.split(lr)]
+    size = hr_size(batches[0], scale)
+    clock = Clock(engine.device)
+    encoded = [engine.encode(batch) for batch in batches]
+    log_odds = torch.cat([engine.classify(each, size) for each in encoded])
+    lengths = [len(batch) for batch in batches]
+    shared = clock.lap()
+    results = []
+    for setting in settings:
+        result = Result(setting, hr_size(lr, scale), bits)
+        assignments = decide(log_odds, setting, engine.account).split(lengths)
+        pairs = list(zip(encoded, assignments, strict=True))
+        srs = [engine.upsample(each, size, chosen) for each, chosen in pairs]
+        if setting.refinement:
+            srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
+        sr = patches.merge(srs, lr, scale)
+        finish(sr, None, whole(sr), result.pixels)
+        result.assignment[:] = patches.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()
+        for assignment in assignments:
+            result.count(assignment, engine.upsampler_count)
+        result.seconds = clock.lap()
+        results.append(result)
+    lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
+    return [result.restored(engine.account, lr_pixels, shared) for result in results]
