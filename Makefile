@@ -1,6 +1,6 @@
 # Each target does its own set-up: a virtual environment in .venv, the pinned packages, then the job.
 .DELETE_ON_ERROR:
-.PHONY: demo app test lint report data-given clean
+.PHONY: demo app test lint report gpu data-given clean
 
 BIN := .venv/bin
 export IMG DATA # read by the shell from its environment, so that quotes and spaces in them are no matter
@@ -20,6 +20,10 @@ app: .venv/app
 # make report DATA=dir every table and picture of the texts, from the weights in save/
 report: data-given .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
+
+# make gpu             tests and measures everything on a GPU in nine minutes; make gpu GPU_ARGS="--minutes 5"
+gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 data-given:
 	@test -n "$$DATA" || { echo "error: make report DATA=DIR, the folder of Set5, Set14, BSD100 and 2K" >&2; exit 2; }

@@ -67,8 +67,6 @@ class Engine:
         self.precision = precision or model.mean.dtype
         self.account = model.account()
         self.model = folded(model).to(self.device)
-        for part in (self.model.encoder, *self.model.mlps()):
-            part.to(self.precision)
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
@@ -76,6 +74,8 @@ class Engine:
         self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # of all tables
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
+        for part in (self.model.encoder, *mlps):
+            part.to(self.precision)
         cpu = (self.device.type, self.precision) == ("cpu", torch.float32)
         self.compiled: CDLL | None = load_kernels() if cpu else None
         if self.compiled is not None:

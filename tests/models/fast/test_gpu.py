@@ -77,18 +77,21 @@ def test_half_precision(gpu: ModuleType, hidden: tuple[int, ...], dtype: torch.d
     torch.testing.assert_close(fused(gpu, mlp.to(dtype), feat, planes, None), values, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-5), (torch.float16, 4e-3)])
 @torch.inference_mode()
-def test_a_model_with_these_kernels(gpu: ModuleType) -> None:
+def test_a_model_with_these_kernels(gpu: ModuleType, dtype: torch.dtype, tolerance: float) -> None:
     model = build_pcsr(TINY_PCSR).to(DEVICE).eval()
-    fast = Engine(model)
+    fast = Engine(model, precision=dtype)
     fast.compiled = None  # as on a GPU
-    fast.kernels = triton_kernels([*model.mlps()[:-1], differences(model.mlps()[-1])], model.mean)
+    *upsamplers, classifier = fast.model.mlps()
+    fast.kernels = triton_kernels([*upsamplers, differences(classifier).to(dtype)], model.mean)
     assert all(isinstance(kernel, gpu.TritonKernel) for kernel in fast.kernels)
     lr, size = torch.rand(2, 3, *LR, device=DEVICE), (13, 18)
     sr, assignment, prob = model(lr, size, Setting(refinement=False))
     encoded = fast.encode(lr)
-    torch.testing.assert_close(probabilities(fast.classify(encoded, size)), prob, rtol=0, atol=2e-5)
-    torch.testing.assert_close(fast.upsample(encoded, size, assignment), sr, rtol=0, atol=2e-5)
+    assert all(table.dtype == dtype for table in encoded.tables)
+    torch.testing.assert_close(probabilities(fast.classify(encoded, size)), prob, rtol=0, atol=tolerance)
+    torch.testing.assert_close(fast.upsample(encoded, size, assignment), sr, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("width", [1, 10, 16, 17, 20, 40, 58, 74, 96, 97, 128, 129, 170, 192, 300])

@@ -1,0 +1,103 @@
+"""The command for GPUs: what it does first, how long its jobs may take, and a rehearsal on the CPU."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from benchmarks.gpu_inference import PRECISIONS, inference, picture
+from benchmarks.gpu_training import WAYS, train_run, training
+from datasets.pack import pack
+from models.checkpoint import load_model
+from tests.conftest import ROOT, Cli, make_folder
+
+CPU = torch.device("cpu")
+
+
+def options(**changes: object) -> Namespace:
+    given = {"train_backbone": "srresnet", "images": None, "pack": None, "train_minutes": 4.0}
+    return Namespace(**{**given, "train_set": [], "batch_size": 2, **changes})
+
+
+def test_the_most_important_first() -> None:
+    jobs = gpu.plan(options(pack=Path("pack.npz")))
+    first = [(job["kind"], job.get("backbone")) for job in jobs[:5]]
+    expected = [
+        ("machine", None),
+        ("tests", None),
+        ("inference", "carn"),
+        ("training", "srresnet"),
+        ("train", "srresnet"),
+    ]
+    assert first == expected
+    assert {job["backbone"] for job in jobs if job["kind"] == "training"} == {"carn", "srresnet", "softgate", "fsrcnn"}
+    assert "train" not in [job["kind"] for job in gpu.plan(options())]
+    for job in jobs[:4]:
+        assert gpu.limit(job, 1000, 0) == gpu.MOST[job["kind"]]
+        assert gpu.limit(job, 300, 290) == 10  # the rest is kept for the training
+    assert 4 * 60 < gpu.limit(jobs[4], 1000, 0) < 400 and gpu.limit(jobs[4], 200, 0) == 200
+    assert all((ROOT / "tests" / name).is_file() for name in gpu.TESTS)
+
+
+def test_the_training_takes_the_fastest_way() -> None:
+    speeds = {"bfloat16": 10, "tf32": 12, "bfloat16 compiled": 13}
+    rows = [{"backbone": "carn", "job": "phase 0", "way": way, "it_per_s": speed} for way, speed in speeds.items()]
+    assert gpu.flags_of(rows, "carn") == []
+    rows[-1]["it_per_s"] = 20
+    assert gpu.flags_of(rows, "carn") == ["--amp", "--compile"]
+    assert gpu.flags_of(rows, "fsrcnn") == gpu.flags_of([{"error": "RuntimeError: none"}], "carn") == ["--amp"]
+
+
+def test_picture(tmp_path: Path) -> None:
+    made = picture(700, 2000, None)
+    assert made.shape == (700, 2000, 3) and made.std() > 20
+    assert picture(64, 300, make_folder(tmp_path / "hr", [(61, 83), (48, 40)])).shape == (64, 300, 3)
+
+
+def test_rows_of_restoring_and_training(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.gpu_inference.SIZES", {"2K": (64, 64)})
+    monkeypatch.setattr("benchmarks.gpu_inference.LEAST", 1)
+    monkeypatch.chdir(ROOT)
+    rows = list(inference("fsrcnn", "2K", None, CPU))
+    assert not [row for row in rows if "error" in row]
+    ways = {row["name"]: row for row in rows if "name" in row}
+    assert {f"ours {name}, k=0" for name in PRECISIONS} < ways.keys() and "published" in ways
+    assert ways["published"]["psnr"] == pytest.approx(ways["ours float32, k=0"]["psnr"], abs=0.01)
+    assert ways["ours bfloat16, k=0"]["psnr"] == pytest.approx(ways["ours float32, k=0"]["psnr"], abs=0.5)
+    steps = [row for row in rows if "step" in row]
+    assert len(steps) == 6 * len(PRECISIONS) and all(row["floor_seconds"] > 0 for row in steps)
+    rows = list(training("fsrcnn", CPU))
+    assert len(rows) == 2 * sum(not way.compile for *_, way in WAYS) and all(row["it_per_s"] > 0 for row in rows)
+
+
+def test_a_training_from_packed_crops(cli: Cli, tmp_path: Path) -> None:
+    pack(make_folder(tmp_path / "train", [(80, 90)]), tmp_path / "pack.npz", 64, 20, 0)
+    job = {"backbone": "fsrcnn", "minutes": 1.0, "pack": "pack.npz", "batch_size": 2, "run": "run", "flags": []}
+    settings = ["iter_max=2", "val_every=2"]
+    first, second = train_run({**job, "settings": settings}, tmp_path, CPU)
+    assert first["iterations"] == second["iterations"] == 2 and first["validations"][0]["val/psnr"] > 5
+    assert len(first["files"]) == 3 and len(second["files"]) == 2
+    assert all((tmp_path / name).is_file() for name in (*first["files"], *second["files"]))
+    (tmp_path / "weights").mkdir()
+    for name in ("model.safetensors", "config.yaml"):
+        (tmp_path / f"run-phase1-{name}").rename(tmp_path / "weights" / name)
+    load_model(tmp_path / "weights")
+
+
+@pytest.mark.slow
+def test_rehearsal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [{"kind": "machine"}, {"kind": "training", "backbone": "nonsense"}, {"kind": "machine"}]
+    monkeypatch.setattr(gpu, "plan", lambda args: jobs)
+    gpu.run_all(options(minutes=2.0, out=tmp_path / "out"), CPU)
+    content = json.loads((tmp_path / "out/gpu.json").read_text())
+    assert [result["status"][:6] for result in content["jobs"]] == ["done", "done", "done"]
+    assert content["jobs"][0]["rows"][0]["torch"] == torch.__version__
+    assert all("nonsense" in row["error"] for row in content["jobs"][1]["rows"])  # which costs the others nothing
+    assert (tmp_path / "out/gpu.log").is_file() and "machine: done" in capsys.readouterr().out
+    stopped = gpu.start(jobs[0], tmp_path / "out", CPU, 0.5)
+    assert stopped["status"] == "stopped after 0 seconds" and stopped["rows"] == []
+    failed = gpu.start({"kind": "train"}, tmp_path / "out", CPU, 60)
+    assert failed["status"].startswith("failed with code 1")
