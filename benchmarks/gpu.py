@@ -145,9 +145,10 @@ def work(job: Job, out: Path, device: torch.device) -> Iterator[Row]:
     elif job["kind"] == "tests":
         yield from tests(out, device, job["seconds"])
     elif job["kind"] == "inference":
-        for output in job["outputs"]:
-            folder = None if job["images"] is None else Path(job["images"])
-            yield from gpu_inference.inference(job["backbone"], output, folder, device)
+        folder = None if job["images"] is None else Path(job["images"])
+        for compiled in (False, True) if device.type == "cuda" else (False,):  # last, as it takes a minute
+            for output in job["outputs"]:
+                yield from gpu_inference.inference(job["backbone"], output, folder, device, compiled)
     elif job["kind"] == "training":
         yield from gpu_training.training(job["backbone"], device)
     else:

@@ -90,7 +90,8 @@ def machine_rates(device: torch.device) -> list[Row]:
         with tf32(name == "tf32"):
             seconds = min(timed(partial(torch.mm, a, b), device) for _ in range(6))
         rows.append({"name": name, "rate": 2 * side**3 / seconds})
-    source = torch.randn(1 << (30 if cuda else 22), device=device)  # 4 GB
+    size = min(1 << 30, torch.cuda.mem_get_info(device)[0] // 16) if cuda else 1 << 22  # at most 4 GB
+    source = torch.ones(size, device=device)
     target = torch.empty_like(source)
     seconds = min(timed(partial(target.copy_, source), device) for _ in range(6))
     return [*rows, {"name": "copy", "rate": 2 * source.nbytes / seconds}]
@@ -116,7 +117,7 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
         model = folded(original).to(device, dtype)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         given = lr.to(dtype, memory_format=torch.channels_last)
-        run = torch.compile(model) if compiled else model
+        run = torch.compile(model, dynamic=False) if compiled else model
         return lambda: run(given)
 
     def as_published() -> Run:
@@ -239,17 +240,18 @@ def steps(pcsr: PCSR, precision: str, lr: Tensor, rates: dict[str, float]) -> li
 
 
 @torch.inference_mode()
-def inference(backbone: str, output: str, folder: Path | None, device: torch.device) -> Iterator[Row]:
-    """Rows of all ways, then of our steps; a way that fails has a row that says why."""
-    cuda = device.type == "cuda"
-    height, width = (side if cuda else side // 64 * 4 for side in SIZES[output])
+def inference(
+    backbone: str, output: str, folder: Path | None, device: torch.device, compiled: bool = False
+) -> Iterator[Row]:
+    """Rows of all ways, then of our steps, or of the compiled ways alone; a way that fails has a row that says why."""
+    height, width = (side if device.type == "cuda" else side // 64 * 4 for side in SIZES[output])
     pcsr, trained = load_or_make(f"{backbone}-pcsr-phase1", f"configs/{backbone}-pcsr-phase1.yaml")
     original, with_weights = load_or_make(f"{backbone}-x{SCALE}", f"configs/{backbone}-x{SCALE}.yaml")
     hr = to_tensor(picture(height, width, folder))
     lr, hr = downscale(hr.to(device), SCALE, dtype=torch.float32), hr[..., : SEEN[0], : SEEN[1]].clone()
     about = {"backbone": backbone, "output": output, "width": width, "height": height}
     for name, make in ways(pcsr, original, lr).items():
-        if "compiled" in name and not cuda:
+        if ("compiled" in name) != compiled:
             continue
         known = with_weights if "original" in name else trained
         try:
@@ -258,6 +260,7 @@ def inference(backbone: str, output: str, folder: Path | None, device: torch.dev
         except Exception as error:  # one way's failure must not cost the others
             row = {"error": f"{type(error).__name__}: {error}"[:500]}
         yield {**about, "name": name, "trained": known, **row}
-    rates = {row["name"]: row["rate"] for row in machine_rates(device)}
-    for precision in PRECISIONS:
-        yield from ({**about, **row} for row in steps(pcsr, precision, lr, rates))
+    if not compiled:
+        rates = {row["name"]: row["rate"] for row in machine_rates(device)}
+        for precision in PRECISIONS:
+            yield from ({**about, **row} for row in steps(pcsr, precision, lr, rates))

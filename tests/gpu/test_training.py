@@ -63,7 +63,7 @@ def test_resume(job: str, cli: Cli, folders: Path, device: torch.device, monkeyp
         assert cli(*arguments(job, "run", device.type)).code == 128 + signal.SIGTERM
     assert cli("train_pcsr.py" if job != "original" else "train.py", "--resume", "--name", "run").code == 0
     # sums on a GPU are taken in any order, and Adam's first steps make much of little
-    assert_same_weights(folders / "save/whole", folders / "save/run", 0.0 if device.type == "cpu" else 2e-3)
+    assert_same_weights(folders / "save/whole", folders / "save/run", 0.0 if device.type == "cpu" else 1e-2)
 
 
 def test_a_state_moves_to_the_cpu(cli: Cli, folders: Path, device: torch.device) -> None:
@@ -82,20 +82,18 @@ def test_compiled(job: str, cli: Cli, folders: Path, device: torch.device) -> No
     assert plain.code == 0, plain.err
     compiled = cli(*arguments(job, "compiled", device.type, "amp=false", "compile=true"))
     assert compiled.code == 0, compiled.err
-    assert_same_weights(folders / "save/plain", folders / "save/compiled", 5e-3)
+    assert_same_weights(folders / "save/plain", folders / "save/compiled", 1e-2)
 
 
 @pytest.mark.parametrize("job", ["x4", "pcsr-phase0", "pcsr-phase1"])
 def test_gradients_of_a_job(job: str, tmp_path: Path, device: torch.device) -> None:
     """The backends of a job with one process: NCCL on CUDA, gloo beside it for what lies on the CPU."""
     spec = load_config(ROOT / f"configs/carn-{job}.yaml", ["train.accumulation=2"]).train
-    cuda = device.type == "cuda"
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         init_method=f"file://{tmp_path}/store",
         rank=0,
         world_size=1,
-        device_id=torch.device("cuda", 0) if cuda else None,
     )
     try:
         ranks = Ranks(0, 1, device)
