@@ -46,7 +46,7 @@ def quiet() -> Iterator[None]:
 
 def check_claim(width: int, height: int, size: int) -> None:
     """Raises ValueError if a file of `size` bytes cannot hold what it claims, which would fill the memory first."""
-    if HARMLESS < width * height > PACKED * size:
+    if width * height > MAX_PIXELS or HARMLESS < width * height > PACKED * size:
         raise ValueError(f"claims {width}x{height} pixels, which {size} bytes do not hold")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks.page import MODULES, served, wait_for
-from inference.encoding import pcsr_restorer
+from inference.restorers import pcsr_restorer
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
