@@ -1,6 +1,6 @@
 # Each target does its own set-up: a virtual environment in .venv, the pinned packages, then the job.
 .DELETE_ON_ERROR:
-.PHONY: demo app test lint report gpu data-given clean
+.PHONY: demo app test fuzz lint report gpu data-given clean
 
 BIN := .venv/bin
 export IMG DATA # read by the shell from its environment, so that quotes and spaces in them are no matter
@@ -31,6 +31,11 @@ data-given:
 # make test            checks and every test; make test PYTEST_ARGS="-m 'not slow'" leaves the slow ones out
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+# make fuzz N=10000    bad input of every kind, that many pictures and a tenth of each other kind; N=10000 takes minutes
+N ?= 10000
+fuzz: .venv/app .venv/bench
+	PCSR_FUZZ="$(N)" $(BIN)/python -m pytest -q tests/fuzz
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -11,9 +11,9 @@ within hours, and all of it when the server ends.
 
 import argparse
 import importlib
-import math
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from models.checkpoint import SAVE, found
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
 from web.session import Service, load_engines
+
+LIMIT = 1e12  # what the page can be told
 
 
 def parse_options() -> argparse.Namespace:
@@ -34,8 +36,10 @@ def parse_options() -> argparse.Namespace:
     add_device_option(parser)
     args = parser.parse_args()
     for name in ("max_pixels", "max_mb"):
-        if not 0 < getattr(args, name) < math.inf:
-            raise InputError(f"--{name} {getattr(args, name):g}: must be a number above 0")
+        if not 0 < getattr(args, name) <= LIMIT:
+            raise InputError(f"--{name} {getattr(args, name):g}: must be a number above 0 and at most {LIMIT:g}")
+    if ":" in args.host:
+        raise InputError(f"--host {args.host}: give a name, or an address with dots")
     if not 1 <= args.port <= 65535:
         raise InputError(f"--port {args.port}: must lie between 1 and 65535")
     return args
@@ -45,13 +49,19 @@ def main() -> None:
     args = parse_options()
     engines = load_engines(found(SAVE), pick_device(args.device))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does, so that its files go
-    with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built
-        try:
-            page = importlib.import_module("web.page")
-        except ModuleNotFoundError as error:
-            raise InputError(f"the page needs {error.name}: pip install -r requirements-app.txt") from None
-        page.serve(Service(engines, int(args.max_pixels), Path(folder).resolve()), args.host, args.port, args.max_mb)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
+            os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built
+            try:
+                page = importlib.import_module("web.page")
+            except ModuleNotFoundError as error:
+                raise InputError(f"the page needs {error.name}: pip install -r requirements-app.txt") from None
+            page.serve(
+                Service(engines, int(args.max_pixels), Path(folder).resolve()), args.host, args.port, args.max_mb
+            )
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGINT)  # Python's own way out aborts in a computation that is still running
 
 
 if __name__ == "__main__":

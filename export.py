@@ -24,10 +24,12 @@ from inference.onnx_check import largest_difference
 from inference.options import chosen_scale
 from models.checkpoint import load_model
 from models.setting import Setting
-from utils.errors import Parser, run
+from utils.errors import InputError, Parser, plain_text, run
 from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
+
+LARGEST = 64  # scale at which the pictures and what a network needs for them fit into the memory
 
 
 def parse_options() -> argparse.Namespace:
@@ -38,6 +40,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
     parser.add_argument(
         "--licence",
+        type=plain_text,
         help="of the weights, noted in the file (default: this project's, MIT; of a .pth: not stated)",
     )
     return parser.parse_args()
@@ -64,6 +67,8 @@ def main() -> None:
     check_target(args.onnx)
     model, spec = load_model(args.model)
     setting = Setting(refinement=not args.no_refinement, scale=chosen_scale(args.scale, model))
+    if setting.scale > LARGEST:
+        raise InputError(f"--scale {setting.scale:g}: must not be over {LARGEST}, for the pictures that are compared")
     licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
     exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"

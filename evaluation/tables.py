@@ -62,7 +62,7 @@ def table_json(table: pd.DataFrame) -> str:
 
 def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
     """Write a table without its index, atomically. Raises InputError if that fails."""
-    write_atomic(path, table.to_csv(index=False, float_format=float_format).encode())
+    write_atomic(path, table.to_csv(index=False, float_format=float_format).encode(errors="backslashreplace"))
 
 
 def figure_png(figure: "Figure", dpi: int) -> bytes:

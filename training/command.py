@@ -33,7 +33,7 @@ def train_parser(description: str) -> Parser:
 
 
 def run_name(text: str) -> str:
-    if Path(text).name != text:
+    if Path(text).name != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text} is not a plain folder name")
     return text
 

@@ -4,6 +4,8 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 
+from utils.image import check_claim
+
 Chunk = tuple[bytes, bytes]  # name, content
 SIGNATURE, HEADER = 8, 33  # bytes: the signature; and with IHDR, which comes first
 LONGEST_TEXT = 1 << 24  # bytes: what unpacks to more is not read
@@ -13,6 +15,7 @@ PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # of sRGB: wh
 SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIES)}
 WHOLE = ((0, 0, 1, 1),)  # the passes of an image: left, top, and the steps across and down
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+MUCH = 1 << 20  # bytes that are unpacked at a time
 LITTLE = 64  # bytes that are unpacked at a time, as what comes out before a damage is lost
 COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
 COMMENT = b"Comment"  # the keyword of what JPEG and GIF have too
@@ -90,16 +93,34 @@ def near(content: bytes, wanted: bytes | None) -> bool:
     return all(abs(one - other) <= 100 for one, other in pairs)
 
 
+def bytes_of_pixels(png: bytes) -> int:
+    """That IDAT unpacks to, by the header: of each row, in one pass or in seven, a filter's number and the pixels."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
+    pixel, needed = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), 0
+    check_claim(width, height, len(png))
+    for left, top, across, down in ADAM7 if interlaced else WHOLE:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        needed += rows * (1 + -(-columns * pixel // 8)) if columns > 0 else 0
+    return needed
+
+
+def check_pixels(png: bytes) -> None:
+    """Raises ValueError if the pixels end early, which decoders do not tell, and zlib.error if they are damaged."""
+    stream, found = zlib.decompressobj(), 0
+    for name, content in chunks(png):
+        while name == b"IDAT" and content and not stream.eof:
+            found += len(stream.decompress(content, MUCH))
+            content = stream.unconsumed_tail  # noqa: PLW2901
+    if found + len(stream.flush()) < bytes_of_pixels(png):
+        raise ValueError("truncated")
+
+
 def mended(png: bytes) -> bytes:
     """A damaged PNG, or one whose end is missing, as a whole one: zeros stand for pixels that cannot be unpacked.
 
     Raises ValueError or struct.error if no pixel can be.
     """
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
-    pixel, needed = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), 0
-    for left, top, across, down in ADAM7 if interlaced else WHOLE:
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        needed += rows * (1 + -(-columns * pixel // 8)) if columns > 0 else 0
+    needed = bytes_of_pixels(png)
     kept, pixels = [], bytearray()
     stream = zlib.decompressobj()
     for name, content in chunks(png, cut=True):
@@ -107,6 +128,8 @@ def mended(png: bytes) -> bytes:
             kept.append((name, content))
             continue
         for place in range(0, len(content), LITTLE):
+            if len(pixels) >= needed:
+                break
             try:
                 pixels += stream.decompress(content[place : place + LITTLE])
             except zlib.error:  # from here on nothing can be unpacked

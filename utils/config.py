@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from utils.errors import InputError
+from utils.files import read_bytes
 
 
 class Spec(BaseModel):
@@ -125,10 +126,11 @@ class Config(Spec):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises InputError if the file is missing or is not one."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
-        reason = getattr(error, "strerror", None) or error  # an OSError's text has the path again
-        raise InputError(f"cannot read config {path}: {reason}") from None
+        content = parse_yaml(read_bytes(path).decode())
+    except InputError as error:
+        raise InputError(f"cannot read config {error}") from None
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
+        raise InputError(f"cannot read config {path}: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"config {path} is not a YAML mapping")
     return content
@@ -162,7 +164,26 @@ def parse_value(text: str) -> Any:
             return number(text)
         except ValueError:
             pass
-    return yaml.safe_load(text)
+    return parse_yaml(text)
+
+
+class Loader(yaml.SafeLoader):
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:  # Python does not even print one of thousands of digits
+            raise ValueError("a whole number of more than 63 bits")
+        return value
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+
+
+def parse_yaml(text: str) -> Any:
+    """What a text in YAML says. Raises ValueError or yaml.YAMLError if that cannot be understood."""
+    try:
+        return yaml.load(text, Loader)
+    except RecursionError:  # of PyYAML, which reads what is nested by calling itself
+        raise ValueError("lists or mappings within each other, hundreds deep") from None
 
 
 def load_config(path: str | Path, settings: Sequence[str] = ()) -> Config:

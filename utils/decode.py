@@ -5,7 +5,6 @@ Colour profiles are kept and not applied, the values are those of the file; but 
 """
 
 import io
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +15,16 @@ from PIL import ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.about import about
-from utils.chunks import chunks, mended
+from utils.chunks import check_pixels, chunks, mended
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
-from utils.image import MAX_PIXELS, Array, Image
+from utils.image import MAX_PIXELS, Array, Image, check_claim, quiet
 from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
-from utils.tiff import TIFF_MARKS, kind_of, levels_of
+from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # that Pillow may take a file for
 MENDABLE, PNG = ("PNG", "JPEG", "GIF", "BMP"), b"\x89PNG"
+SCANS = 100  # of a JPEG, over all of which each pixel is worked on; ten are usual
 # what the first bytes of other pictures have in them
 UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
 UNREAD_KINDS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
@@ -39,7 +39,7 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
     missing, of a kind not supported, or damaged in any way that its format lets one notice.
     """
     content = read_bytes(Path(path))
-    with warnings.catch_warnings(record=True, action="always"):  # of odd metadata; what harms pixels is raised
+    with quiet():
         try:
             return decode_image(content)
         except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
@@ -85,7 +85,7 @@ def decode_damaged(content: bytes) -> Image | None:
 def stored_size(path: str | Path | io.BytesIO, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
     """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
     try:
-        with warnings.catch_warnings(record=True, action="always"), Pillow.open(path, formats=kinds) as file:
+        with quiet(), Pillow.open(path, formats=kinds) as file:
             return file.size
     except Exception:  # as in read_image
         return 0, 0
@@ -94,7 +94,7 @@ def stored_size(path: str | Path | io.BytesIO, kinds: tuple[str, ...] = KINDS) -
 def is_whole(path: Path) -> bool:
     """Whether a PNG file is all there, by its checksums; it is neither decoded nor held in memory."""
     try:
-        with Pillow.open(path, formats=("PNG",)) as file:
+        with quiet(), Pillow.open(path, formats=("PNG",)) as file:
             file.verify()
     except Exception:  # as in read_image
         return False
@@ -104,13 +104,18 @@ def is_whole(path: Path) -> bool:
 def decode_image(content: bytes) -> Image:
     """Decode the content of a file. Raises whatever the decoders raise."""
     file = Pillow.open(io.BytesIO(content), formats=KINDS)
+    check_claim(*file.size, len(content))
     bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
         file.verify()  # the checksums, which decoding passes over; this uses the file up
+        check_pixels(content)
         file = Pillow.open(io.BytesIO(content), formats=KINDS)
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
-        bits = tiff_bits(file, len(content))
+        check_strips(file, len(content))
+        bits = tiff_bits(file)
+    elif file.format == "JPEG":
+        check_scans(content)
     pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
     orientation = int(file.getexif().get(ORIENTATION, 1))  # of EXIF, else of XMP
     if isinstance(file, TiffImageFile) and (bits != 16 or ORIENTATION in file.tag_v2):
@@ -122,8 +127,17 @@ def decode_image(content: bytes) -> Image:
     return Image(upright(pixels, orientation), alpha, gray, icc, exif, **about(file, content))
 
 
-def tiff_bits(file: TiffImageFile, size: int) -> int:
-    """Bits per channel of a TIFF of `size` bytes. Raises ValueError for what the decoders would misread."""
+def check_scans(content: bytes) -> None:
+    """Raises ValueError for more scans than a JPEG is made of: each takes some bytes, and long to decode."""
+    place = 2
+    while content[place + 1 : place + 2] not in (b"\xda", b""):  # a segment before the first scan, and its length
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    if content[place:].partition(b"\xff\xd9")[0].count(b"\xff\xda") > SCANS:
+        raise ValueError(f"more than {SCANS} scans")
+
+
+def tiff_bits(file: TiffImageFile) -> int:
+    """Bits per channel of a TIFF. Raises ValueError for what the decoders would misread."""
     tags = file.tag_v2
     bits = max(tags.get(258, (1,)))  # BitsPerSample; 339: SampleFormat, 338: ExtraSamples, 284: PlanarConfiguration
     floats = set(tags.get(339, (1,))) == {3} and bits == 32
@@ -133,9 +147,6 @@ def tiff_bits(file: TiffImageFile, size: int) -> int:
         bits = 16  # that is what becomes of them
     if bits == 16 and (1 in tags.get(338, ()) or (tags.get(284) == 2 and tags.get(277, 1) > 1)):
         raise ValueError("16 bits with premultiplied alpha or colours in separate planes")
-    parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
-    if tags.get(259, 1) > 1 and any(offset + count > size for offset, count in parts):  # compressed strips or tiles
-        raise ValueError("truncated")  # libtiff would tell as well, but print it
     return int(bits)
 
 
@@ -157,6 +168,8 @@ def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
         array = levels_of(array)
     if array is None or array.dtype != np.uint16:
         raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
+    if sorted(array.shape[:2]) != sorted(file.size):  # of two sizes in a damaged TIFF each library takes another
+        raise ValueError(f"claims to be {file.width}x{file.height}, but holds {array.shape[1]}x{array.shape[0]}")
     if file.format == "PNG" and (exif := dict(chunks(content)).get(b"eXIf")):
         file.info["exif"] = exif
     if array.ndim == 3:  # BGR or BGRA, the latter also where the fourth channel of a TIFF means nothing

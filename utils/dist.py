@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from utils.device import pick_device
-from utils.errors import InputError, StoppedError, print_error, run
+from utils.errors import InputError, StoppedError, call, print_error, run
 
 T = TypeVar("T")
 LAUNCHER = "PCSR_LAUNCHER"  # tells the processes of dist.sh the process id of utils.launch
@@ -112,7 +112,7 @@ def run_rank(main: Callable[[], None]) -> None:
         return run(main)
     code, rank, turn = 0, os.environ["RANK"], 0.0 if os.environ["LOCAL_RANK"] == "0" else TURN_WAIT
     try:
-        main()
+        call(main)
     except InputError as error:
         time.sleep(turn)
         print_error(f"rank {rank}: {error}" if turn else str(error))

@@ -1,13 +1,19 @@
 """Bad input ends a command with one line and exit code 2, never with a traceback."""
 
 import argparse
+import errno
+import io
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
+NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it
+LONGEST_LINE = 1500  # a list of all keys takes 900
 
 
 class InputError(ValueError):
@@ -41,23 +47,63 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if action.nargs is None and getattr(given, action.dest, None) == []:  # what argparse makes of --option=--
+                self.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
+        return given, rest
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")
 
 
+def plain_text(text: str) -> str:
+    """The type of an option whose value goes into files of other programs."""
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not one line of text")
+    return text
+
+
 def print_error(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    """One line, whose middle is left out if what the user gave is very long."""
+    line = " ".join(message.split())
+    shown = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
+    print(f"error: {shown}", file=sys.stderr)
+
+
+def call(main: Callable[[], None]) -> None:
+    """Call a script's main. Raises InputError also for a file, or for memory, that the system does not let it have."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot say
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        main()
+        sys.stdout.flush()
+    except OSError as error:
+        if error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails again
+            if error.errno != errno.ENOSPC:
+                raise
+        raise InputError(f"{error.filename or 'output'}: {error.strerror}") from error
+    except (MemoryError, RuntimeError) as error:
+        if str(error).startswith("Symlink loop"):  # Python's own words, and a path
+            raise InputError(str(error)) from error
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            raise InputError("needs more memory than there is; try smaller pictures, patches or batches") from error
+        raise
 
 
 def run(main: Callable[[], None]) -> None:
     """Call a script's main; an InputError becomes one line on stderr and exit code 2."""
     try:
-        main()
+        call(main)
     except InputError as error:
         print_error(str(error))
         raise SystemExit(2) from None
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.code) from None
+    except BrokenPipeError:  # who reads the output, such as `head`, has enough
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

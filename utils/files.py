@@ -27,8 +27,10 @@ PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content. Raises InputError if there is none."""
+    """A file's content. Raises InputError if there is none, or no end of it."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: a device or a pipe; give a file")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None

@@ -1,5 +1,10 @@
 """An image in memory: its pixels and what a file says beside them, as arrays and as tensors."""
 
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +17,37 @@ from torch import Tensor
 Array = NDArray[Any]  # uint8 or uint16
 
 MAX_PIXELS = 2**30  # of an image, read or made; OpenCV ends there as well
+# A large picture has at most so many pixels in a byte: of a single colour 8256, as a PNG of one bit.
+HARMLESS, PACKED = 2**25, 2**14
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints what it also returns
+
+STDERR = 2
+QUIET = threading.RLock()  # stderr and the warnings belong to the whole process
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines that codecs print on stderr and warn of by themselves; what harms pixels they raise as well."""
+    with QUIET, warnings.catch_warnings(record=True, action="always"):
+        try:
+            kept = os.dup(STDERR)
+        except OSError:  # closed, so that nothing is seen anyway
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(kept, STDERR)
+            os.close(kept)
+            os.close(nowhere)
+
+
+def check_claim(width: int, height: int, size: int) -> None:
+    """Raises ValueError if a file of `size` bytes cannot hold what it claims, which would fill the memory first."""
+    if width * height > MAX_PIXELS or HARMLESS < width * height > PACKED * size:
+        raise ValueError(f"claims {width}x{height} pixels, which {size} bytes do not hold")
 
 
 @dataclass(frozen=True)

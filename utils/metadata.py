@@ -10,6 +10,8 @@ from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import TiffImageFile
 
+from utils.image import quiet
+
 ORIENTATION = ExifTags.Base.Orientation
 # of another picture, once it is resized
 SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
@@ -77,7 +79,7 @@ def cmyk_to_rgb(file: Pillow.Image) -> Pillow.Image:
 def read_mark(path: Path) -> str | None:
     """The line that mark_exif left in an image file; None for any other file."""
     try:
-        with Pillow.open(path) as file:
+        with quiet(), Pillow.open(path) as file:
             text = file.getexif().get(MARK_TAG)
     except Exception:  # no image, or a damaged one
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, TiffImagePlugin, TiffTags
 from PIL import Image as Pillow
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from utils.image import Array
 from utils.metadata import DESCRIPTIVE
@@ -80,6 +80,21 @@ def exif_tags(exif: bytes | None) -> Iterator[tuple[int, Any]]:
             yield tag, inner
         else:
             yield tag, value
+
+
+def check_strips(file: TiffImageFile, size: int) -> None:
+    """Raises ValueError if strips or tiles lie beyond the `size` bytes, or leave some of the picture blank."""
+    tags, area = file.tag_v2, file.width * file.height  # 258: BitsPerSample, 259: Compression, 284: PlanarConfiguration
+    if tags.get(259, 1) > 1:  # libtiff finds out what is missing, after it has taken the memory
+        parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
+        whole = all(offset + count <= size for offset, count in parts)
+    else:
+        planes = tags.get(277, 1) if tags.get(284) == 2 else 1
+        boxes = [tile.extents or (0, 0, 0, 0) for tile in file.tile]
+        covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+        whole = covered >= area * planes and area * sum(tags.get(258, (1,))) <= 8 * size
+    if not whole:
+        raise ValueError("truncated")
 
 
 def kind_of(content: bytes) -> str:

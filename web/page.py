@@ -1,6 +1,7 @@
 """The web page: its controls, and what happens when one is moved. web/session.py makes what it shows."""
 
 import math
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -9,6 +10,8 @@ from typing import Any
 
 import gradio as gr
 import skimage.data
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from models.decide import least_budget
 from models.setting import Setting, check_scale
@@ -32,6 +35,7 @@ SCALES = 2, 8
 WAITING = 32  # visitors in the queue; the next one is told to come again
 SWEEP, EXPIRES = 600, 3 * 3600  # seconds: how often files are looked at, and how old files and sessions may get
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none has to be fetched
+LOCAL = ["127.0.0.1", "localhost"]
 PRIVATE: dict[str, Any] = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
 PICTURE: dict[str, Any] = {"file_types": sorted(IMAGE_SUFFIXES), "height": 110}
 RESULT: dict[str, Any] = {"interactive": False, "show_label": False, "buttons": ["fullscreen"]}
@@ -211,12 +215,15 @@ def serve(service: Service, host: str, port: int, max_mb: float) -> None:
     page = Page(service).blocks.queue(max_size=WAITING)
     theme = gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", **FONTS)
     style = {"theme": theme, "css_paths": Path(__file__).with_suffix(".css")}
-    limits = {"max_file_size": int(max_mb * 1e6), "allowed_paths": [str(EXAMPLE)]}
+    limits: dict[str, Any] = {"max_file_size": int(max_mb * 1e6), "allowed_paths": [str(EXAMPLE)]}
+    if host in LOCAL:  # a page elsewhere could have its own name point here, and read what a visitor sends
+        limits["app_kwargs"] = {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)]}
     try:
+        socket.getaddrinfo(host, port)  # what is no address at all would end Gradio with a traceback
         page.launch(
             prevent_thread_lock=True, quiet=True, server_name=host, server_port=port, **limits, **style, **PRIVATE
         )
-    except OSError:
+    except (OSError, UnicodeError):
         raise InputError(f"{host}:{port} is taken, or no address of this machine; choose another") from None
     print(f"open http://{host}:{port} (Ctrl-C ends it)", flush=True)
     try:

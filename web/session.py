@@ -83,9 +83,10 @@ def read_upload(path: Path, most: int) -> Image:
     """Decode a file of at most so many pixels. Raises InputError, which names the file without its folder."""
     if not path.exists():
         raise InputError(f"{path.name}: no longer here, send it again")
-    refuse(path, "", math.prod(stored_size(path)), most)
+    size = stored_size(path)
+    refuse(path, "", math.prod(size), most)
     try:
-        return read_image(path, accept_damaged=True)  # its notes say so
+        return read_image(path, accept_damaged=0 not in size)  # its notes say so; of any size if that can't be told
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from None
 

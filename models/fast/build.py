@@ -31,8 +31,9 @@ def load_kernels() -> ctypes.CDLL | None:
         if compiler is None:
             raise OSError("no C++ compiler found")
         return ctypes.CDLL(str(built(compiler)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = error.stderr.strip().splitlines()[:1] if isinstance(error, subprocess.CalledProcessError) else error
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: a user without a home
+        told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
+        reason = told.partition("\n")[0] or error
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
         return None
 
@@ -45,20 +46,28 @@ def needed_kernels() -> ctypes.CDLL:
 
 
 def built(compiler: str) -> Path:
-    """The shared library of this source, compiler and processor in the user's cache."""
+    """The shared library of this source, compiler and processor in the user's cache.
+
+    Its name ends in a digest of its content: a library that was cut short would end the process without a word.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
-    identity = [*SOURCES.values(), compiler, *FLAGS, processor()]
-    path = cache / f"kernels-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
-            made = Path(scratch) / path.name
-            for name, text in SOURCES.items():
-                (Path(scratch) / name).write_text(text)
-            command = [compiler, *FLAGS, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
-            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True)
-            made.replace(path)
-    return path
+    identity = repr([*SOURCES.values(), compiler, *FLAGS, processor()]).encode()
+    stem = f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}"
+    for path in cache.glob(f"{stem}-*.so"):
+        if path.name == library_name(stem, path):
+            return path
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
+        for name, text in SOURCES.items():
+            (Path(scratch) / name).write_text(text)
+        made = Path(scratch) / "made.so"
+        command = [compiler, *FLAGS, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
+        subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, errors="replace")
+        return made.replace(cache / library_name(stem, made))
+
+
+def library_name(stem: str, library: Path) -> str:
+    return f"{stem}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so"
 
 
 def processor() -> str:

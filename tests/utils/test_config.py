@@ -135,3 +135,14 @@ def header(name: str) -> str:
     """The commands in the header of a config, continued lines joined."""
     text = (ROOT / f"configs/{name}.yaml").read_text().replace("\\\n#", "")
     return "\n".join(re.findall(r"^#   (.*)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("nested", ["[" * 999 + "]" * 999, "{a: " * 9999, "- " * 9999, "0x" + "f" * 9999])
+def test_what_no_config_holds(tmp_path: Path, nested: str) -> None:
+    (tmp_path / "deep.yaml").write_text(nested)
+    with pytest.raises(InputError, match=r"deep\.yaml: ") as of_file:
+        load_config(tmp_path / "deep.yaml")
+    with pytest.raises(InputError, match=r"iter_max=") as of_setting:
+        load_config(ROOT / "configs/carn-x4.yaml", [f"iter_max={nested}"])
+    for error in (of_file, of_setting):
+        assert error.value.__suppress_context__

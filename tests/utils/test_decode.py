@@ -246,14 +246,6 @@ def test_odd_metadata_does_not_matter(tmp_path: Path) -> None:
     read_image(path)
 
 
-def test_large_images_are_taken_and_absurd_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.decode.decode_8", lambda *_: (np.zeros((1, 1, 3), np.uint8), None))
-    content, path = png(samples(3, 8), 8, 2, [(b"eXIf", exif(1))]), tmp_path / "a.png"
-    for side, outcome in ((32768, read_image), (40000, refused)):
-        path.write_bytes(content[:8] + chunk(b"IHDR", struct.pack(">II", side, side) + content[24:29]) + content[33:])
-        outcome(path)
-
-
 def test_16_bits_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("PIL.ImageFile.ImageFile.load")  # what OpenCV decodes, Pillow does not
     check(tmp_path / "a.png", png(samples(3, 16), 16, 2), samples(3, 16))

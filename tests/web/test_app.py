@@ -241,6 +241,7 @@ def test_a_taken_port(tmp_path: Path) -> None:
     "args,message",
     [
         (["--port", "0"], "--port 0: must lie between"),
+        (["--host", "::1"], "--host ::1: give a name"),
         (["--max_mb", "0"], "--max_mb 0: must be a number above 0"),
         (["--max_pixels", "nan"], "--max_pixels nan"),
         (["--max_pixels", "inf"], "--max_pixels inf"),

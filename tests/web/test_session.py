@@ -194,6 +194,11 @@ def test_what_the_file_lost_is_told(service: Service) -> None:
     path = service.root.parent / "bad.png"
     path.write_bytes((service.root.parent / "photo.png").read_bytes()[:400])
     assert "damaged (" in last(visitor(service, "bad.png")).notes[0]
+    content = bytearray((service.root.parent / "photo.png").read_bytes())
+    content[16:20] = bytes([0, 0, 90, 0])  # a width that its checksum denies, and that the limit could not look at
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.png: not a readable"):
+        last(visitor(service, "bad.png"))
 
 
 def test_visitors_do_not_meet_and_leave_nothing(service: Service) -> None:

@@ -1,15 +1,11 @@
 """The engine against the model it is made of."""
 
-import functools
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 
 from models.build import build_pcsr
 from models.decide import assign_k
-from models.fast import build, engine
+from models.fast import build
 from models.fast.accelerate import FastConv
 from models.fast.engine import Engine
 from models.fast.pixels import PixelKernel
@@ -123,25 +119,3 @@ def test_half_precision(backbone: str) -> None:
     torch.testing.assert_close(odds, expected, rtol=0, atol=0.02 * float(expected.abs().max() + 1))
     torch.testing.assert_close(made, sr, rtol=0, atol=0.02)
     assert model.mean.dtype == next(model.parameters()).dtype == torch.float32
-
-
-@needs_compiler
-def test_the_kernel_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiler = next(name for name in ("g++", "clang++", "c++") if shutil.which(name))
-    first = build.built(compiler)
-    made = first.stat().st_mtime_ns
-    assert build.built(compiler) == first and first.stat().st_mtime_ns == made
-    assert [path.name for path in (tmp_path / "pcsr").iterdir()] == [first.name]
-
-
-@pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])
-def test_without_a_compiler_torch_does_it(
-    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(engine, "load_kernels", functools.cache(build.load_kernels.__wrapped__))  # as in a new process
-    assert [type(Engine(model_of({})).kernels[0]) for _ in range(2)] == [TorchKernel] * 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "kernels were not built" in told

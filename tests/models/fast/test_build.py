@@ -1,0 +1,110 @@
+"""The compiled library in the user's cache: built once, whole or not used, and done without where that cannot be."""
+
+import ctypes
+import functools
+import resource
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from models.build import build_pcsr
+from models.fast import build, engine
+from models.fast.engine import Engine
+from models.fast.plain import TorchKernel
+from tests.conftest import TINY_PCSR
+
+needs_compiler = pytest.mark.skipif(build.load_kernels() is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The compiler, which gets little to do here."""
+    monkeypatch.setattr(build, "SOURCES", {"one.cpp": 'extern "C" int one() { return 1; }'})
+    return next(name for name in ("g++", "clang++", "c++") if shutil.which(name))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/pcsr"
+
+
+def libraries(cache: Path) -> list[str]:
+    return [path.name for path in cache.iterdir()]
+
+
+@needs_compiler
+def test_built_once_and_anew_if_damaged(compiler: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build.built(compiler)
+    made, whole = first.stat().st_mtime_ns, first.read_bytes()
+    assert build.built(compiler) == first and first.stat().st_mtime_ns == made and libraries(cache) == [first.name]
+    for damage in (b"", whole[:4096], whole[: len(whole) // 2], bytes(len(whole)), whole[:-9] + b"x" + whole[-8:]):
+        first.unlink()  # a library that is in use must not be written to
+        first.write_bytes(damage)
+        again = build.built(compiler)
+        assert build.library_name(first.name.rpartition("-")[0], again) == again.name
+        assert ctypes.CDLL(str(again)).one() == 1
+        for path in cache.iterdir():
+            if path != first:
+                path.unlink()  # where a compiler never makes the same twice
+    monkeypatch.setattr(build, "processor", lambda: "another")
+    assert build.built(compiler) != first
+
+
+@needs_compiler
+def test_two_first_runs_at_once(compiler: str, cache: Path) -> None:
+    found: list[Path] = []
+    runs = [threading.Thread(target=lambda: found.append(build.built(compiler))) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert len(found) == 2 and all(path.is_file() for path in found)
+    assert set(libraries(cache)) == {path.name for path in found}
+
+
+def plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is said, once, where torch does the work."""
+    monkeypatch.setattr(engine, "load_kernels", functools.cache(build.load_kernels.__wrapped__))  # as in a new process
+    model = build_pcsr(TINY_PCSR).eval()
+    assert [type(Engine(model).kernels[0]) for _ in range(2)] == [TorchKernel] * 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "kernels were not built" in told
+    return told
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/g++", "false"])
+def test_without_a_compiler_torch_does_it(
+    compiler: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    plain(capsys, monkeypatch)
+
+
+def test_without_a_place_to_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "file/pcsr" in plain(capsys, monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/1")
+    plain(capsys, monkeypatch)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 4711)  # no such user
+    assert "home" in plain(capsys, monkeypatch)
+
+
+@needs_compiler
+def test_on_a_full_disk(
+    compiler: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        plain(capsys, monkeypatch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert libraries(cache) == []

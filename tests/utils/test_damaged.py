@@ -1,0 +1,160 @@
+"""Files that decoders would take for whole, or work on for long: found by tests/fuzz, made here on purpose."""
+
+import contextlib
+import io
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from tests.conftest import photo
+from tests.utils.test_decode import chunk, png, refused, samples, saved, silence, tiff
+from utils.decode import read_image
+from utils.errors import InputError
+from utils.image import Array
+
+__all__ = ["silence"]
+
+
+def png_of(width: int, height: int, data: bytes, bits: int = 8, colour_type: int = 2, interlaced: int = 0) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data, 1)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("missing", [1, 50])
+def test_a_png_whose_pixels_end_early(bits: int, missing: int, tmp_path: Path) -> None:
+    rows = (b"\0" + bytes(range(21)) * (bits // 8)) * 5
+    (tmp_path / "whole").write_bytes(png_of(7, 5, rows, bits))
+    read_image(tmp_path / "whole")
+    (tmp_path / "short").write_bytes(png_of(7, 5, rows[:-missing], bits))
+    assert "truncated" in refused(tmp_path / "short")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (4, 5), (5, 4), (8, 8), (9, 17)])
+@pytest.mark.parametrize("bits,colour_type", [(1, 0), (8, 2), (16, 6), (4, 3)])
+def test_interlaced_png(size: tuple[int, int], bits: int, colour_type: int, tmp_path: Path) -> None:
+    """The bytes that seven passes need, counted row by row."""
+    width, height, path = *size, tmp_path / "a.png"
+    samples_of, data = {0: 1, 2: 3, 6: 4, 3: 1}[colour_type], b""
+    steps = [(0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2)]
+    for left, across, top, down in steps:
+        columns = len(range(left, width, across))
+        for _ in range(top, height, down) if columns else ():
+            data += b"\0" + bytes(-(-columns * samples_of * bits // 8))
+    content = png_of(width, height, data, bits, colour_type, 1)
+    if colour_type == 3:
+        content = content[:33] + chunk(b"PLTE", bytes(48)) + content[33:]
+    path.write_bytes(content)
+    assert read_image(path).pixels.shape == (height, width, 3)
+    path.write_bytes(content.replace(zlib.compress(data, 1), zlib.compress(data[:-1], 1)))
+    refused(path)
+
+
+def test_large_images_are_taken_and_absurd_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.decode.decode_8", lambda *_: (np.zeros((1, 1, 3), np.uint8), None))
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of(32768, 32768, bytes(32768 * 4097), 1, 0))  # one colour
+    read_image(path)
+    path.write_bytes(png_of(40000, 40000, bytes(1000), 1, 0))
+    refused(path)
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """An animation of one small frame on a canvas of that size."""
+    frames: dict[str, Any] = {"save_all": True, "append_images": [Pillow.fromarray(photo(34, 45, 1))]}
+    content = bytearray(saved(photo(34, 45), "WEBP", **frames))
+    content[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(content)
+
+
+def claiming(content: bytes, side: int) -> bytes:
+    """A JPEG or BMP that claims to be of side x side pixels."""
+    if content.startswith(b"BM"):
+        return content[:18] + struct.pack("<ii", side, side) + content[26:]
+    place = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2")) + 5
+    return content[:place] + struct.pack(">HH", side, side) + content[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_of(20000, 20000, bytes(1000)),
+        png_of(20000, 20000, bytes(1000), 16),
+        tiff(samples(3, 8), (256, (20000,)), (257, (20000,))),
+        tiff(samples(3, 8), (256, (20000,)), (257, (20000,)), packed=True),
+        tiff(samples(3, 16), (256, (20000,)), (257, (20000,))),
+        tiff(samples(4, 8), (256, (20000,)), (257, (20000,)), (262, (5,))),
+        webp_canvas(45, 2**24 - 1),
+        webp_canvas(2**14, 2**14),
+        claiming(saved(photo(34, 45), "JPEG"), 20000),
+        claiming(saved(photo(34, 45), "JPEG", progressive=True), 20000),
+        claiming(saved(photo(34, 45), "BMP"), 20000),
+    ],
+)
+def test_a_size_that_nothing_stands_behind(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    start = time.process_time()
+    refused(tmp_path / "a")
+    assert time.process_time() - start < 0.5
+
+
+def test_a_jpeg_of_thousands_of_scans(tmp_path: Path) -> None:
+    content, path = saved(photo(200, 300), "JPEG", progressive=True), tmp_path / "a.jpg"
+    assert content.count(b"\xff\xda") > 5
+    last = content[content.rindex(b"\xff\xda") : -2]
+    for times, outcome in ((0, read_image), (50, read_image), (5000, refused)):
+        path.write_bytes(content[:-2] + last * times + content[-2:])
+        outcome(path)
+
+
+def strips(array: Array, kept: int, **options: Any) -> bytes:
+    """A TIFF of one strip for each row, of which only the first `kept` are there."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(array).save(buffer, "TIFF", tiffinfo={278: 1}, **options)
+    content = bytearray(buffer.getvalue())
+    place = int.from_bytes(content[4:8], "little") + 2
+    for start in range(place, place + 12 * int.from_bytes(content[place - 2 : place], "little"), 12):
+        if int.from_bytes(content[start : start + 2], "little") in (273, 279):
+            content[start + 4 : start + 8] = kept.to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits"])
+def test_a_tiff_without_its_last_strips(compression: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(strips(photo(34, 45), 34, compression=compression))
+    read_image(path)
+    path.write_bytes(strips(photo(34, 45), 30, compression=compression))
+    refused(path)
+
+
+def test_a_tiff_of_two_sizes(tmp_path: Path) -> None:
+    """The size stands in it twice; one library takes the first, the other the last."""
+    content = bytearray(tiff(samples(3, 16)))
+    place = content.index(struct.pack("<HHI", 258, 3, 3))
+    content[place - 12 : place - 4] = struct.pack("<HHI", 256, 3, 1)  # the height becomes another width
+    (tmp_path / "a.tif").write_bytes(content)
+    refused(tmp_path / "a.tif")
+
+
+def test_codecs_print_nothing(tmp_path: Path) -> None:
+    """The fixture sees it."""
+    content = bytearray(png(samples(3, 16), 16, 2))
+    place = content.index(b"IDAT")
+    data = bytearray(zlib.decompress(content[place + 4 : -16]))
+    data[0] = 9  # no filter
+    (tmp_path / "a.png").write_bytes(content[: place - 4] + chunk(b"IDAT", zlib.compress(data)) + content[-12:])
+    refused(tmp_path / "a.png")
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd", "lzma"):
+        broken = bytearray(saved(photo(34, 45), "TIFF", compression=compression))
+        broken[40:80] = bytes(40)
+        (tmp_path / "a.tif").write_bytes(broken)
+        with contextlib.suppress(InputError):  # a JPEG in it may lose some pixels unnoticed
+            read_image(tmp_path / "a.tif")

@@ -1,0 +1,67 @@
+"""However a command fails, it says so in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY_PCSR, Cli, make_folder, save_tiny
+from utils.errors import InputError, Parser, call, print_error
+
+
+def test_a_very_long_line_keeps_its_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("first " + "x\n" * 9999 + " last")
+    err = capsys.readouterr().err
+    assert len(err) < 1600 and err.startswith("error: first x") and err.endswith("x last\n") and err.count("\n") == 1
+
+
+def test_two_dashes_are_no_value() -> None:
+    parser = Parser()
+    parser.add_argument("--input")
+    parser.add_argument("--several", nargs="+")
+    with pytest.raises(InputError, match="--input: expected one argument"):
+        parser.parse_args(["--input=--"])
+    assert parser.parse_args(["--several", "-1"]).several == ["-1"]
+
+
+@pytest.mark.parametrize("option", ["--model", "--config", "--img_path", "--out_dir"])
+@pytest.mark.parametrize("place", ["a" * 300, "/dev/zero", "pipe", "/proc/1/x", "loop"])
+def test_places_that_cannot_be(option: str, place: str, cli: Cli, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "save/tiny", TINY_PCSR)
+    make_folder(tmp_path / "hr", [(8, 8)])
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    given = {"--model": "save/tiny", "--img_path": "hr/img_0.png", option: place}
+    outcome = cli("demo.py", "--upscale", *(word for pair in given.items() for word in pair))
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert place[-10:] in outcome.err or place == "/proc/1/x"
+
+
+def printing(shell: str) -> subprocess.CompletedProcess[str]:
+    """A command that prints much, its output taken as the shell is told."""
+    code = "from utils.errors import run; run(lambda: [print(number) for number in range(9999)])"
+    command = ["bash", "-c", f'"$0" -c "$1" {shell}; exit ${{PIPESTATUS[0]}}', sys.executable, code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_reader_that_has_enough() -> None:
+    done = printing("| head -n 1")
+    assert (done.returncode, done.stdout, done.stderr) == (141, "0\n", "")
+
+
+def test_a_full_disk_behind_the_output() -> None:
+    done = printing("> /dev/full")
+    assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_too_little_memory(error: Exception) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(InputError, match="more memory than there is"):
+        call(main)
