@@ -18,7 +18,7 @@ from utils.files import read_bytes, write_atomic
 
 MODEL_CARD = """---
 license: {licence}
-library_name: pcsr
+named_by_content: pcsr
 pipeline_tag: image-to-image
 tags: [super-resolution, pcsr]
 ---
@@ -59,7 +59,7 @@ def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licen
     trained = f"at {known}" if (known := trained_on(path)) else "on data that the file does not name"
     facts = {"licence": licence, "title": name.rpartition("/")[2], "kind": kind, "trained": trained, "name": name}
     write_atomic(folder / "README.md", MODEL_CARD.format(backbone=spec.backbone, **facts).encode())
-    config = {"library_name": "pcsr", "model": spec.model_dump(mode="json")}
+    config = {"named_by_content": "pcsr", "model": spec.model_dump(mode="json")}
     write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
     write_atomic(folder / WEIGHTS, read_bytes(path))
 

@@ -53,9 +53,9 @@ class TilePlan:
         """
         area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
         area = area / 4**self.quarterings
-        if (
-            lr.shape[2] * lr.shape[3] <= area or (halo := model.halo) is None
-        ):  # in this order: to find a halo takes time
+        if lr.shape[2] * lr.shape[3] <= area:  # asked first, because to find a halo takes time
+            return [whole(lr)]
+        if (halo := model.halo) is None:
             return [whole(lr)]
         beyond = halo.pixels + halo.period - 1
         return cut(lr, beyond, area if self.tile_size is None else (math.sqrt(area) + 2 * beyond) ** 2)

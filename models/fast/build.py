@@ -54,7 +54,7 @@ def built(compiler: str) -> Path:
     identity = repr([*SOURCES.values(), compiler, *FLAGS, processor()]).encode()
     stem = f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}"
     for path in cache.glob(f"{stem}-*.so"):
-        if path.name == library_name(stem, path):
+        if path.name == named_by_content(stem, path):
             return path
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
@@ -63,10 +63,10 @@ def built(compiler: str) -> Path:
         made = Path(scratch) / "made.so"
         command = [compiler, *FLAGS, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
         subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, errors="replace")
-        return made.replace(cache / library_name(stem, made))
+        return made.replace(cache / named_by_content(stem, made))
 
 
-def library_name(stem: str, library: Path) -> str:
+def named_by_content(stem: str, library: Path) -> str:
     return f"{stem}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so"
 
 

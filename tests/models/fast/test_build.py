@@ -44,7 +44,7 @@ def test_built_once_and_anew_if_damaged(compiler: str, cache: Path, monkeypatch:
         first.unlink()  # a library that is in use must not be written to
         first.write_bytes(damage)
         again = build.built(compiler)
-        assert build.library_name(first.name.rpartition("-")[0], again) == again.name
+        assert build.named_by_content(first.name.rpartition("-")[0], again) == again.name
         assert ctypes.CDLL(str(again)).one() == 1
         for path in cache.iterdir():
             if path != first:
