@@ -4,9 +4,11 @@ Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow
 Colour profiles are kept and not applied, the values are those of the file; but CMYK becomes sRGB by its profile.
 """
 
+import contextlib
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -85,10 +87,23 @@ def decode_damaged(content: bytes) -> Image | None:
 def stored_size(path: str | Path | io.BytesIO, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
     """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
     try:
-        with quiet(), Pillow.open(path, formats=kinds) as file:
-            return file.size
+        with quiet(), contextlib.ExitStack() as stack:
+            stream = path if isinstance(path, io.BytesIO) else stack.enter_context(Path(path).open("rb"))
+            return opened(stream, kinds).size
     except Exception:  # as in read_image
         return 0, 0
+
+
+def opened(stream: BinaryIO, kinds: tuple[str, ...] = KINDS) -> Pillow.Image:
+    """A file of one of these kinds, not decoded. Raises whatever Pillow raises, and ValueError for an absurd size."""
+    start, size = stream.read(30), stream.seek(0, io.SEEK_END)
+    if start[8:16] == b"WEBPVP8X":  # Pillow makes the canvas of a WebP as it opens it
+        width, height = (1 + int.from_bytes(start[place : place + 3], "little") for place in (24, 27))
+        check_claim(width, height, size)
+    stream.seek(0)
+    file = Pillow.open(stream, formats=kinds)
+    check_claim(*file.size, size)
+    return file
 
 
 def is_whole(path: Path) -> bool:
@@ -103,13 +118,12 @@ def is_whole(path: Path) -> bool:
 
 def decode_image(content: bytes) -> Image:
     """Decode the content of a file. Raises whatever the decoders raise."""
-    file = Pillow.open(io.BytesIO(content), formats=KINDS)
-    check_claim(*file.size, len(content))
+    file = opened(io.BytesIO(content))
     bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
         file.verify()  # the checksums, which decoding passes over; this uses the file up
         check_pixels(content)
-        file = Pillow.open(io.BytesIO(content), formats=KINDS)
+        file = opened(io.BytesIO(content))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
         check_strips(file, len(content))
