@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from inference.options import add_precision_option
 from models.checkpoint import SAVE, found
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError, Parser, run
@@ -34,6 +35,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--max_mb", type=float, default=200, help="megabytes of a file that is sent (default: 200)")
     add_device_option(parser)
+    add_precision_option(parser)
     args = parser.parse_args()
     for name in ("max_pixels", "max_mb"):
         if not 0 < getattr(args, name) <= LIMIT:
@@ -47,7 +49,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_options()
-    engines = load_engines(found(SAVE), pick_device(args.device))
+    engines = load_engines(found(SAVE), pick_device(args.device), args.precision)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does, so that its files go
     try:
         with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:

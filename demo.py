@@ -28,6 +28,7 @@ from inference.options import (
     add_model_options,
     chosen_model,
     chosen_scale,
+    computed_in,
     refuse_decisions,
     settings,
     tile_plan,
@@ -96,7 +97,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks, sources: list[Path], how: Up
 def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device) -> tuple[Restore, list[str]]:
     """What restores with a model, and the names of its results. Raises InputError for options it cannot follow."""
     if isinstance(model, OriginalModel):
-        return original_restorer(model, device, tile_plan(args)), ["original"]
+        return original_restorer(model, device, tile_plan(args), args.precision), ["original"]
     decisions = settings(args, args.scale)
     return pcsr_restorer(model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
 
@@ -129,6 +130,7 @@ def main() -> None:
         "settings": names,
         "refinement": not args.no_refinement,
         "opacity": args.opacity,
+        "precision": computed_in(args.precision),
         "device": device.type,
     }
     if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, scale)):

@@ -3,7 +3,8 @@
 model = torch.hub.load("path/of/this/repository", "carn_pcsr", source="local")
 sr, info = model.upscale("photo.jpg", k=0.0)
 
-Every entry takes `weights`, a file or folder instead of those that ship, and `device`: auto, cpu, cuda or mps.
+Every entry takes `weights`, a file or folder instead of those that ship, `device`: auto, cpu, cuda or mps, and
+`precision`: auto, float32, bfloat16 or float16.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from inference.upscaler import Upscaler
+    from models.setting import Precision
 
 dependencies = [
     *("torch", "numpy", "cv2", "PIL", "yaml", "pydantic", "safetensors", "tqdm", "psutil", "fast_pytorch_kmeans")
@@ -21,47 +23,47 @@ _ROOT = pathlib.Path(__file__).resolve().parent
 _PACKAGES = ("inference", "models", "utils")
 
 
-def carn_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def carn_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """PCSR on CARN, light and heavy upsampler."""
-    return _load("carn-pcsr-phase1", weights, device)
+    return _load("carn-pcsr-phase1", weights, device, precision)
 
 
-def fsrcnn_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def fsrcnn_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """PCSR on FSRCNN, light and heavy upsampler."""
-    return _load("fsrcnn-pcsr-phase1", weights, device)
+    return _load("fsrcnn-pcsr-phase1", weights, device, precision)
 
 
-def srresnet_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def srresnet_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """PCSR on SRResNet, light and heavy upsampler."""
-    return _load("srresnet-pcsr-phase1", weights, device)
+    return _load("srresnet-pcsr-phase1", weights, device, precision)
 
 
-def softgate_pcsr(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def softgate_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """PCSR on Softgate, an encoder of this project, light and heavy upsampler."""
-    return _load("softgate-pcsr-phase1", weights, device)
+    return _load("softgate-pcsr-phase1", weights, device, precision)
 
 
-def carn(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def carn(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """CARN, the original model at scale 4."""
-    return _load("carn-x4", weights, device)
+    return _load("carn-x4", weights, device, precision)
 
 
-def fsrcnn(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def fsrcnn(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """FSRCNN, the original model at scale 4."""
-    return _load("fsrcnn-x4", weights, device)
+    return _load("fsrcnn-x4", weights, device, precision)
 
 
-def srresnet(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def srresnet(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """SRResNet, the original model at scale 4."""
-    return _load("srresnet-x4", weights, device)
+    return _load("srresnet-x4", weights, device, precision)
 
 
-def softgate(weights: str | None = None, device: str = "auto") -> "Upscaler":
+def softgate(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
     """Softgate with a pixel-shuffle tail, the original model at scale 4."""
-    return _load("softgate-x4", weights, device)
+    return _load("softgate-x4", weights, device, precision)
 
 
-def _load(shipped: str, weights: str | None, device: str) -> "Upscaler":
+def _load(shipped: str, weights: str | None, device: str, precision: "Precision") -> "Upscaler":
     """Weights that ship, or others. Raises ValueError, one line, if there are none."""
     path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
     with _own_packages():
@@ -69,7 +71,7 @@ def _load(shipped: str, weights: str | None, device: str) -> "Upscaler":
 
         if weights is None and not path.is_dir():
             raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")
-        return Upscaler.load(path, device)
+        return Upscaler.load(path, device, precision)
 
 
 @contextlib.contextmanager

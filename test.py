@@ -25,7 +25,9 @@ def main() -> None:
     for scale in args.scale:
         if scale != model.scale:
             raise InputError(f"--scale {scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
-    run_evaluation(args, lambda device, _: original_restorer(model, device, tile_plan(args)), ["original"], chosen)
+    run_evaluation(
+        args, lambda device, _: original_restorer(model, device, tile_plan(args), args.precision), ["original"], chosen
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -33,7 +34,7 @@ from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import network_flops
 from models.pcsr import PCSR, refine
-from models.setting import Setting
+from models.setting import Precision, Setting
 from models.tile import whole
 from utils.config import load_config
 from utils.decode import read_image
@@ -44,7 +45,11 @@ from utils.resize import downscale
 Row = dict[str, Any]
 Run = Callable[[], Tensor]  # one image: SR (1,3,H,W) on the device
 SIZES = {"2K": (1080, 2048), "4K": (2160, 3840), "8K": (4320, 7680)}  # of the output
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
 BUDGET = {"cuda": 2.0, "cpu": 0.1}  # seconds of timed runs of each way, if that is at least LEAST runs
 LEAST, MOST = 3, 30
 SEEN = SIZES["2K"]  # of an output: PSNR is that of its upper left corner
@@ -85,7 +90,7 @@ def machine_rates(device: torch.device) -> list[Row]:
     """FLOPs a second of a large matrix product in each precision, and bytes a second of a large copy."""
     cuda = device.type == "cuda"
     side, rows = 8192 if cuda else 512, []
-    for name, dtype in {**PRECISIONS, "tf32": torch.float32}.items():
+    for name, dtype in (*PRECISIONS.items(), ("tf32", torch.float32)):
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         with tf32(name == "tf32"):
             seconds = min(timed(partial(torch.mm, a, b), device) for _ in range(6))
@@ -128,12 +133,12 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
         engine = Engine(pcsr, device, dtype)
         return lambda: on_device(engine, lr, setting)
 
-    def to_file(precision: torch.dtype | None) -> Run:
+    def to_file(precision: Precision | None) -> Run:
         """Everything but reading and writing files: 8-bit pixels in the CPU's memory."""
         if precision is None:
             restore = original_restorer(original, device)
         else:
-            restore = pcsr_restorer(pcsr, [AS_PUBLISHED], device, precision=precision)
+            restore = pcsr_restorer(pcsr, [replace(AS_PUBLISHED, precision=precision)], device)
         given = lr.cpu()
         return lambda: to_tensor(restore(given)[0].pixels)
 
@@ -151,7 +156,7 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
         "original tf32": partial(fast, torch.float32),
         "ours tf32, k=0": partial(ours, torch.float32, SETTINGS["k=0"]),
         "to 8 bits, original": partial(to_file, None),
-        **{f"to 8 bits, ours {name}, k=0": partial(to_file, dtype) for name, dtype in PRECISIONS.items()},
+        **{f"to 8 bits, ours {name}, k=0": partial(to_file, name) for name in PRECISIONS},
         **{f"original compiled {name}": partial(fast, dtype, True) for name, dtype in PRECISIONS.items()},
     }
 
@@ -188,7 +193,7 @@ def convolution_bytes(encoder: nn.Module, image: Tensor) -> int:
     return total
 
 
-def steps(pcsr: PCSR, precision: str, lr: Tensor, rates: dict[str, float]) -> list[Row]:
+def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float]) -> list[Row]:
     """Seconds and floor of each of our steps at k = 0."""
     engine, setting, tile = Engine(pcsr, lr.device, PRECISIONS[precision]), SETTINGS["k=0"], whole(lr)
     size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)

@@ -15,7 +15,7 @@ from datasets.folder import PairedFolder, named_folders
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import Chosen, add_model_options
+from inference.options import Chosen, add_model_options, computed_in
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
@@ -145,6 +145,7 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
         "crop": grid if args.crop else None,
         "float_lr": args.float_lr,
         "psnr_type": args.psnr_type,
+        "precision": computed_in(args.precision),
         "refinement": not getattr(args, "no_refinement", True),  # PCSR only
     }
 
@@ -156,6 +157,7 @@ def protocol_suffix(args: argparse.Namespace) -> str:
         "crop": args.crop,
         "y": args.psnr_type == "y",
         "float": args.float_lr,
+        computed_in(args.precision): computed_in(args.precision) != "float32",
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
     return "".join(f"-{word}" for word, holds in other.items() if holds)

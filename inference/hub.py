@@ -12,6 +12,7 @@ from typing import Any
 
 from inference.upscaler import Upscaler
 from models.checkpoint import WEIGHTS, load_model, trained_on, weights_file
+from models.setting import Precision
 from utils.config import PCSRSpec
 from utils.errors import InputError
 from utils.files import read_bytes, write_atomic
@@ -36,17 +37,19 @@ sr, info = from_pretrained("{name}").upscale("photo.jpg")
 """
 
 
-def from_pretrained(name: str | PathLike[str], revision: str | None = None, device: str = "auto") -> Upscaler:
+def from_pretrained(
+    name: str | PathLike[str], revision: str | None = None, device: str = "auto", precision: Precision = "auto"
+) -> Upscaler:
     """A model of the Hub, or of a folder that save_pretrained wrote. Raises InputError if there is none."""
     if Path(name).exists():
-        return Upscaler.load(name, device)
+        return Upscaler.load(name, device, precision)
     try:
         path = hub().hf_hub_download(str(name), WEIGHTS, revision=revision)
     except Exception as error:  # the library has many of its own, of networks, names and rights
         raise InputError(
             f"{name}: no folder, and not to be had from the Hub: {' '.join(str(error).split())}"
         ) from error
-    return Upscaler.load(path, device)
+    return Upscaler.load(path, device, precision)
 
 
 def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licence: str = "mit") -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
@@ -10,7 +10,7 @@ from models.build import backbone_parts, resolved
 from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
 from models.record import Trained
-from models.setting import Setting, check_scale
+from models.setting import Precision, Setting, check_scale
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.errors import InputError, Parser, one_line
@@ -24,6 +24,17 @@ def add_model_options(parser: Parser) -> None:
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
+    add_precision_option(parser)
+
+
+def add_precision_option(parser: Parser) -> None:
+    about = "numbers that the networks compute in; auto, the default, is float32"
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help=about)
+
+
+def computed_in(precision: Precision) -> str:
+    """The name of the numbers that a precision means for the models that commands load."""
+    return "float32" if precision == "auto" else precision
 
 
 def add_decision_options(parser: Parser) -> None:
@@ -38,7 +49,7 @@ def add_decision_options(parser: Parser) -> None:
 
 def settings(args: argparse.Namespace, scale: float) -> list[Setting]:
     """All settings asked for, k = 0 if none is given. Raises InputError for values out of range."""
-    common = not args.no_refinement, scale
+    common = not args.no_refinement, scale, args.precision
     chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
     if args.adaptive:
         chosen.append(Setting("adaptive", 0.0, *common))

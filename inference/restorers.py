@@ -1,6 +1,8 @@
 """What restores images: bicubic interpolation, an original or a PCSR model; whole images, or overlapping patches."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import PATCH, Flops
 from models.pcsr import PCSR, refine
-from models.setting import Setting
+from models.setting import Precision, Setting, check_precision
 from models.tile import whole, with_halo
 from utils.device import give_back
 from utils.errors import InputError
@@ -46,12 +48,16 @@ def bicubic_restorer(scale: float) -> Restore:
     return restore
 
 
-def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan | None = None) -> Restore:
+def original_restorer(
+    model: OriginalModel, device: torch.device, plan: TilePlan | None = None, precision: Precision = "auto"
+) -> Restore:
     """Restore with an original model at its own scale."""
-    scale = model.scale
+    scale, dtype = model.scale, check_precision(precision) or torch.float32
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
-    accelerate(model)
+    if dtype == torch.float32:
+        accelerate(model)
+    half = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
     image = torch.zeros(1, 3, PATCH, PATCH, device=device)
     channels = model.encoder(image).shape[1]  # of its features: what a pixel takes
 
@@ -61,7 +67,7 @@ def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan
             for tile in tiles:
                 seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
                 rows, cols = tile.times(scale)
-                finish(model(seen), None, inside.times(scale), pixels[rows, cols])
+                finish(model(seen).float(), None, inside.times(scale), pixels[rows, cols])
                 bar.update()
 
     @torch.inference_mode()
@@ -69,11 +75,12 @@ def original_restorer(model: OriginalModel, device: torch.device, plan: TilePlan
         pixels = canvas(*hr_size(lr, scale), bits)
         batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
         clock = Clock(device)
-        if patches:
-            sr = patches.merge([model(batch) for batch in batches], lr, scale)
-            finish(sr, None, whole(sr), pixels)
-        else:
-            until_it_fits(plan, lambda plan: in_tiles(batches[0], plan, pixels))
+        with half():
+            if patches:
+                sr = patches.merge([model(batch).float() for batch in batches], lr, scale)
+                finish(sr, None, whole(sr), pixels)
+            else:
+                until_it_fits(plan, lambda plan: in_tiles(batches[0], plan, pixels))
         flops = model.counted * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
 
@@ -86,22 +93,20 @@ def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
         return list(settings)
     if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):
         raise InputError("a model of phase 0 has one upsampler and nothing to decide: leave out k, budget and adaptive")
-    return [Setting("heavy", 0.0, settings[0].refinement, settings[0].scale)]
+    return [replace(settings[0], rule="heavy")]
 
 
 def pcsr_restorer(
-    model: PCSR,
-    settings: Sequence[Setting],
-    device: torch.device,
-    plan: TilePlan | None = None,
-    precision: torch.dtype | None = None,
+    model: PCSR, settings: Sequence[Setting], device: torch.device, plan: TilePlan | None = None
 ) -> Restore:
-    """Restore with a PCSR model, one result per setting from one encoding of the image; settings share one scale.
+    """Restore with a PCSR model, one result per setting from one encoding of the image.
+
+    The settings share one scale and one precision.
 
     Raises InputError for settings of a model that has nothing to decide.
     """
     settings = possible(model, settings)
-    engine = Engine(model, device, precision)
+    engine = Engine(model, device, check_precision(settings[0].precision))
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:

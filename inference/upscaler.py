@@ -22,7 +22,7 @@ from models.decide import probabilities
 from models.fast.engine import Engine
 from models.flops import Flops
 from models.pcsr import PCSR
-from models.setting import Setting, choose
+from models.setting import Precision, Setting, check_precision, choose
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError
 
@@ -52,28 +52,35 @@ class Info:
 class Upscaler:
     """A model on a device. Nothing is trained through it: results carry no gradients. It can be pickled."""
 
-    def __init__(self, model: PCSR | OriginalModel, device: torch.device, plan: TilePlan | None = None) -> None:
-        self.model, self.device, self.plan = model, device, plan
+    def __init__(
+        self,
+        model: PCSR | OriginalModel,
+        device: torch.device,
+        plan: TilePlan | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        self.model, self.device, self.plan, self.precision = model, device, plan, precision
         if isinstance(model, PCSR):
-            self.engine = Engine(model, device)
+            self.engine = Engine(model, device, check_precision(precision))
         else:
-            self.restore = original_restorer(model, device, plan)
+            self.restore = original_restorer(model, device, plan, precision)
 
     @classmethod
-    def load(cls, weights: str | PathLike[str], device: str = "auto") -> "Upscaler":
+    def load(cls, weights: str | PathLike[str], device: str = "auto", precision: Precision = "auto") -> "Upscaler":
         """From a folder under save/, a `.safetensors`, or a published `.pth`; `device` is auto, cpu, cuda or mps.
 
-        Raises InputError, a ValueError, if there is no such file, it holds no model, or the device is lacking.
+        `precision` is that of models.setting.Setting. Raises InputError, a ValueError, if there is no such file, it
+        holds no model, the device is lacking, or the precision is unknown.
         """
-        return cls(load_model(Path(weights))[0], pick_device(device))
+        return cls(load_model(Path(weights))[0], pick_device(device), precision=precision)
 
     def to(self, device: str | torch.device) -> "Upscaler":
         """The same model on another device."""
         chosen = pick_device(device) if isinstance(device, str) and device in DEVICES else torch.device(device)
-        return Upscaler(self.model, chosen, self.plan)
+        return Upscaler(self.model, chosen, self.plan, self.precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Upscaler, (self.model, self.device, self.plan)
+        return Upscaler, (self.model, self.device, self.plan, self.precision)
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())

@@ -1,12 +1,15 @@
-"""What the user chooses: the rule that assigns pixels to upsamplers, refinement, and the scale."""
+"""What the user chooses: the rule that assigns pixels to upsamplers, refinement, the scale, and the precision."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from utils.errors import InputError
 
 Rule = Literal["k", "budget", "adaptive", "heavy"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Setting:
     refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper); pixels at
     the border of the image are left alone.
     scale: HR/LR, 1 or more.
+    precision: the numbers that the networks compute in; `auto` is the model's own, which is float32.
     Raises InputError for other values.
     """
 
@@ -27,6 +31,7 @@ class Setting:
     value: float = 0.0
     refinement: bool = True
     scale: float = 4.0
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -36,6 +41,7 @@ class Setting:
         if self.rule == "budget" and not 0 < self.value <= 1:
             raise InputError(f"budget {self.value:g}: must lie above 0 and not above 1 (all pixels heavy)")
         check_scale(self.scale)
+        check_precision(self.precision)
 
     def __str__(self) -> str:
         return f"{self.rule}={self.value:g}" if self.rule in ("k", "budget") else self.rule
@@ -47,6 +53,7 @@ def choose(
     adaptive: bool = False,
     refinement: bool = True,
     scale: float = 4.0,
+    precision: Precision = "auto",
 ) -> Setting:
     """The setting of at most one of k, budget and adaptive; k = 0 if none is given.
 
@@ -56,10 +63,10 @@ def choose(
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")
     if adaptive:
-        return Setting("adaptive", 0.0, refinement, scale)
+        return Setting("adaptive", 0.0, refinement, scale, precision)
     if budget is not None:
-        return Setting("budget", number("budget", budget), refinement, scale)
-    return Setting("k", 0.0 if k is None else number("k", k), refinement, scale)
+        return Setting("budget", number("budget", budget), refinement, scale, precision)
+    return Setting("k", 0.0 if k is None else number("k", k), refinement, scale, precision)
 
 
 def number(name: str, value: object) -> float:
@@ -77,3 +84,10 @@ def check_scale(scale: float) -> float:
     if not (math.isfinite(scale) and scale >= 1):
         raise InputError(f"scale {scale:g}: must be a finite number of 1 or more")
     return scale
+
+
+def check_precision(precision: str) -> torch.dtype | None:
+    """The type of number that a precision means; None: that of the model. Raises InputError for an unknown name."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision {precision!r}: must be one of {', '.join(get_args(Precision))}")
+    return None if precision == "auto" else getattr(torch, precision)

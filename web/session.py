@@ -25,7 +25,7 @@ from models.checkpoint import WEIGHTS, load_model
 from models.decide import least_budget
 from models.fast.engine import Engine
 from models.pcsr import PCSR
-from models.setting import Setting
+from models.setting import Precision, Setting, check_precision
 from utils.decode import read_image, stored_size
 from utils.encode import QUALITY, save_image, write_image
 from utils.errors import InputError
@@ -70,13 +70,14 @@ class Service:
     encoded: dict["Session", "Picture"] = field(default_factory=dict)  # ordered by last use
 
 
-def load_engines(save: Path, device: torch.device) -> dict[str, Engine]:
+def load_engines(save: Path, device: torch.device, precision: Precision = "auto") -> dict[str, Engine]:
     """The PCSR models under save/ that have a classifier, by name. Raises InputError if there is none."""
     models = {path.parent.name: load_model(path)[0] for path in sorted(save.glob(f"*/{WEIGHTS}"))}
     chosen = {name: model for name, model in models.items() if isinstance(model, PCSR) and model.classifier is not None}
     if not chosen:
         raise InputError(f"{save}: no PCSR model with a classifier in it; train one (phase 1), or run this where it is")
-    return {name: Engine(model, device) for name, model in chosen.items()}
+    dtype = check_precision(precision)
+    return {name: Engine(model, device, dtype) for name, model in chosen.items()}
 
 
 def read_upload(path: Path, most: int) -> Image:

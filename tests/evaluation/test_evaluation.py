@@ -260,11 +260,11 @@ def test_equal_settings_are_one(cli: Cli, work: Path) -> None:
 
 def test_protocols_have_folders_of_their_own(cli: Cli, work: Path) -> None:
     given = ("--model", "save/pcsr", "--hr_data", "hr")
-    for options in (["--no_refinement", "--psnr_type", "y"], ["--float_lr", "--crop"]):
+    for options in (["--no_refinement", "--psnr_type", "y"], ["--float_lr", "--crop"], ["--precision", "bfloat16"]):
         assert cli("test_pcsr.py", *given, "--per_image", *options).code == 0
     assert cli("test_pcsr.py", *given).code == 0
     folders = {path.name for path in (work / "results" / "pcsr").iterdir()}
-    assert folders == {"hr-x4-y-unrefined", "hr-x4-crop-float", "hr-x4-patches"}
+    assert folders == {"hr-x4-y-unrefined", "hr-x4-crop-float", "hr-x4-bfloat16", "hr-x4-patches"}
 
 
 def test_ambiguous_names_are_refused(work: Path) -> None:

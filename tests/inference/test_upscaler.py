@@ -19,6 +19,7 @@ from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from utils.config import OriginalSpec, PCSRSpec
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.image import to_tensor
@@ -49,6 +50,18 @@ def test_it_can_be_pickled_and_moved(upscaler: Upscaler) -> None:
     for other in (pickle.loads(pickle.dumps(upscaler)), upscaler.to("cpu")):
         np.testing.assert_array_equal(other.upscale(picture)[0], sr)
     assert "FSRCNNEncoder, 2 upsamplers" in repr(upscaler) and "cpu" in repr(upscaler)
+
+
+@pytest.mark.parametrize("spec", [TINY_PCSR, TINY_ORIGINAL])
+def test_half_precision(spec: PCSRSpec | OriginalSpec) -> None:
+    model, picture = build(spec), photo(11, 14).astype(np.uint16) * 257
+    sr, half = (Upscaler(model, CPU, precision=name) for name in ("float32", "float16"))
+    expected, made = sr.upscale(picture)[0].astype(float), half.upscale(picture)[0].astype(float)
+    assert 0 < np.abs(made - expected).max() < 600  # of 65535
+    for other in (pickle.loads(pickle.dumps(half)), half.to("cpu")):
+        np.testing.assert_array_equal(other.upscale(picture)[0], made)
+    with pytest.raises(InputError, match="precision 'half': must be one of auto, float32, bfloat16, float16"):
+        Upscaler(model, CPU, precision="half")  # type: ignore[arg-type]
 
 
 def test_arrays_are_what_the_demo_makes_of_a_file(model: PCSR, upscaler: Upscaler) -> None:

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from evaluation.metrics import psnr
 from inference.upscaler import Upscaler
-from models.blocks import OriginalModel
 from models.build import build_pcsr
 from models.checkpoint import load_model
 from models.pcsr import PCSR
-from models.setting import Setting
+from models.setting import Precision, Setting
 from utils.config import PCSRSpec
 from utils.decode import read_image
 from utils.image import to_tensor
@@ -55,11 +54,11 @@ def levels(image: Tensor) -> Tensor:
     return image[0].clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def measure(name: str) -> Scores:
+def measure(name: str, precision: Precision = "auto") -> Scores:
     """A model of save/ at x4 on whole crops, not refined: 8-bit LR, RGB, shave 4."""
     model, _ = load_model(SAVE / name)
+    upscaler = Upscaler.load(SAVE / name, "cpu", precision)
     if isinstance(model, PCSR):
-        upscaler = Upscaler.load(SAVE / name, "cpu")
         rules = RULES if model.classifier is not None else {"all heavy": {}}
     else:
         rules = {"original": {}}
@@ -68,13 +67,8 @@ def measure(name: str) -> Scores:
         results = []
         for hr in crops().values():
             lr = downscale(hr, 4)
-            if isinstance(model, OriginalModel):
-                with torch.inference_mode():
-                    sr, share = levels(model.eval()(lr)), 1.0
-            else:
-                sr, info = upscaler.upscale(levels(lr), scale=4, refinement=False, **chosen)
-                share = info.heavy_share
-            results.append((psnr(sr[None] / 255, hr, shave=4), share))
+            sr, info = upscaler.upscale(levels(lr), refinement=False, **chosen)
+            results.append((psnr(sr[None] / 255, hr, shave=4), info.heavy_share))
         mean = np.mean(results, axis=0)
         scores[rule] = {"psnr": round(float(mean[0]), 4), "heavy_share": round(float(mean[1]), 4)}
     return scores

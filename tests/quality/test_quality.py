@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from models.setting import Precision
 from tests.quality.pin import MODELS, QUALITY, SAVE, Scores, measure
 
 PINNED: dict[str, Scores] = json.loads(QUALITY.read_text(encoding="utf-8"))
@@ -25,3 +26,11 @@ def test_no_shipped_model_gets_worse(name: str) -> None:
         before = pinned[setting]
         assert score["psnr"] >= before["psnr"] - LOSS, f"{name}, {setting}: PSNR fell; {REMEDY}"
         assert score["heavy_share"] <= before["heavy_share"] + GROWTH, f"{name}, {setting}: more heavy pixels; {REMEDY}"
+
+
+@pytest.mark.parametrize("precision,loss", [("float16", 0.001), ("bfloat16", 0.01)])
+@pytest.mark.parametrize("name", [name for name in MODELS if "phase0" not in name])
+def test_half_precision_keeps_the_picture(name: str, precision: Precision, loss: float) -> None:
+    for setting, score in measure(name, precision).items():
+        assert score["psnr"] >= PINNED[name][setting]["psnr"] - loss
+        assert score["heavy_share"] == pytest.approx(PINNED[name][setting]["heavy_share"], abs=0.01)
