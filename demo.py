@@ -24,17 +24,17 @@ from evaluation.simulate import COMPARISON, original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.inputs import find_images, passed_over
 from inference.options import (
+    Chosen,
     add_decision_options,
     add_model_options,
     chosen_model,
-    chosen_scale,
     computed_in,
     refuse_decisions,
     settings,
     tile_plan,
 )
 from inference.outputs import fingerprint, short
-from inference.restore import Restore
+from inference.restore import Restore, possible_scale
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
 from models.blocks import OriginalModel
@@ -70,8 +70,14 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def upscale(args: argparse.Namespace, ranks: Ranks, sources: list[Path], how: Upscale) -> None:
+def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
     """Upscale all, each rank its share, and say what became of them. Raises InputError if any failed."""
+    sources, output = from_main(ranks, partial(find_images, args.images, Path(args.out_dir))), chosen_output(args)
+    restore, names = restorer(args, chosen.model, ranks.device)
+    if ranks.main:
+        chosen.introduce(args.scale)
+    made_by = short(fingerprint(chosen.model), not args.no_refinement)
+    how = Upscale(restore, names, args.scale, output, chosen.name, made_by, args.accept_damaged)
     rows: list[Row] = []
     protocol = Protocol(args.scale)
     outcome = upscale_all(
@@ -94,6 +100,32 @@ def upscale(args: argparse.Namespace, ranks: Ranks, sources: list[Path], how: Up
     Outcome(len(sources), failed=failed).check()
 
 
+def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen) -> None:
+    """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
+    restore, names = restorer(args, chosen.model, device)
+    chosen.introduce(args.scale)
+    path, restores = Path(args.images[0]), [restore]
+    record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
+    record |= {
+        "scale": args.scale,
+        "settings": names,
+        "refinement": not args.no_refinement,
+        "opacity": args.opacity,
+        "precision": computed_in(args.precision),
+        "device": device.type,
+    }
+    if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, args.scale)):
+        restores.insert(0, restorer(args, original, device)[0])
+        record["original"] = fingerprint(original)
+    folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
+    summary = simulate(path, args.scale, restores, folder, args.opacity)
+    write_record(folder, record)
+    print(format_table(summary))
+    print(f"written to {folder}")
+    if args.json:
+        print(summary_json(summary))
+
+
 def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device) -> tuple[Restore, list[str]]:
     """What restores with a model, and the names of its results. Raises InputError for options it cannot follow."""
     if isinstance(model, OriginalModel):
@@ -104,45 +136,17 @@ def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torc
 
 def main() -> None:
     args = parse_options()
-    out_dir = Path(args.out_dir)
     ranks = start_ranks(args.device)
     if not args.upscale and (ranks.world > 1 or len(args.images) > 1 or Path(args.images[0]).is_dir()):
         raise InputError("to simulate takes one image and one process; for several, add --upscale")
     chosen = chosen_model(args)
-    args.scale = scale = chosen_scale(args.scale, chosen.model)
+    args.scale = possible_scale(chosen.model, args.scale)
     if isinstance(chosen.model, OriginalModel):
         refuse_decisions(args)
     if args.upscale:
-        sources, output = from_main(ranks, partial(find_images, args.images, out_dir)), chosen_output(args)
-    device = ranks.device
-    restore, names = restorer(args, chosen.model, device)
-    if ranks.main:
-        chosen.introduce(scale)
-    if args.upscale:
-        made_by = short(fingerprint(chosen.model), not args.no_refinement)
-        how = Upscale(restore, names, scale, output, chosen.name, made_by, args.accept_damaged)
-        upscale(args, ranks, sources, how)
-        return
-    path, restores = Path(args.images[0]), [restore]
-    record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
-    record |= {
-        "scale": scale,
-        "settings": names,
-        "refinement": not args.no_refinement,
-        "opacity": args.opacity,
-        "precision": computed_in(args.precision),
-        "device": device.type,
-    }
-    if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, scale)):
-        restores.insert(0, restorer(args, original, device)[0])
-        record["original"] = fingerprint(original)
-    folder = results_folder(out_dir / path.stem, COMPARISON, record)
-    summary = simulate(path, scale, restores, folder, args.opacity)
-    write_record(folder, record)
-    print(format_table(summary))
-    print(f"written to {folder}")
-    if args.json:
-        print(summary_json(summary))
+        upscale(args, ranks, chosen)
+    else:
+        simulate_one(args, ranks.device, chosen)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from inference.onnx import INSTALL, check_target, start, to_onnx, with_properties
 from inference.onnx_check import largest_difference
-from inference.options import chosen_scale
+from inference.restore import possible_scale
 from models.checkpoint import load_model
 from models.setting import Setting
 from utils.errors import InputError, Parser, plain_text, run
@@ -66,7 +66,7 @@ def main() -> None:
     args = parse_options()
     check_target(args.onnx)
     model, spec = load_model(args.model)
-    setting = Setting(refinement=not args.no_refinement, scale=chosen_scale(args.scale, model))
+    setting = Setting(refinement=not args.no_refinement, scale=possible_scale(model, args.scale))
     if setting.scale > LARGEST:
         raise InputError(f"--scale {setting.scale:g}: must not be over {LARGEST}, for the pictures that are compared")
     licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")

@@ -2,6 +2,7 @@
 
 from evaluation.run import eval_parser, run_evaluation
 from inference.options import chosen_model, tile_plan
+from inference.restore import possible_scale
 from inference.restorers import bicubic_restorer, original_restorer
 from models.blocks import OriginalModel
 from models.setting import check_scale
@@ -23,8 +24,7 @@ def main() -> None:
     if not isinstance(model, OriginalModel):
         raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")
     for scale in args.scale:
-        if scale != model.scale:
-            raise InputError(f"--scale {scale:g}: this original model does x{model.scale} only; use test_pcsr.py")
+        possible_scale(model, scale)
     run_evaluation(
         args, lambda device, _: original_restorer(model, device, tile_plan(args), args.precision), ["original"], chosen
     )

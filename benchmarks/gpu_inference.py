@@ -21,7 +21,7 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from benchmarks import published
+from benchmarks import formulation
 from benchmarks.common import SCALE, timed
 from benchmarks.ways import AS_PUBLISHED, MB, SETTINGS
 from evaluation.metrics import psnr
@@ -127,7 +127,7 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
 
     def as_published() -> Run:
         model, size = copy.deepcopy(pcsr).to(device), (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
-        return lambda: published.restore(model, lr, size, AS_PUBLISHED.value)[0]
+        return lambda: formulation.restore(model, lr, size, AS_PUBLISHED.value)[0]
 
     def ours(dtype: torch.dtype, setting: Setting) -> Run:
         engine = Engine(pcsr, device, dtype)

@@ -1,7 +1,7 @@
 """Iterations per second of the training jobs against the straightforward formulation: python benchmarks/training.py
 
 Both sides of a job do the same arithmetic on the same batches in the same process, in turns, so that a busy machine
-slows both. What `published` is, benchmarks/published.py says.
+slows both. What `published` is, benchmarks/formulation.py says.
 """
 
 import sys
@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
-from benchmarks.published import training_loss
+from benchmarks.formulation import training_loss
 from evaluation.tables import write_csv
 from models.build import BACKBONES, build
 from models.fast.accelerate import accelerate

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import published
+from benchmarks import formulation
 from benchmarks.common import SCALE, load_pcsr
 from benchmarks.runtimes import OURS, session_of, usable
 from inference.restorers import original_restorer, pcsr_restorer
@@ -99,7 +99,7 @@ def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str,
 
 def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:
     """All that can be compared here, by name; each is made when called for, of its own copy of the model."""
-    account, encoder = pcsr.account(), network_flops(pcsr.encoder)
+    account, encoder = pcsr.account, network_flops(pcsr.encoder)
 
     def exported() -> Way:
         session, k = session_of(OURS, pcsr, AS_PUBLISHED), np.array(AS_PUBLISHED.value, np.float32)
@@ -117,7 +117,7 @@ def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> di
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:
             size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
-            sr, assignment = published.restore(model, lr.to(device), size, AS_PUBLISHED.value)
+            sr, assignment = formulation.restore(model, lr.to(device), size, AS_PUBLISHED.value)
             return sr, spent(bill, lr, assignment)
 
         return way

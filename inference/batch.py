@@ -111,10 +111,8 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     kinds = ("png", "jpg", "webp", "tif")
     group.add_argument("--format", choices=kinds, default="png", help="of the results (default: png, lossless as tif)")
     group.add_argument("--quality", type=int, default=QUALITY, help=f"of jpg and webp, 1 .. 100 (default: {QUALITY})")
-    overlay = group.add_mutually_exclusive_group()
     about = "write the assignment beside each result: the picture in gray, red where it was difficult"
-    overlay.add_argument("--assignment", action="store_true", help=about)
-    overlay.add_argument("--no_assignment", action="store_false", dest="assignment", help="do not (the default)")
+    group.add_argument("--assignment", action="store_true", help=about)
     about = "make what is up to date again, and replace what was not made from the picture; never an input"
     group.add_argument("--overwrite", action="store_true", help=about)
     about = "of a damaged PNG, JPEG, GIF or BMP, take what can be decoded, and say so"

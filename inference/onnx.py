@@ -63,7 +63,7 @@ class PCSRGraph(nn.Module):
         super().__init__()
         self.model = folded(model)
         self.setting = setting
-        self.ratios = log_cost_ratios(model.account().cost(setting.scale))
+        self.ratios = log_cost_ratios(model.account.cost(setting.scale))
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (

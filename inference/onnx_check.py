@@ -60,7 +60,7 @@ def compared(
         grid = grid_over(lr, size)
         assignment = assigned[0] if assigned else torch.zeros(1, *size, dtype=torch.uint8)
         if k is not None:
-            check_assignment(assignment, model.classify(feat, grid), model.account().cost(setting.scale), k)
+            check_assignment(assignment, model.classify(feat, grid), model.account.cost(setting.scale), k)
         expected = model.upsample(lr, feat, grid, assignment)
         expected = refine(expected, assignment) if setting.refinement else expected
     else:

@@ -9,8 +9,8 @@ from models.blocks import OriginalModel
 from models.build import backbone_parts, resolved
 from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
-from models.record import Trained
-from models.setting import Precision, Setting, check_scale
+from models.setting import Precision, Setting
+from models.trained import Trained
 from utils.config import OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.errors import InputError, Parser, one_line
@@ -109,15 +109,6 @@ def difference(spec: object, expected: object) -> str:
     return ", ".join(
         f"{key} is {value}, not {wanted[key]}" for key, value in found.items() if value != wanted.get(key, value)
     )
-
-
-def chosen_scale(asked: float | None, model: OriginalModel | PCSR) -> float:
-    """The scale asked for, else x4 or an original's own. Raises InputError for one that the model cannot do."""
-    if isinstance(model, PCSR):
-        return check_scale(4.0 if asked is None else asked)
-    if asked not in (None, model.scale):
-        raise InputError(f"--scale {asked:g}: this original model does x{model.scale} only")
-    return float(model.scale)
 
 
 def refuse_decisions(args: argparse.Namespace) -> None:

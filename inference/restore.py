@@ -7,12 +7,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.blocks import OriginalModel
 from models.flops import Flops
+from models.pcsr import PCSR
+from models.setting import check_scale, number
 from utils.device import synchronize
 from utils.errors import InputError
 from utils.image import MAX_PIXELS, Array
 from utils.patches import Patches
 from utils.resize import scaled_size
+
+USUAL_SCALE = 4.0  # of a PCSR model, if nothing is said
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,16 @@ class Clock:
         synchronize(self.device)
         last, self.start = self.start, time.perf_counter()
         return self.start - last
+
+
+def possible_scale(model: OriginalModel | PCSR, asked: float | None) -> float:
+    """The scale asked for, else 4 or an original's own. Raises InputError for one that the model cannot do."""
+    scale = USUAL_SCALE if asked is None else number("scale", asked)
+    if isinstance(model, PCSR):
+        return check_scale(scale)
+    if asked is not None and scale != model.scale:
+        raise InputError(f"scale {scale:g}: this original model does x{model.scale} only; a PCSR model does any")
+    return float(model.scale)
 
 
 def hr_size(lr: Tensor, scale: float) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def original_restorer(
                 finish(sr, None, whole(sr), pixels)
             else:
                 until_it_fits(plan, lambda plan: in_tiles(batches[0], plan, pixels))
-        flops = model.counted * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
+        flops = model.flops_per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
 
     return restore

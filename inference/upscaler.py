@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inference.encoding import Encoding
 from inference.kinds import Given
-from inference.restore import Restored
+from inference.restore import Restored, possible_scale
 from inference.restorers import original_restorer, possible
 from inference.tiles import TilePlan, until_it_fits
 from models.blocks import OriginalModel
@@ -25,8 +25,6 @@ from models.pcsr import PCSR
 from models.setting import Precision, Setting, check_precision, choose
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError
-
-OWN_SCALE = 4.0  # of a PCSR model, if nothing is said
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -109,7 +107,9 @@ class Upscaler:
 
         Raises InputError, a ValueError, for anything else.
         """
-        (result,) = self.results(image, [choose(k, budget, adaptive, refinement, self.scale(scale))], prob)
+        (result,) = self.results(
+            image, [choose(k, budget, adaptive, refinement, possible_scale(self.model, scale))], prob
+        )
         return result
 
     def upscale_each(
@@ -122,19 +122,11 @@ class Upscaler:
         prob: bool = False,
     ) -> list[tuple[Any, Info]]:
         """As `upscale`, for several k: the image is encoded once, and each has a result of its own."""
-        own = self.scale(scale)
+        own = possible_scale(self.model, scale)
         settings = [choose(each, refinement=refinement, scale=own) for each in np.atleast_1d(k).tolist()]
         if not settings:
             raise InputError("k must be at least one number")
         return self.results(image, settings, prob)
-
-    def scale(self, asked: float | None) -> float:
-        """The scale asked for, else 4 or an original's own. Raises InputError for another than an original's own."""
-        if isinstance(self.model, PCSR):
-            return OWN_SCALE if asked is None else asked
-        if asked not in (None, self.model.scale):
-            raise InputError(f"scale {asked}: this original model does x{self.model.scale} only")
-        return float(self.model.scale)
 
     def results(self, image: Any, settings: Sequence[Setting], prob: bool) -> list[tuple[Any, Info]]:
         given = Given(image)

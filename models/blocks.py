@@ -38,7 +38,7 @@ class OriginalModel(nn.Module):
         self.scale = scale
         self.residual = residual
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.counted = network_flops(self)  # here, so that a layer that cannot be counted is an error before training
+        self.flops_per_lr = network_flops(self)  # here: a layer that cannot be counted is an error before training
 
     def forward(self, lr: Tensor) -> Tensor:
         sr = self.tail(self.encoder(lr - self.mean)) + self.mean

@@ -13,7 +13,7 @@ from models.blocks import OriginalModel
 from models.build import build, resolved
 from models.pcsr import PCSR
 from models.published import Described, read_published
-from models.record import TRAINED, Trained, record_of, with_metadata
+from models.trained import TRAINED, Trained, record_of, with_metadata
 from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec, dump_yaml
 from utils.errors import InputError, one_line
 from utils.files import write_atomic

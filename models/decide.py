@@ -95,39 +95,43 @@ def least_budget(account: PCSRFlops, scale: float) -> float:
 
 
 def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float], budget: float) -> Tensor:
-    """The k rule at the one threshold of this image that spends `budget`.
+    """The assignment of the k rule at that k which spends `budget` on this image, found by bisection.
 
-    `spend` is what a pixel of each upsampler spends, `budget` the mean to reach, same unit. Between the two nearest
-    assignments that the k rule can make, the pixels on the threshold (a flat area has many) get the heavier choice in
-    scan order until the budget is met. Raises InputError if no assignment meets the budget.
+    `spend` is what a pixel of each upsampler spends, `budget` the mean to reach, in the same unit. Many pixels may
+    change at one k, as those of a flat area do. Then as many of them as the budget allows get the heavier choice, in
+    scan order. Raises InputError if no assignment meets the budget.
     """
     slack = 1e-9 * max(spend)
     if not min(spend) - slack <= budget <= max(spend) + slack:
         raise InputError(f"budget out of reach: between {min(spend):.4g} and {max(spend):.4g} per pixel")
-    per_pixel = torch.tensor(spend, dtype=torch.float64)
+    prices = torch.tensor(spend, dtype=torch.float64)
     ratios = [math.log(dear / cheap) for cheap, dear in pairwise(cost)]
-    limit = 1 + 2 * float(log_odds.abs().amax()) / min(ratios)  # all are light at this k, all heavy at its negative
+    limit = 1 + 2 * float(log_odds.detach().abs().amax()) / min(ratios)  # where all are light; all heavy at -limit
+    whole, sample = [log_odds[..., rows, :] for rows in bands_of(log_odds)], sampled(log_odds)
 
-    def spent(some: Sequence[Tensor], k: float) -> float:
-        return sum(total_spend(argmax_at(band, cost, k), per_pixel) for band in some)
+    def spent(k: float) -> float:
+        return sum(total_spend(argmax_at(band, cost, k), prices) for band in whole)
 
-    whole = [log_odds[..., rows, :] for rows in bands_of(log_odds)]
-    sample = [sampled(log_odds)]
-    share = sample[0].shape[2] * budget
-    guess = bisect(lambda k: spent(sample, k), share, -limit, limit)[1]
-    left = budget * log_odds[:, 0].numel()
-    low, high = bracket(lambda k: spent(whole, k), left, guess, limit)
-    low, high = bisect(lambda k: spent(whole, k), left, low, high)
-    left -= spent(whole, high) - 1e-9 * max(spend)
+    def spent_on_sample(k: float) -> float:
+        return total_spend(argmax_at(sample, cost, k), prices)
+
+    total = budget * log_odds[:, 0].numel()
+    _, guess = bisect(spent_on_sample, budget * sample.shape[2], -limit, limit)
+    low, high = bisect(spent, total, *bracket(spent, total, guess, limit))
+    return between(log_odds, cost, (low, high), prices, total - spent(high) + slack)
+
+
+def between(log_odds: Tensor, cost: Sequence[float], ks: tuple[float, float], prices: Tensor, rest: float) -> Tensor:
+    """The assignment at the higher of two k, but pixels get that of the lower in scan order until `rest` is spent."""
     assignment = torch.empty_like(log_odds[:, 0], dtype=torch.uint8)
-    for band, rows in zip(whole, bands_of(log_odds), strict=True):
-        dear, cheap = argmax_at(band, cost, low), argmax_at(band, cost, high)
-        on_edge = (dear != cheap).nonzero(as_tuple=True)
-        steps = per_pixel[dear[on_edge].long().cpu()] - per_pixel[cheap[on_edge].long().cpu()]  # MPS has no float64
-        upgraded = (steps.cumsum(0) <= left).to(dear.device)
-        cheap[on_edge] = torch.where(upgraded, dear[on_edge], cheap[on_edge])
-        left = left - float(steps.sum()) if bool(upgraded.all()) else -math.inf
-        assignment[:, rows] = cheap
+    for rows in bands_of(log_odds):
+        heavier, lighter = (argmax_at(log_odds[..., rows, :], cost, k) for k in ks)
+        differ = (heavier != lighter).nonzero(as_tuple=True)
+        steps = prices[heavier[differ].long().cpu()] - prices[lighter[differ].long().cpu()]  # MPS has no float64
+        affordable = (steps.cumsum(0) <= rest).to(heavier.device)
+        lighter[differ] = torch.where(affordable, heavier[differ], lighter[differ])
+        rest = rest - float(steps.sum()) if bool(affordable.all()) else -math.inf
+        assignment[:, rows] = lighter
     return assignment
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.decide import decide, probabilities
-from models.flops import PCSRFlops, pcsr_flops
+from models.flops import pcsr_flops
 from models.grid import Grid, bilinear, grid_over
 from models.mlp import PixelMLP
 from models.setting import Setting
@@ -52,7 +52,7 @@ class PCSR(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.counted = pcsr_flops(encoder, upsamplers, classifier)  # counted once, because every decision needs it
+        self.account = pcsr_flops(encoder, upsamplers, classifier)  # what the parts cost; every decision needs it
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
         """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.
@@ -81,7 +81,7 @@ class PCSR(nn.Module):
 
     def decide(self, log_odds: Tensor, setting: Setting) -> Tensor:
         """log_odds (b,M-1,H,W) -> assignment (b,H,W) uint8 by the setting's rule."""
-        return decide(log_odds.detach(), setting, self.account())
+        return decide(log_odds.detach(), setting, self.account)
 
     def upsample(self, lr: Tensor, feat: Tensor, grid: Grid, assignment: Tensor) -> Tensor:
         """sr (b,3,H,W): bilinear(lr), and at each pixel what the upsampler that assignment (b,H,W) names adds."""
@@ -101,10 +101,6 @@ class PCSR(nn.Module):
         """All per-pixel MLPs: upsamplers light .. heavy, then the classifier if there is one."""
         upsamplers = cast("list[PixelMLP]", list(self.upsamplers))
         return upsamplers if self.classifier is None else [*upsamplers, self.classifier]
-
-    def account(self) -> PCSRFlops:
-        """What the model's parts cost, in both FLOPs accounts."""
-        return self.counted
 
 
 def refine(sr: Tensor, assignment: Tensor) -> Tensor:

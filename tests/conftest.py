@@ -13,7 +13,7 @@ import torch
 from models.build import build
 from models.checkpoint import save_weights
 from models.pcsr import PCSR
-from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec
+from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec, load_config
 from utils.encode import write_image
 
 ROOT = Path(__file__).parents[1]
@@ -121,3 +121,13 @@ def save_tiny(folder: Path, spec: PCSRSpec | OriginalSpec) -> Path:
                 parameter.mul_(0.05)
     save_weights(folder, model, config_for(spec))
     return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Images to train on and to validate on, and weights of phase 0 with which others start."""
+    make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
+    make_folder(tmp_path / "val", [(40, 44)])
+    config = load_config(ROOT / "configs/fsrcnn-pcsr-phase0.yaml")
+    save_weights(tmp_path / "zero", build(config.model), config)
+    return tmp_path

@@ -41,7 +41,7 @@ def flops_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, F
         rows.append((f"{name}, hidden {widths(mlp)}", per_lr * lr_pixels + per_hr * hr_pixels))
     for j, name in enumerate(names):
         assigned = [float(hr_pixels) if i == j else 0.0 for i in range(len(names))]
-        rows.append((f"all pixels to the {name}", model.account().total(lr_pixels, assigned)))
+        rows.append((f"all pixels to the {name}", model.account.total(lr_pixels, assigned)))
     return rows
 
 

@@ -3,7 +3,8 @@
 The pattern is models.carn.cascade's. All values are channels last and are read as rows (n,c).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -142,7 +143,9 @@ class Cascade(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, norms: Sequence[nn.BatchNorm2d], x: Tensor, *parameters: Tensor) -> Tensor:
-        unit, fusions = unit_and_fusions(parameters)
+        given, ctx.steps = iter(parameters), len(norms)
+        unit = take(given, UNIT_PARAMETERS)
+        fusions = [take(given, FUSION_PARAMETERS) for _ in norms]
         x = channels_last(x)
         seen, out, kept = [rows_of(x)], x, []
         for norm, fusion in zip(norms, fusions, strict=True):
@@ -159,12 +162,11 @@ class Cascade(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        each = len(Unit._fields) + len(Fused._fields)
-        steps = (len(saved) - UNIT_PARAMETERS) // (each + FUSION_PARAMETERS)
-        unit, fusions = unit_and_fusions(saved[: len(saved) - steps * each])
-        kept = saved[len(saved) - steps * each :]
-        units = [Unit(*kept[i * each :][: len(Unit._fields)]) for i in range(steps)]
-        fused = [Fused(*kept[i * each + len(Unit._fields) :][: len(Fused._fields)]) for i in range(steps)]
+        steps, saved = ctx.steps, iter(saved)
+        unit = take(saved, UNIT_PARAMETERS)
+        fusions = [take(saved, FUSION_PARAMETERS) for _ in range(steps)]
+        kept = [(Unit(*take(saved, len(Unit._fields))), Fused(*take(saved, len(Fused._fields)))) for _ in range(steps)]
+        units, fused = zip(*kept, strict=True)
         images = [x, *(done.out for done in units)]
         grads = [torch.empty_like(image) for image in images]
         seen, to = [rows_of(image) for image in images], [rows_of(image) for image in grads]
@@ -180,12 +182,9 @@ class Cascade(torch.autograd.Function):
         return None, gradient.add_(grads[0]), *of_unit, *of_fusions
 
 
-def unit_and_fusions(parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[Sequence[Tensor]]]:
-    """The unit's parameters and each fusion's."""
-    rest = parameters[UNIT_PARAMETERS:]
-    return parameters[:UNIT_PARAMETERS], [
-        rest[i : i + FUSION_PARAMETERS] for i in range(0, len(rest), FUSION_PARAMETERS)
-    ]
+def take(tensors: Iterator[Tensor], count: int) -> list[Tensor]:
+    """The next ones."""
+    return list(islice(tensors, count))
 
 
 def is_folded(fuse: nn.ModuleList) -> bool:

@@ -30,7 +30,7 @@ from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.tile import Halo, Tile, whole, with_halo
 
-PADDING = 15  # channels that a table may have more than its MLP: those of a vector but one
+PADDING = 15  # the most channels that a table has beyond those of its MLP, as they fill vectors of 16
 
 
 class Kernel(Protocol):
@@ -65,7 +65,7 @@ class Engine:
         """On the model's device and in its precision if none is given."""
         self.device = device or model.mean.device
         self.precision = precision or model.mean.dtype
-        self.account = model.account()
+        self.account = model.account
         self.model = folded(model).to(self.device)
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)

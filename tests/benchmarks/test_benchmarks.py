@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import inference, published, runtimes
+from benchmarks import formulation, inference, runtimes
 from benchmarks.tables import speed
 from benchmarks.ways import SETTINGS, Way, load_models, ways
 from inference.onnx import INSTALL
@@ -31,7 +31,7 @@ from utils.errors import InputError
 def test_the_published_formulation_gives_the_same_picture(size: tuple[int, int]) -> None:
     model, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 9, 12)
     expected, assignment, _ = model(lr, size, Setting(scale=size[0] / 9))
-    sr, chosen = published.restore(model, lr, size, 0.0)
+    sr, chosen = formulation.restore(model, lr, size, 0.0)
     torch.testing.assert_close(sr, expected, rtol=0, atol=2e-5)
     assert torch.equal(chosen, assignment)
 
@@ -42,7 +42,7 @@ def test_the_published_formulation_gives_the_same_loss(phase: int | None) -> Non
     spec: ModelSpec = TINY_ORIGINAL if phase is None else single if phase == 0 else TINY_PCSR
     task = build_task(config_for(spec, phase=phase, init="save/phase0").train, build(spec), Ranks(0, 1, CPU)).train()
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(published.training_loss(task, lr, hr), task(lr, hr)["loss"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(formulation.training_loss(task, lr, hr), task(lr, hr)["loss"], rtol=1e-4, atol=1e-6)
 
 
 CPU = torch.device("cpu")

@@ -126,7 +126,7 @@ def test_patches_see_the_same_pixels_with_crop(cli: Cli, work: Path) -> None:
     expected = {"whole": (14 * 18 + 10 * 10) / 2, "patches": (12 * 36 + 4 * 36) / 2}
     for name, row in (("whole", whole), ("patches", patches)):
         pixels = expected[name]
-        assert row["flops_paper"] == pytest.approx(model.account().total(pixels, [0, 16 * pixels]).paper)
+        assert row["flops_paper"] == pytest.approx(model.account.total(pixels, [0, 16 * pixels]).paper)
     assert abs(patches["psnr"] - whole["psnr"]) < 0.5
 
 
@@ -223,7 +223,7 @@ def assert_refused(outcome: Outcome, message: str, work: Path) -> None:
 
 def test_original_refuses_another_scale(cli: Cli, work: Path) -> None:
     outcome = cli("test.py", "--model", "save/original", "--hr_data", "hr", "--per_image", "--scale", "2")
-    assert_refused(outcome, "--scale 2", work)
+    assert_refused(outcome, "scale 2", work)
 
 
 def test_pairs_are_made_one_at_a_time(work: Path) -> None:

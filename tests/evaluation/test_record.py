@@ -107,7 +107,7 @@ def test_nothing_is_evaluated_before_all_is_known_to_fit(
     outcome = cli(*PCSR, *options)
     assert outcome.code == 2 and message in outcome.err and not (work / "results").exists()
     outcome = cli("test.py", "--model", "save/original", "--hr_data", "Other", "--scale", 4, 2)
-    assert "--scale 2: this original model does x4 only" in outcome.err and not (work / "results").exists()
+    assert "scale 2: this original model does x4 only" in outcome.err and not (work / "results").exists()
 
 
 @pytest.mark.parametrize("script", ["test.py", "test_pcsr.py"])

@@ -45,7 +45,7 @@ PICTURES = {
     "--format": ["png", "jpg", "tif", "webp", *WORDS],
     "--suffix": WORDS + PLACES,
 }
-WRITING = {"--scale": NUMBERS, "--quality": NUMBERS, "--overwrite": None, "--assignment": None, "--no_assignment": None}
+WRITING = {"--scale": NUMBERS, "--quality": NUMBERS, "--overwrite": None, "--assignment": None}
 COMMON = {"--model": PLACES, "--config": PLACES, "--tile_size": NUMBERS, "--json": None, "--device": [*WORDS, "cpu"]}
 DECISIONS = {"--k": NUMBERS + WORDS, "--budget": NUMBERS, "--adaptive": None, "--no_refinement": None}
 EVALUATION = {"--hr_data": PLACES, "--lr_data": PLACES, "--scale": NUMBERS, "--float_lr": None, "--per_image": None}

@@ -10,8 +10,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from models.build import build
-from models.checkpoint import load_model, save_weights
-from tests.conftest import ROOT, Cli, make_folder
+from models.checkpoint import load_model
+from tests.conftest import ROOT, Cli
 from training.engine import gradients, settle
 from training.log import Log
 from training.tasks import build_task
@@ -25,15 +25,6 @@ JOBS = {
 }
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8", "time_limit=null"]
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Path:
-    make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
-    make_folder(tmp_path / "val", [(40, 44)])
-    config = load_config(ROOT / "configs/fsrcnn-pcsr-phase0.yaml")
-    save_weights(tmp_path / "zero", build(config.model), config)
-    return tmp_path
 
 
 def arguments(job: str, name: str, device: str, *settings: str) -> list[str]:

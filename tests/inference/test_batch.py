@@ -94,14 +94,14 @@ def test_equal_names_are_refused(cli: Cli, work: Path) -> None:
 
 
 def test_results_of_other_inputs_and_other_files_stay(cli: Cli, work: Path) -> None:
-    upscale(cli, "--img_path", "in/a.png", "--no_assignment")
+    upscale(cli, "--img_path", "in/a.png")
     write_image(work / "in" / "a.jpg", photo(5, 5))
     (work / "out" / "c_x4.png").write_text("mine")
     for name in ("a.jpg", "c.webp"):
         before = written(work)
         outcome = upscale(cli, "--img_path", f"in/{name}")
         assert outcome.code == 2 and "only overwrite replaces it" in outcome.err and written(work) == before
-        assert upscale(cli, "--img_path", f"in/{name}", "--no_assignment", "--overwrite").code == 0
+        assert upscale(cli, "--img_path", f"in/{name}", "--overwrite").code == 0
         assert len(set(written(work).items()) - set(before.items())) == 1
 
 
@@ -131,7 +131,7 @@ def test_results_beside_their_inputs_are_no_inputs(cli: Cli, work: Path) -> None
         assert outcome.code == 0, outcome.err
         assert len(written(work, "in")) == 9
     assert "already there" in outcome.out
-    assert upscale(cli, "--img_path", "in/a_x4.png", "--no_assignment").code == 0  # named, it is one
+    assert upscale(cli, "--img_path", "in/a_x4.png").code == 0  # named, it is one
     assert written(work).keys() == {"a_x4_x4.png"}
     outcome = upscale(cli, "--img_path", "in/*_x4*", "--out_dir", "in")
     assert outcome.code == 2 and "results of earlier runs" in outcome.err
@@ -233,7 +233,6 @@ def test_a_folder_is_shared_out(work: Path) -> None:
         (["--img_path", "in", "--suffix", "/x"], "--suffix /x"),
         (["--img_path", "in", "--quality", "0"], "--quality 0"),
         (["--img_path", "in", "--format", "gif"], "--format"),
-        (["--img_path", "in", "--assignment", "--no_assignment"], "not allowed with"),
         (["--img_path", "in", "--out_dir", "in/a.png/x"], "cannot write to in/a.png/x"),
         (["--img_path", "in", "--out_dir", "/proc/x"], "cannot write"),
     ],

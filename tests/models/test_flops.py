@@ -39,7 +39,7 @@ def test_paper_account_equals_the_published_counter(backbone: str) -> None:
     original, encoder, heavy, light, classifier = (value * 1e6 for value in PUBLISHED[backbone])
     assert network_flops(build_original(original_spec)).paper * LR_PIXELS == pytest.approx(original, abs=5001)
     model = build_pcsr(pcsr_spec)
-    account = model.account()
+    account = model.account
     assert account.per_lr.paper * LR_PIXELS == pytest.approx(encoder, abs=5001)
     assert account.upsamplers[1].paper * HR_PIXELS == pytest.approx(heavy, abs=5001)
     assert account.upsamplers[0].paper * HR_PIXELS == pytest.approx(light, abs=5001)
@@ -48,7 +48,7 @@ def test_paper_account_equals_the_published_counter(backbone: str) -> None:
 
 def test_cost_of_carn() -> None:
     model = build_pcsr(specs("carn")[1])
-    assert model.account().cost(4) == pytest.approx([0.3188, 0.6812], abs=1e-4)
+    assert model.account.cost(4) == pytest.approx([0.3188, 0.6812], abs=1e-4)
 
 
 def batch_norm_flops(module: torch.nn.Module, positions: int) -> float:
@@ -75,7 +75,7 @@ def test_executed_account_equals_torchs_counter(backbone: str) -> None:
         model.upsample(lr, feat, grid, assignment)
     counted = counter.get_total_flops() + batch_norm_flops(model, 42)
     heavy = int(assignment.sum())
-    assert model.account().total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)
+    assert model.account.total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)
 
 
 class Twice(nn.Module):

@@ -13,11 +13,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from models.build import build
-from models.checkpoint import load_model, save_weights
-from tests.conftest import ROOT, Cli, make_folder
+from models.checkpoint import load_model
+from tests.conftest import ROOT, Cli
 from training.log import Log
-from utils.config import load_config
 
 JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),
@@ -41,15 +39,6 @@ def killed(*args):
 module.{name} = killed
 runpy.run_path({script!r}, run_name="__main__")
 """
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Path:
-    make_folder(tmp_path / "train", [(48, 64), (64, 48), (40, 40)])
-    make_folder(tmp_path / "val", [(40, 44)])
-    config = load_config(ROOT / "configs/fsrcnn-pcsr-phase0.yaml")
-    save_weights(tmp_path / "zero", build(config.model), config)
-    return tmp_path
 
 
 def arguments(job: str, name: str = "run") -> list[str]:
