@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from utils.config import DataSpec, listed
 from utils.decode import read_image
 from utils.errors import InputError
-from utils.files import list_images, replacing
+from utils.files import check_separate, list_images, replacing
 
 INDEX = "index.json"
 OURS = '{"pcsr_cache": '  # how an index of ours begins; any other file of its name is left alone
@@ -35,15 +36,16 @@ ABANDONED = 3600.0  # seconds since a temporary file was last written to: whoeve
 class Source(NamedTuple):
     """An image file as it was when it was decoded; a link stands for what it points to."""
 
-    name: str
+    name: str  # its path in the folder
     size: int  # bytes
     mtime_ns: int
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The decoded images of a folder, in the order of their names."""
+    """The decoded images of a folder and its subfolders, in the order of their names."""
 
+    folder: Path
     paths: Sequence[Path]
     offset: NDArray[np.int64]  # of each image's first pixel
     height: NDArray[np.int64]
@@ -58,17 +60,29 @@ def open_cache(folder: str | Path, cache_dir: str | Path | None = None) -> Cache
     a missing or empty folder, an image that is damaged or has more than 8 bits per channel, and a place that cannot be
     written or where something else has an index.json.
     """
-    paths = list_images(folder)
-    stats = [path.stat() for path in paths]
-    sources = [Source(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)]
-    place = cache_place(Path(folder), cache_dir)
-    cache = read_cache(place, paths, sources)
+    folder = Path(folder)
+    paths = list_images(folder, below=True)
+    sources = [source_of(path, folder) for path in paths]
+    place = cache_place(folder, cache_dir)
+    cache = read_cache(place, folder, paths, sources)
     if cache is None:
         build_cache(place, paths, sources)
-        cache = read_cache(place, paths, sources)
+        cache = read_cache(place, folder, paths, sources)
     if cache is None:
         raise InputError(f"{place}: another process put a cache of other images there; start again")
     return cache
+
+
+def open_caches(spec: DataSpec) -> list[Cache]:
+    """Those of the folders of training images. Raises InputError as open_cache does, and for folders in each other."""
+    folders = listed(spec.train)
+    check_separate(folders)
+    return [open_cache(folder, spec.cache_dir) for folder in folders]
+
+
+def source_of(path: Path, folder: Path) -> Source:
+    stat = path.stat()
+    return Source(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
 def cache_place(folder: Path, cache_dir: str | Path | None) -> Path:
@@ -89,7 +103,7 @@ def pixels_name(sources: Sequence[Source]) -> str:
     return f"pixels-{digest(json.dumps([VERSION, *sources]))}.bin"
 
 
-def read_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> Cache | None:
+def read_cache(place: Path, folder: Path, paths: Sequence[Path], sources: Sequence[Source]) -> Cache | None:
     """The cache in a place, or None if it is not there, damaged, or of other images. Raises InputError as above."""
     index = place / INDEX
     try:
@@ -118,7 +132,7 @@ def read_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) ->
         mapped = np.memmap(pixels, np.uint8, "r").reshape(-1, 3)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Cache(paths, offset, height, width, np.asarray(mapped))
+    return Cache(folder, paths, offset, height, width, np.asarray(mapped))
 
 
 def build_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> None:

@@ -1,7 +1,7 @@
 """Folders of images: one folder of HR images, or HR and LR paired by name."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,24 +24,36 @@ class Pair(NamedTuple):
     lr: Tensor  # (1,3,h,w) in [0,1]
 
 
-def by_stem(paths: list[Path], strip_marker: bool = False) -> dict[str, Path]:
-    """Files by name without suffix, and if asked without an LR marker such as `x4` or `_x2.5` at its end.
+def by_stem(paths: Sequence[Path], folder: str | Path, strip_marker: bool = False) -> dict[str, Path]:
+    """Files by their place in the folder, without suffix, and if asked without an LR marker such as `x4` or `_x2.5`.
 
     Raises InputError if two have the same.
     """
     found: dict[str, Path] = {}
     for path in paths:
         stem = (re.sub(r"_?[xX]\d+(\.\d+)?$", "", path.stem) or path.stem) if strip_marker else path.stem
-        if stem in found:
-            raise InputError(f"{path}: has the name of {found[stem].name}; rename one")
-        found[stem] = path
+        name = (path.parent.relative_to(folder) / stem).as_posix()
+        if name in found:
+            raise InputError(f"{path}: has the name of {found[name].name}; rename one")
+        found[name] = path
     return found
+
+
+def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path]) -> list[Path]:
+    """For each HR image, by_stem, that of the LR images in a folder. Raises InputError if there is none."""
+    found = by_stem(paths, folder)
+    if not hr.keys() <= found.keys():
+        found = by_stem(paths, folder, strip_marker=True)
+    if missing := [path.name for name, path in hr.items() if name not in found]:
+        raise InputError(f"{folder}: no LR image for {missing[0]} ({len(missing)} missing); names must match")
+    return [found[name] for name in hr]
 
 
 class PairedFolder:
     """Iterates over evaluation pairs, in the order of the HR names, one in memory at a time.
 
-    Of several processes each gets its share, every `world`-th image from the `rank`-th on, which may be none.
+    With `below` the images in subfolders belong to them. Of several processes each gets its share, every `world`-th
+    image from the `rank`-th on, which may be none.
 
     Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`.
     HR is cut at the left and top to a multiple of the scale (for one that is not an integer: to the size LR implies).
@@ -56,46 +68,39 @@ class PairedFolder:
         float_lr: bool = False,
         rank: int = 0,
         world: int = 1,
+        below: bool = False,
     ) -> None:
-        hr_paths = by_stem(list_images(hr_folder))
-        self.hr_paths = list(hr_paths.values())[rank::world]
+        hr = by_stem(list_images(hr_folder, below), hr_folder)
+        lr = lr_images(hr, lr_folder, list_images(lr_folder, below)) if lr_folder is not None else [None] * len(hr)
+        self.names, self.hr_paths, self.lr_paths = list(hr)[rank::world], [*hr.values()][rank::world], lr[rank::world]
         self.scale = scale
         self.float_lr = float_lr
-        self.lr_paths: dict[str, Path] | None = None
-        if lr_folder is not None:
-            self.lr_paths = by_stem(list_images(lr_folder))
-            if not hr_paths.keys() <= self.lr_paths.keys():
-                self.lr_paths = by_stem(list_images(lr_folder), strip_marker=True)
-            if missing := [path.name for stem, path in hr_paths.items() if stem not in self.lr_paths]:
-                raise InputError(
-                    f"{lr_folder}: no LR image for {missing[0]} ({len(missing)} missing); names must match"
-                )
 
     def __len__(self) -> int:
-        return len(self.hr_paths)
+        return len(self.names)
 
     def __iter__(self) -> Iterator[Pair]:
-        return (self.load(path) for path in self.hr_paths)
+        return (self.load(number) for number in range(len(self)))
 
     def check(self) -> None:
         """Decode everything once. Raises InputError for what iterating would raise it for."""
-        for path in self.hr_paths:
-            self.read(path)
+        for number in range(len(self)):
+            self.read(number)
 
-    def read(self, path: Path) -> tuple[Tensor, Tensor | None]:
+    def read(self, number: int) -> tuple[Tensor, Tensor | None]:
         """HR cut to fit, and LR if there are files of it."""
+        path, lr_path = self.hr_paths[number], self.lr_paths[number]
         hr = to_tensor(read_image(path).pixels)
-        if self.lr_paths is None:
+        if lr_path is None:
             return mod_crop(hr, self.scale, path), None
-        lr_path = self.lr_paths[path.stem]
         lr = check_side(to_tensor(read_image(lr_path).pixels), lr_path)
         return fit(hr, lr, self.scale, path, lr_path), lr
 
-    def load(self, path: Path) -> Pair:
-        hr, lr = self.read(path)
+    def load(self, number: int) -> Pair:
+        hr, lr = self.read(number)
         if lr is None:
             lr = downscale(hr, self.scale, eight_bit=not self.float_lr)
-        return Pair(path.stem, hr, lr)
+        return Pair(self.names[number], hr, lr)
 
 
 def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from utils.config import Config, Scale, Spec
+from utils.config import Config, Scale, Spec, listed
 from utils.files import data_name
 
 TRAINED = "trained"  # the record's name in the header
@@ -11,7 +11,7 @@ METADATA = "__metadata__"  # what the safetensors format calls all that a header
 
 
 class Trained(Spec):
-    """The scale of training, or its range, and the name of the folder with the training data."""
+    """The scale of training, or its range, and the names of the folders with the training data."""
 
     scale: Scale
     data: str
@@ -32,7 +32,7 @@ class Trained(Spec):
 
 
 def record_of(config: Config) -> Trained:
-    return Trained(scale=config.data.scale, data=data_name(config.data.train))
+    return Trained(scale=config.data.scale, data="+".join(map(data_name, listed(config.data.train))))
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -11,7 +11,7 @@ from models.flops import PATCH, Flops, mlp_flops, network_flops
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from training.tasks import Task
-from utils.config import Config, OriginalSpec
+from utils.config import Config, OriginalSpec, listed
 from utils.dist import Ranks
 
 
@@ -64,14 +64,14 @@ def start_lines(
     kind = ranks.device.type
     device = f"{kind} ({torch.cuda.get_device_name(ranks.device)})" if kind == "cuda" else kind
     name, flops = flops_rows(config, task.model)[-1]
-    images, batch = len(crops.cache.paths), config.data.batch_size
+    images, batch = len(crops.hr), config.data.batch_size
     return [
         f"training {title(config)}, from {begins} into {folder}, iterations {start + 1} to {spec.iter_max}{limit}",
         f"device: {device}; processes: {ranks.world}; CPU threads of each: {torch.get_num_threads()}",
         f"model: {parameters(task.model)}",
         f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}, {name}: "
         f"{flops.paper / 1e6:.1f} M (paper account), {flops.executed / 1e6:.1f} M (executed)",
-        f"data: {images} images in {config.data.train}; an epoch is {images} crops, one of each, "
+        f"data: {images} images in {', '.join(listed(config.data.train))}; an epoch is {images} crops, one of each, "
         f"in {images / batch:.1f} iterations of {batch}",
     ]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.cache import open_cache
+from datasets.cache import open_caches
 from datasets.crops import Crops
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
@@ -111,8 +111,8 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
 
 def open_crops(config: Config, ranks: Ranks) -> Crops:
     """The training data. Raises InputError if it cannot be used, or its batches not be divided as configured."""
-    cache = first_on_node(ranks, lambda: open_cache(config.data.train, config.data.cache_dir))  # the first builds it
-    crops = Crops(cache, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
+    caches = first_on_node(ranks, lambda: open_caches(config.data))  # the first builds them
+    crops = Crops(caches, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
     share, passes = config.data.batch_size // ranks.world, config.train.accumulation
     if share % passes:
         raise InputError(f"train.accumulation: {passes} parts do not divide a batch of {share} per process")

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from itertools import product
+from pathlib import Path
 
 from torch import distributed
 
@@ -11,8 +13,10 @@ from inference.restorers import original_restorer, pcsr_restorer
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
-from utils.config import DataSpec
+from utils.config import DataSpec, listed
 from utils.dist import Ranks
+from utils.errors import InputError
+from utils.files import check_separate
 
 Validate = Callable[[OriginalModel | PCSR], dict[str, float]]  # a model -> the means that are logged
 LOGGED = {"val/psnr": "psnr", "val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # of a Row
@@ -25,7 +29,13 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
     mode, another memory layout) does not reach the one that is trained.
     """
     _, scale = data.scales
-    pairs = list(PairedFolder(data.val, None, scale, not data.lr_round, ranks.rank, ranks.world))
+    folders = listed(data.val)
+    check_separate(folders)
+    for folder, train in product(folders, listed(data.train)):
+        if Path(train).resolve() in Path(folder).resolve().parents:
+            raise InputError(f"{folder}: lies in {train}, so that it would be trained on as well; move it out of there")
+    share = (not data.lr_round, ranks.rank, ranks.world)
+    pairs = [pair for hr in folders for pair in PairedFolder(hr, None, scale, *share, below=True)]
     protocol = Protocol(scale, with_ssim=False)
 
     def validate(model: OriginalModel | PCSR) -> dict[str, float]:

@@ -63,9 +63,24 @@ Factor = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Scale = Annotated[PositiveInt | tuple[Factor, Factor], WrapValidator(one_or_range)]
 
 
+def one_or_list(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("folders", "must be a folder, or a list of folders") from None
+
+
+Several = Annotated[tuple[str, ...], Field(min_length=1)]
+Folders = Annotated[str | Several, WrapValidator(one_or_list)]  # each is searched with its subfolders
+
+
+def listed(folders: str | Sequence[str]) -> list[str]:
+    return [folders] if isinstance(folders, str) else list(folders)
+
+
 class DataSpec(Spec):
-    train: str  # folder of HR images; crops are taken from them at random
-    val: str  # folder of HR images for validation
+    train: Folders  # of HR images; crops are taken from them at random
+    val: Folders  # of HR images for validation
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which each batch gets one at random
     patch_size: PositiveInt  # LR pixels
     batch_size: PositiveInt  # over all processes

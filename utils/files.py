@@ -4,8 +4,9 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import IO
 
@@ -75,15 +76,39 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}")
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """The images directly in a folder, by name, but no hidden ones. Raises InputError if there are none."""
+def list_images(folder: str | Path, below: bool = False) -> list[Path]:
+    """The images directly in a folder, or `below` it at any depth, by name, but no hidden ones.
+
+    Raises InputError if there are none.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    paths = sorted(path for path in root.iterdir() if is_image(path))
+    places = with_subfolders(root) if below else [root]
+    paths = sorted(path for place in places for path in place.iterdir() if is_image(path))
     if not paths:
         raise InputError(f"{root}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return paths
+
+
+def with_subfolders(root: Path) -> Iterator[Path]:
+    """A folder and the folders in it at any depth, but no hidden ones; each once, however many links lead to it."""
+    seen = set()
+    for place, folders, _ in os.walk(root, followlinks=True):
+        target = os.path.realpath(place)
+        folders[:] = [] if target in seen else sorted(name for name in folders if not name.startswith("."))
+        if target not in seen:
+            seen.add(target)
+            yield Path(place)
+
+
+def check_separate(folders: Sequence[str]) -> None:
+    """Raises InputError if one of the folders is named twice, or lies in another one, whose images would be its too."""
+    for one, other in permutations(folders, 2):
+        if Path(one).resolve() == Path(other).resolve():
+            raise InputError(f"{other}: named twice; name every folder once")
+        if Path(other).resolve().is_relative_to(Path(one).resolve()):
+            raise InputError(f"{other}: lies in {one}, which is searched with its subfolders; name only one of them")
 
 
 def data_name(folder: str | Path) -> str:

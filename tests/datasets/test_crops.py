@@ -10,7 +10,8 @@ import torch
 
 from datasets import cache as cache_module
 from datasets.cache import Cache, cache_place, open_cache
-from datasets.crops import Crops, gather_mapped, gather_resident
+from datasets.crops import Crops
+from datasets.pool import gather_resident
 from tests.conftest import make_folder, photo
 from utils.config import DataSpec
 from utils.decode import read_image
@@ -51,7 +52,7 @@ def assert_current(cache: Cache, folder: Path) -> None:
 
 def crops(folder: Path, seed: int = 0, rank: int = 0, world: int = 1, **changes: int) -> Crops:
     fields = {"train": str(folder), "val": "", "scale": 4, "patch_size": 8, "batch_size": 4, **changes}
-    return Crops(open_cache(folder), DataSpec.model_validate(fields), seed, CPU, rank, world)
+    return Crops([open_cache(folder)], DataSpec.model_validate(fields), seed, CPU, rank, world)
 
 
 def test_a_cache_is_built_once_and_holds_the_images(folder: Path) -> None:
@@ -189,7 +190,8 @@ def test_crops_are_flipped_windows_of_the_images(folder: Path) -> None:
     source = crops(folder)
     batches = torch.cat([source.batch(i) for i in range(1, 21)])
     assert batches.shape == (80, 3, 32, 32) and batches.dtype == torch.uint8
-    windows = [np.lib.stride_tricks.sliding_window_view(image, (32, 32), axis=(0, 1)) for image in images(source.cache)]
+    whole = images(open_cache(folder))
+    windows = [np.lib.stride_tricks.sliding_window_view(image, (32, 32), axis=(0, 1)) for image in whole]
     seen = set()
     for crop in batches.numpy():
         found = [
@@ -240,11 +242,10 @@ def test_processes_must_divide_the_batch(folder: Path) -> None:
 
 def test_both_ways_to_gather_agree(folder: Path) -> None:
     source = crops(folder)
-    pixels = source.cache.pixels
+    pixels = torch.from_numpy(source.hr.pixels[0].copy())
     for iteration in range(1, 11):
-        steps = source.steps(iteration)
-        crop = gather_resident(torch.from_numpy(pixels.copy()), steps, 32)
-        assert crop.is_contiguous() and torch.equal(crop, gather_mapped(pixels, steps, 32, CPU))
+        crop = gather_resident(pixels, source.steps(iteration), 32)
+        assert crop.is_contiguous() and torch.equal(crop, source.batch(iteration))
 
 
 @pytest.mark.filterwarnings("error")
@@ -252,7 +253,7 @@ def test_sub_images_of_the_size_of_a_crop(tmp_path: Path) -> None:
     """The published training sub-images have 128x128 pixels, just enough for patch_size 32 at x4."""
     folder = make_folder(tmp_path / "train", [(128, 128)] * 3)
     source = crops(folder, patch_size=32)
-    whole = [image.transpose(2, 0, 1) for image in images(source.cache)]
+    whole = [image.transpose(2, 0, 1) for image in images(open_cache(folder))]
     for image, crop in zip(source.images(1), source.batch(1).numpy(), strict=True):
         assert any((variant == whole[image]).all() for variant in variants(crop))
     shutil.rmtree(place(folder))  # as the README says it may be

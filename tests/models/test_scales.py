@@ -29,7 +29,7 @@ def spec(folder: Path, scale: object, lr_round: bool = True) -> DataSpec:
 
 
 def crops(folder: Path, scale: object = RANGE, seed: int = 0, rank: int = 0, world: int = 1) -> Crops:
-    return Crops(open_cache(folder), spec(folder, scale), seed, CPU, rank, world)
+    return Crops([open_cache(folder)], spec(folder, scale), seed, CPU, rank, world)
 
 
 def sizes(source: Crops, count: int = 50) -> list[int]:

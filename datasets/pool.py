@@ -1,0 +1,85 @@
+"""The images of several caches as if they were of one, and squares cut out of them by the CPU or a CUDA device."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datasets.cache import Cache
+
+COPIED_PIXELS = 2**24  # to the device at a time
+Whole = NDArray[np.int64]
+
+
+class Pool:
+    """Images by their numbers: those of all caches in order, or only those `chosen`, in that order.
+
+    Their pixels are counted on from each cache to the next.
+    """
+
+    def __init__(self, caches: Sequence[Cache], device: torch.device, chosen: Sequence[int] | None = None) -> None:
+        self.pixels = [cache.pixels for cache in caches]  # (N,3) each
+        self.starts = np.cumsum([0, *map(len, self.pixels[:-1])]).tolist()  # the number of each cache's first pixel
+        paths = [path for cache in caches for path in cache.paths]
+        order = np.arange(len(paths)) if chosen is None else np.array(chosen)
+        self.paths = [paths[number] for number in order.tolist()]
+        shifted = [cache.offset + start for cache, start in zip(caches, self.starts, strict=True)]
+        self.offset: Whole = np.concatenate(shifted)[order]
+        self.height: Whole = np.concatenate([cache.height for cache in caches])[order]
+        self.width: Whole = np.concatenate([cache.width for cache in caches])[order]
+        self.device = device
+        self.resident = resident(self.pixels, device)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def steps(self, image: Whole, top: Whole, left: Whole, size: int, flips: Sequence[NDArray[np.bool_]]) -> Whole:
+        """Where squares lie, in pixels: (3,B), the first pixel, and from one row and column to the next.
+
+        `flips` are horizontal, vertical and diagonal, (B,) each. A flip is no more than other steps.
+        """
+        horizontal, vertical, diagonal = flips
+        width = self.width[image]
+        top, down = np.where(vertical, top + size - 1, top), np.where(vertical, -width, width)
+        left, right = np.where(horizontal, left + size - 1, left), np.where(horizontal, -1, 1)
+        first = self.offset[image] + top * width + left
+        return np.stack([first, np.where(diagonal, right, down), np.where(diagonal, down, right)])
+
+    def squares(self, steps: Whole, size: int) -> Tensor:
+        """Contiguous (b,3,P,P) uint8 on the device; steps (3,b)."""
+        if self.resident is not None:
+            return gather_resident(self.resident, steps, size)
+        cuda = self.device.type == "cuda"
+        squares = torch.empty((steps.shape[1], 3, size, size), dtype=torch.uint8, pin_memory=cuda)
+        for square, (first, down, right) in zip(squares.numpy(), steps.T.tolist(), strict=True):
+            cache = bisect_right(self.starts, first) - 1
+            begin = 3 * (first - self.starts[cache])
+            # a view, and cheaper to copy than to index; numpy refuses one that leaves the file
+            square[:] = np.ndarray((3, size, size), np.uint8, self.pixels[cache], begin, (1, 3 * down, 3 * right))
+        return squares.to(self.device, non_blocking=cuda)  # pinned memory is used again only when its copy is done
+
+
+def resident(parts: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor | None:
+    """The pixels (N,3) of all caches on a CUDA device, if they take no more than half of its free memory."""
+    if device.type != "cuda" or sum(part.nbytes for part in parts) > torch.cuda.mem_get_info(device)[0] // 2:
+        return None
+    target = torch.empty((sum(map(len, parts)), 3), dtype=torch.uint8, device=device)
+    place = 0
+    for part in parts:
+        for start in range(0, len(part), COPIED_PIXELS):
+            copied = torch.from_numpy(part[start : start + COPIED_PIXELS].copy())
+            target[place : place + len(copied)] = copied
+            place += len(copied)
+    return target
+
+
+def gather_resident(pixels: Tensor, steps: Whole, size: int) -> Tensor:
+    """Squares (b,3,P,P) from pixels (N,3) on the same device, without waiting for it; steps (3,b)."""
+    sent = torch.from_numpy(steps).pin_memory() if pixels.is_cuda else torch.from_numpy(steps)
+    first, down, right = sent.to(pixels.device, non_blocking=True)[:, :, None, None]  # (b,1,1) each
+    line = torch.arange(size, device=pixels.device)
+    index = first + down * line[:, None] + right * line  # (b,P,P)
+    return pixels[index].permute(0, 3, 1, 2).contiguous()
