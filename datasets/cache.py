@@ -73,11 +73,18 @@ def open_cache(folder: str | Path, cache_dir: str | Path | None = None) -> Cache
     return cache
 
 
-def open_caches(spec: DataSpec) -> list[Cache]:
-    """Those of the folders of training images. Raises InputError as open_cache does, and for folders in each other."""
-    folders = listed(spec.train)
-    check_separate(folders)
-    return [open_cache(folder, spec.cache_dir) for folder in folders]
+class Caches(NamedTuple):
+    """Those of the training folders: of HR and, if LR is not made from it, as many of LR."""
+
+    hr: list[Cache]
+    lr: list[Cache]
+
+
+def open_caches(spec: DataSpec) -> Caches:
+    """Raises InputError as open_cache does, and for folders in each other."""
+    hr, lr = listed(spec.train), listed(spec.train_lr)
+    check_separate([*hr, *lr])
+    return Caches(*([open_cache(folder, spec.cache_dir) for folder in folders] for folders in (hr, lr)))
 
 
 def source_of(path: Path, folder: Path) -> Source:

@@ -1,14 +1,13 @@
-"""Training crops: random HR patches with flips, as uint8; the LR patch is made from them on the device."""
-
-from collections.abc import Sequence
+"""Training crops: random HR patches with flips, as uint8; with them the LR patches of the same places, if LR is read."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.cache import Cache
-from datasets.pool import Pool
+from datasets.cache import Caches
+from datasets.folder import check_fit
+from datasets.pool import Pool, Whole, lr_numbers
 from utils.config import DataSpec
 from utils.errors import InputError
 
@@ -17,32 +16,49 @@ class Crops:
     """The batches of a training run, each of random crops that are flipped at random; every image once per epoch.
 
     What an iteration holds, its scale included, depends on the seed and the iteration alone, so that a resumed run and
-    any number of processes see the same samples. Raises InputError if the processes do not divide batch_size, and for
-    an image that is smaller than a crop.
+    any number of processes see the same samples. Raises InputError if the processes do not divide batch_size, for an
+    image that is smaller than a crop, and for an HR image whose LR image is missing or has another size.
     """
 
     def __init__(
-        self, caches: Sequence[Cache], spec: DataSpec, seed: int, device: torch.device, rank: int = 0, world: int = 1
+        self, caches: Caches, spec: DataSpec, seed: int, device: torch.device, rank: int = 0, world: int = 1
     ) -> None:
         if spec.batch_size % world:
             raise InputError(f"data.batch_size: {world} processes do not divide {spec.batch_size}")
         self.patch_size, self.scales = spec.patch_size, spec.scales
-        self.hr = Pool(caches, device)
-        largest = round(self.patch_size * self.scales[1])
-        small = np.minimum(self.hr.height, self.hr.width) < largest
+        self.hr = Pool(caches.hr, device)
+        self.lr: Pool | None = None  # the LR image of each HR image, if they are read from files
+        if caches.lr:
+            self.lr = Pool(caches.lr, device, lr_numbers(caches))
+            self.check_pairs(self.lr)
+        images, largest = self.lr or self.hr, self.patch_size if self.lr else round(self.patch_size * self.scales[1])
+        small = np.minimum(images.height, images.width) < largest
         if small.any():
             raise InputError(
-                f"{self.hr.paths[int(small.argmax())]}: smaller than the {largest}x{largest} HR patch; "
-                "remove it or lower patch_size"
+                f"{images.paths[int(small.argmax())]}: smaller than the {largest}x{largest} "
+                f"{'LR' if self.lr else 'HR'} patch; remove it or lower patch_size"
             )
         self.total = spec.batch_size
         self.seed = seed
         self.rank, self.world = rank, world
         self.orders: dict[int, NDArray[np.int64]] = {}  # of the images, by epoch
 
+    def check_pairs(self, lr: Pool) -> None:
+        hr = self.hr
+        for number, (path, lr_path) in enumerate(zip(hr.paths, lr.paths, strict=True)):
+            of_hr, of_lr = ((int(pool.height[number]), int(pool.width[number])) for pool in (hr, lr))
+            check_fit(of_hr, of_lr, self.scales[1], path, lr_path)
+
     def batch(self, iteration: int) -> Tensor:
         """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = size(iteration)."""
         return self.hr.squares(self.steps(iteration)[:, self.rank :: self.world], self.size(iteration))
+
+    def lr_batch(self, iteration: int) -> Tensor | None:
+        """The LR patches of the same samples, (b,3,p,p) uint8; None if they are to be made from HR."""
+        if self.lr is None:
+            return None
+        steps = self.lr.steps(*self.places(iteration), self.patch_size)
+        return self.lr.squares(steps[:, self.rank :: self.world], self.patch_size)
 
     def size(self, iteration: int) -> int:
         """HR pixels across the samples of all processes: patch_size at a scale drawn evenly from the range, rounded.
@@ -57,13 +73,19 @@ class Crops:
         return [self.hr.paths[image].name for image in self.images(iteration).tolist()]
 
     def steps(self, iteration: int) -> NDArray[np.int64]:
-        """Where the samples of all processes lie, (3,B), as Pool.steps says."""
-        size = self.size(iteration)
+        """Where the samples of all processes lie in HR, (3,B), as Pool.steps says."""
+        image, top, left, flips = self.places(iteration)
+        factor = round(self.scales[1]) if self.lr else 1  # of LR files the scale is a whole number
+        return self.hr.steps(image, factor * top, factor * left, flips, self.size(iteration))
+
+    def places(self, iteration: int) -> tuple[Whole, Whole, Whole, NDArray[np.bool_]]:
+        """Image, top, left (B,) and flips (3,B) of the samples of all processes: in LR if it is read, or else in HR."""
+        images, size = (self.lr, self.patch_size) if self.lr else (self.hr, self.size(iteration))
         image = self.images(iteration)
         rng = np.random.Generator(np.random.Philox((self.seed, 1, iteration)))
-        top = rng.integers(self.hr.height[image] - size + 1)
-        left = rng.integers(self.hr.width[image] - size + 1)
-        return self.hr.steps(image, top, left, size, rng.integers(2, size=(3, len(image))).astype(bool))
+        top = rng.integers(images.height[image] - size + 1)
+        left = rng.integers(images.width[image] - size + 1)
+        return image, top, left, rng.integers(2, size=(3, len(image))).astype(bool)
 
     def images(self, iteration: int) -> NDArray[np.int64]:
         """Which images the samples of all processes show, (B,): the next ones of the epoch's order."""

@@ -118,13 +118,19 @@ def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, Pai
 
 def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:
     """Cut (..., H, W) at the left/top to the size that LR gives. Raises InputError if it is not about that size."""
+    check_fit(hr.shape[-2:], lr.shape[-2:], scale, path, lr_path)
     rows, cols = scaled_size(lr, scale)
-    if not (0 <= hr.shape[-2] - rows < scale and 0 <= hr.shape[-1] - cols < scale):
+    return hr[..., :rows, :cols]
+
+
+def check_fit(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path) -> None:
+    """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives."""
+    rows, cols = (round(side * scale) for side in lr)
+    if not (0 <= hr[0] - rows < scale and 0 <= hr[1] - cols < scale):
         raise InputError(
-            f"{path}: HR is {hr.shape[-1]}x{hr.shape[-2]} but {lr_path} at x{scale:g} gives {cols}x{rows}; "
+            f"{path}: HR is {hr[1]}x{hr[0]} but {lr_path} at x{scale:g} gives {cols}x{rows}; "
             "check the scale and the pairing"
         )
-    return hr[..., :rows, :cols]
 
 
 def check_side(lr: Tensor, path: Path) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.cache import Cache
+from datasets.cache import Cache, Caches
+from datasets.folder import by_stem, lr_images
 
 COPIED_PIXELS = 2**24  # to the device at a time
 Whole = NDArray[np.int64]
@@ -36,10 +37,10 @@ class Pool:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def steps(self, image: Whole, top: Whole, left: Whole, size: int, flips: Sequence[NDArray[np.bool_]]) -> Whole:
+    def steps(self, image: Whole, top: Whole, left: Whole, flips: NDArray[np.bool_], size: int) -> Whole:
         """Where squares lie, in pixels: (3,B), the first pixel, and from one row and column to the next.
 
-        `flips` are horizontal, vertical and diagonal, (B,) each. A flip is no more than other steps.
+        `flips` are horizontal, vertical and diagonal, (3,B). A flip is no more than other steps.
         """
         horizontal, vertical, diagonal = flips
         width = self.width[image]
@@ -60,6 +61,17 @@ class Pool:
             # a view, and cheaper to copy than to index; numpy refuses one that leaves the file
             square[:] = np.ndarray((3, size, size), np.uint8, self.pixels[cache], begin, (1, 3 * down, 3 * right))
         return squares.to(self.device, non_blocking=cuda)  # pinned memory is used again only when its copy is done
+
+
+def lr_numbers(caches: Caches) -> list[int]:
+    """Of all LR images that of each HR image, by name. Raises InputError if there is none."""
+    numbers: list[int] = []
+    start = 0
+    for hr, lr in zip(caches.hr, caches.lr, strict=True):
+        number = {path: start + place for place, path in enumerate(lr.paths)}
+        numbers += [number[path] for path in lr_images(by_stem(hr.paths, hr.folder), lr.folder, lr.paths)]
+        start += len(lr.paths)
+    return numbers
 
 
 def resident(parts: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor | None:

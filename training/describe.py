@@ -11,7 +11,7 @@ from models.flops import PATCH, Flops, mlp_flops, network_flops
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from training.tasks import Task
-from utils.config import Config, OriginalSpec, listed
+from utils.config import Config, DataSpec, OriginalSpec, listed
 from utils.dist import Ranks
 
 
@@ -71,9 +71,15 @@ def start_lines(
         f"model: {parameters(task.model)}",
         f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}, {name}: "
         f"{flops.paper / 1e6:.1f} M (paper account), {flops.executed / 1e6:.1f} M (executed)",
-        f"data: {images} images in {', '.join(listed(config.data.train))}; an epoch is {images} crops, one of each, "
+        f"data: {images} images in {sources(config.data)}; an epoch is {images} crops, one of each, "
         f"in {images / batch:.1f} iterations of {batch}",
     ]
+
+
+def sources(data: DataSpec) -> str:
+    """Where the training images come from."""
+    lr = f", with LR images in {', '.join(listed(data.train_lr))}" if data.train_lr else ""
+    return f"{', '.join(listed(data.train))}{lr}"
 
 
 def title(config: Config) -> str:

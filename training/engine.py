@@ -132,9 +132,16 @@ def progress(spec: TrainSpec, ranks: Ranks, iteration: int, began: float) -> flo
 
 
 def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tensor]:
-    """lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; LR is made there, and p is patch_size at every scale."""
+    """lr (b,3,p,p), hr (b,3,P,P) in [0,1] on the device; p is patch_size at every scale.
+
+    LR is made there, unless it is read from files.
+    """
     hr = crops.batch(iteration).float().div_(255)
-    lr = downscale(hr, hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
+    stored = crops.lr_batch(iteration)
+    if stored is None:
+        lr = downscale(hr, hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
+    else:
+        lr = stored.float().div_(255)
     return lr.contiguous(memory_format=torch.channels_last), hr
 
 

@@ -29,13 +29,14 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
     mode, another memory layout) does not reach the one that is trained.
     """
     _, scale = data.scales
-    folders = listed(data.val)
-    check_separate(folders)
+    folders, lr_folders = listed(data.val), listed(data.val_lr)
+    check_separate([*folders, *lr_folders])
     for folder, train in product(folders, listed(data.train)):
         if Path(train).resolve() in Path(folder).resolve().parents:
             raise InputError(f"{folder}: lies in {train}, so that it would be trained on as well; move it out of there")
     share = (not data.lr_round, ranks.rank, ranks.world)
-    pairs = [pair for hr in folders for pair in PairedFolder(hr, None, scale, *share, below=True)]
+    both = zip(folders, lr_folders or [None] * len(folders), strict=True)
+    pairs = [pair for hr, lr in both for pair in PairedFolder(hr, lr, scale, *share, below=True)]
     protocol = Protocol(scale, with_ssim=False)
 
     def validate(model: OriginalModel | PCSR) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -74,18 +75,30 @@ Several = Annotated[tuple[str, ...], Field(min_length=1)]
 Folders = Annotated[str | Several, WrapValidator(one_or_list)]  # each is searched with its subfolders
 
 
-def listed(folders: str | Sequence[str]) -> list[str]:
-    return [folders] if isinstance(folders, str) else list(folders)
+def listed(folders: str | Sequence[str] | None) -> list[str]:
+    return [folders] if isinstance(folders, str) else list(folders or ())
 
 
 class DataSpec(Spec):
     train: Folders  # of HR images; crops are taken from them at random
     val: Folders  # of HR images for validation
+    train_lr: Folders | None = None  # of their LR images, one for each of `train`; null: LR is made from HR
+    val_lr: Folders | None = None  # the same for `val`
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which each batch gets one at random
     patch_size: PositiveInt  # LR pixels
     batch_size: PositiveInt  # over all processes
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
     cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
+
+    @model_validator(mode="after")
+    def check_pairs(self) -> Self:
+        for name in ("train", "val"):
+            lr = getattr(self, f"{name}_lr")
+            if lr is not None and len(listed(lr)) != len(listed(getattr(self, name))):
+                raise PydanticCustomError("pairs", f"{name}_lr must name one folder for each of {name}")
+        if self.train_lr is not None and isinstance(self.scale, tuple):
+            raise PydanticCustomError("pairs", "the images of train_lr have one scale; set scale to it, a whole number")
+        return self
 
     @property
     def scales(self) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datasets import cache as cache_module
-from datasets.cache import Cache, cache_place, open_cache
+from datasets.cache import Cache, cache_place, open_cache, open_caches
 from datasets.crops import Crops
 from datasets.pool import gather_resident
 from tests.conftest import make_folder, photo
@@ -52,7 +52,8 @@ def assert_current(cache: Cache, folder: Path) -> None:
 
 def crops(folder: Path, seed: int = 0, rank: int = 0, world: int = 1, **changes: int) -> Crops:
     fields = {"train": str(folder), "val": "", "scale": 4, "patch_size": 8, "batch_size": 4, **changes}
-    return Crops([open_cache(folder)], DataSpec.model_validate(fields), seed, CPU, rank, world)
+    spec = DataSpec.model_validate(fields)
+    return Crops(open_caches(spec), spec, seed, CPU, rank, world)
 
 
 def test_a_cache_is_built_once_and_holds_the_images(folder: Path) -> None:

@@ -10,7 +10,9 @@ from datasets.cache import Cache, open_cache, open_caches
 from datasets.crops import Crops
 from datasets.folder import PairedFolder
 from tests.conftest import Cli, make_folder, photo
+from training.engine import patches
 from utils.config import DataSpec
+from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import check_separate, list_images
@@ -106,3 +108,75 @@ def test_equal_names_in_subfolders_are_no_clash(work: Path) -> None:
     assert len(list_images("two", below=True)) == 3  # a training from HR alone needs no names
     with pytest.raises(InputError, match=r"img_0\.png: has the name of img_0\.jpg; rename one"):
         PairedFolder("two", None, 4, below=True)
+
+
+@pytest.fixture
+def paired(work: Path) -> Path:
+    """LR images of what is in one/ and two/: each pixel is the mean of 4x4 pixels of HR."""
+    for folder in ("one", "two"):
+        for path in list_images(folder, below=True):
+            hr = read_image(path).pixels
+            height, width = (side // 4 for side in hr.shape[:2])
+            blocks = hr[: 4 * height, : 4 * width].reshape(height, 4, width, 4, 3)
+            target = work / f"{folder}_lr" / path.relative_to(folder).with_name(f"{path.stem}x4.png")
+            write_image(target, blocks.mean(axis=(1, 3)).round().astype(np.uint8))
+    write_image(work / "one_lr/of_no_hr.png", photo(20, 20))
+    return work
+
+
+PAIRS = {"train": ["one", "two"], "train_lr": ["one_lr", "two_lr"]}
+
+
+def test_crops_of_lr_and_hr_show_the_same_place(paired: Path) -> None:
+    write_image(paired / "two/img_0.png", np.pad(photo(36, 40), ((0, 3), (0, 1), (0, 0)), "edge"))  # more than LR shows
+    data = spec(**PAIRS)
+    source, *ranks = (Crops(open_caches(data), data, 3, CPU, rank, world) for rank, world in ((0, 1), (0, 2), (1, 2)))
+    for iteration in range(1, 21):
+        lr, hr = patches(source, iteration, data)
+        assert lr.shape == (4, 3, 8, 8) and hr.shape == (4, 3, 32, 32)
+        assert torch.allclose(lr, torch.nn.functional.avg_pool2d(hr, 4), atol=0.51 / 255)
+        shares = [patches(each, iteration, data) for each in ranks]
+        assert torch.equal(torch.stack([share[0] for share in shares], 1).flatten(0, 1), lr)
+    assert {tuple(each) for each in source.places(1)[3].T.tolist()} != {(False, False, False)}
+
+
+def test_pairs_that_do_not_fit_are_named(paired: Path) -> None:
+    data = spec(**PAIRS)
+    write_image(paired / "one_lr/img_0x4.png", photo(10, 12))
+    message = r"one/img_0\.png: HR is 44x40 but one_lr/img_0x4\.png at x4 gives 48x40; check the scale and the pairing"
+    with pytest.raises(InputError, match=message):
+        Crops(open_caches(data), data, 0, CPU)
+    (paired / "one_lr/img_0x4.png").unlink()
+    with pytest.raises(InputError, match=r"one_lr: no LR image for img_0\.png \(1 missing\); names must match"):
+        Crops(open_caches(data), data, 0, CPU)
+    write_image(paired / "one_lr/img_0x4.png", photo(10, 11))
+    large = spec(**PAIRS, patch_size=10)
+    with pytest.raises(InputError, match=r"two_lr/img_0x4\.png: smaller than the 10x10 LR patch; remove it or lower"):
+        Crops(open_caches(large), large, 0, CPU)
+    (paired / "one_lr").rename(paired / "one/one_lr")
+    with pytest.raises(InputError, match="one_lr: lies in one, which is searched"):
+        open_caches(spec(train="one", train_lr="one/one_lr"))
+
+
+def test_training_with_pairs_goes_on_exactly(cli: Cli, paired: Path) -> None:
+    """Trained on pairs and validated on them, a run that was stopped ends as one that was not."""
+    pairs = ("data.train=[one,two]", "data.train_lr=[one_lr,two_lr]", "data.val=two", "data.val_lr=two_lr")
+    command = (*TRAIN[:-1], *SMALL, *pairs, "save_every=2")
+    ran = cli(*command, "iter_max=4")
+    assert ran.code == 0 and "5 images in one, two, with LR images in one_lr, two_lr" in ran.out, ran.err
+    weights = paired / "save/run/model.safetensors"
+    whole = weights.read_bytes()
+    (paired / "save/run/state/00000004.pth").unlink()
+    assert cli(*command, "iter_max=4", "--resume").code == 0
+    assert weights.read_bytes() == whole
+    made = cli(*command[:-4], "data.val=two", "iter_max=4", "data.train=[one,two]")
+    assert made.code == 0 and (paired / "save/run-2/model.safetensors").read_bytes() != whole
+    scores = [(paired / f"save/{name}/metrics.csv").read_text() for name in ("run", "run-2")]
+    assert scores[0] != scores[1]
+    for setting, message in (
+        ("data.train_lr=one_lr", "data: train_lr must name one folder for each of train"),
+        ("data.val_lr=[a,b]", "data: val_lr must name one folder for each of val"),
+        ("data.scale=[2,4]", "data: the images of train_lr have one scale; set scale to it, a whole number"),
+    ):
+        refused = cli(*command, setting)
+        assert refused.code == 2 and refused.err.count("\n") == 1 and message in refused.err

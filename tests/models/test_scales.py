@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.cache import open_cache
+from datasets.cache import open_caches
 from datasets.crops import Crops
 from tests.conftest import Cli, make_folder
 from training.engine import patches
@@ -29,7 +29,8 @@ def spec(folder: Path, scale: object, lr_round: bool = True) -> DataSpec:
 
 
 def crops(folder: Path, scale: object = RANGE, seed: int = 0, rank: int = 0, world: int = 1) -> Crops:
-    return Crops([open_cache(folder)], spec(folder, scale), seed, CPU, rank, world)
+    data = spec(folder, scale)
+    return Crops(open_caches(data), data, seed, CPU, rank, world)
 
 
 def sizes(source: Crops, count: int = 50) -> list[int]:
