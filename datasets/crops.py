@@ -1,4 +1,4 @@
-"""Training crops: random HR patches with flips, as uint8; with them the LR patches of the same places, if LR is read."""
+"""Training crops: random HR patches with flips, as uint8; with them LR patches of the same places, if LR is read."""
 
 import numpy as np
 import torch
@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.cache import Caches
-from datasets.folder import check_fit
+from datasets.degrade import Degradation, draw_ways
+from datasets.folder import check_sides
 from datasets.pool import Pool, Whole, lr_numbers
 from utils.config import DataSpec
 from utils.errors import InputError
@@ -38,6 +39,7 @@ class Crops:
                 f"{images.paths[int(small.argmax())]}: smaller than the {largest}x{largest} "
                 f"{'LR' if self.lr else 'HR'} patch; remove it or lower patch_size"
             )
+        self.degrade = spec.degrade
         self.total = spec.batch_size
         self.seed = seed
         self.rank, self.world = rank, world
@@ -47,7 +49,7 @@ class Crops:
         hr = self.hr
         for number, (path, lr_path) in enumerate(zip(hr.paths, lr.paths, strict=True)):
             of_hr, of_lr = ((int(pool.height[number]), int(pool.width[number])) for pool in (hr, lr))
-            check_fit(of_hr, of_lr, self.scales[1], path, lr_path)
+            check_sides(of_hr, of_lr, self.scales[1], path, lr_path)
 
     def batch(self, iteration: int) -> Tensor:
         """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = size(iteration)."""
@@ -59,6 +61,13 @@ class Crops:
             return None
         steps = self.lr.steps(*self.places(iteration), self.patch_size)
         return self.lr.squares(steps[:, self.rank :: self.world], self.patch_size)
+
+    def ways(self, iteration: int) -> list[Degradation]:
+        """How the LR patches of this process' share are degraded; empty if none is."""
+        if self.degrade is None:
+            return []
+        rng = np.random.Generator(np.random.Philox((self.seed, 3, iteration)))
+        return draw_ways(self.degrade, rng, self.total)[self.rank :: self.world]
 
     def size(self, iteration: int) -> int:
         """HR pixels across the samples of all processes: patch_size at a scale drawn evenly from the range, rounded.

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
+from datasets.degrade import degraded, way_of
+from utils.config import DegradeSpec
 from utils.decode import read_image
 from utils.errors import InputError
 from utils.files import data_name, list_images
@@ -55,7 +58,8 @@ class PairedFolder:
     With `below` the images in subfolders belong to them. Of several processes each gets its share, every `world`-th
     image from the `rank`-th on, which may be none.
 
-    Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`.
+    Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`, and
+    degraded if that is asked for, in a way that depends on their names.
     HR is cut at the left and top to a multiple of the scale (for one that is not an integer: to the size LR implies).
     Raises InputError for a missing or empty folder, an HR image without an LR one, and a pair that does not fit.
     """
@@ -69,12 +73,13 @@ class PairedFolder:
         rank: int = 0,
         world: int = 1,
         below: bool = False,
+        degrade: DegradeSpec | None = None,
     ) -> None:
         hr = by_stem(list_images(hr_folder, below), hr_folder)
         lr = lr_images(hr, lr_folder, list_images(lr_folder, below)) if lr_folder is not None else [None] * len(hr)
         self.names, self.hr_paths, self.lr_paths = list(hr)[rank::world], [*hr.values()][rank::world], lr[rank::world]
         self.scale = scale
-        self.float_lr = float_lr
+        self.float_lr, self.degrade = float_lr, degrade
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,7 +104,9 @@ class PairedFolder:
     def load(self, number: int) -> Pair:
         hr, lr = self.read(number)
         if lr is None:
-            lr = downscale(hr, self.scale, eight_bit=not self.float_lr)
+            shrink = partial(downscale, scale=self.scale, eight_bit=not self.float_lr)
+            ways = [way_of(self.degrade, self.names[number])] if self.degrade else []
+            lr = degraded(hr, ways, shrink)
         return Pair(self.names[number], hr, lr)
 
 
@@ -118,12 +125,12 @@ def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, Pai
 
 def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:
     """Cut (..., H, W) at the left/top to the size that LR gives. Raises InputError if it is not about that size."""
-    check_fit(hr.shape[-2:], lr.shape[-2:], scale, path, lr_path)
+    check_sides(hr.shape[-2:], lr.shape[-2:], scale, path, lr_path)
     rows, cols = scaled_size(lr, scale)
     return hr[..., :rows, :cols]
 
 
-def check_fit(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path) -> None:
+def check_sides(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path) -> None:
     """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives."""
     rows, cols = (round(side * scale) for side in lr)
     if not (0 <= hr[0] - rows < scale and 0 <= hr[1] - cols < scale):

@@ -21,7 +21,7 @@ def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
 
     Raises InputError if no image has room for one, and for images that cannot be read or have more than 8 bits.
     """
-    paths = list_images(source)
+    paths = list_images(source, below=True)
     places = np.array([np.prod(np.maximum(np.array(stored_size(path)) - size + 1, 0)) for path in paths], np.float64)
     if not places.any():
         raise InputError(f"{source}: no image is {size}x{size} pixels or larger")

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from datasets.degrade import Degradation, after_shrinking, blurred, way_of
 from datasets.folder import lr_size, mod_crop
+from utils.config import DegradeSpec
 from utils.decode import is_whole, read_image, stored_size
 from utils.encode import write_image
 from utils.errors import InputError, Parser
@@ -72,16 +74,23 @@ def extract_subimages(source: Path, output: Path, size: int, step: int, remainde
 
 
 def generate_mod_lr_bic(
-    source: Path, output: Path, mod_output: Path | None, scale: float, matlab_uint8: bool, workers: int
+    source: Path,
+    output: Path,
+    mod_output: Path | None,
+    scale: float,
+    matlab_uint8: bool,
+    workers: int,
+    degrade: DegradeSpec | None = None,
 ) -> None:
-    """The LR image of every HR image under the same name, and if asked the HR image cut to fit it."""
+    """The LR image of every HR image under the same name, degraded if asked, and if asked HR cut to fit it."""
     if not (1 <= scale < math.inf):
         raise InputError("scale must be a number of at least 1")
     recipes = []
     for path in list_images(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
         check_stored_scale(path, lr, scale)
-        make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8)
+        way = way_of(degrade, path.stem) if degrade else Degradation()
+        make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8, way=way)
         recipes.append(Recipe(path, [hr, lr] if hr else [lr], make))
     make_all(recipes, source, [output, mod_output] if mod_output else [output], workers)
 
@@ -114,7 +123,13 @@ def subimages(pixels: Array, source: Path, target: str, size: int, step: int, re
 
 
 def make_pair(
-    pixels: Array, hr: Path | None, lr: Path, source: Path, scale: float, matlab_uint8: bool = False
+    pixels: Array,
+    hr: Path | None,
+    lr: Path,
+    source: Path,
+    scale: float,
+    matlab_uint8: bool = False,
+    way: Degradation = Degradation(),  # noqa: B008 - which nobody can change
 ) -> Files:
     """HR cut to fit the scale, if its path is given, and the LR image of the evaluation: 8 bit whatever HR has."""
     fitting = crop_to_fit(pixels, scale, source)
@@ -122,11 +137,14 @@ def make_pair(
         raise InputError(f"{source}: 16 bits per channel; matlab_uint8 takes 8")
     if hr:
         yield hr, fitting
+    if way.blur:
+        fitting = blurred(to_pixels(to_tensor(fitting)), way.blur)
     if matlab_uint8:
         size = (round(fitting.shape[0] / scale), round(fitting.shape[1] / scale))
-        yield lr, by_channel(fitting, lambda plane: imresize_matlab_uint8(torch.from_numpy(plane), size).numpy())
+        small = by_channel(fitting, lambda plane: imresize_matlab_uint8(torch.from_numpy(plane), size).numpy())
     else:
-        yield lr, by_channel(fitting, lambda plane: to_pixels(downscale(to_tensor(plane), scale)))
+        small = by_channel(fitting, lambda plane: to_pixels(downscale(to_tensor(plane), scale)))
+    yield lr, after_shrinking(small, way)
 
 
 def shrink(pixels: Array, size: tuple[int, int]) -> Array:

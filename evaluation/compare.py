@@ -54,6 +54,7 @@ def check_comparable(one: Results, other: Results) -> None:
     shared = first.keys() & second.keys()
     both = one.record.keys() & other.record.keys()
     differ = [key for key in COMMON if key in both and one.record[key] != other.record[key]]
+    differ += ["degrade"] if one.record.get("degrade") != other.record.get("degrade") else []  # only where it is used
     if not differ and any(first[key] != second[key] for key in shared):
         differ = ["images"]
     if shared and differ:

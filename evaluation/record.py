@@ -56,7 +56,8 @@ def results_folder(wanted: Path, result: str, record: Mapping[str, Any], named: 
         if there == record or not (folder / result).exists():
             break
         if not about:
-            other = [key for key in record if there.get(key) != record[key]] if there else ["origin"]
+            keys = {**record, **there}  # a key that only one of them has counts as well
+            other = [key for key in keys if there.get(key) != record.get(key)] if there else ["origin"]
             about = f"{folder} holds results of other {', '.join(other)}"
         if named:
             raise InputError(f"{about}; give another --out_dir")

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from datasets.degrade import add_degrade_option, asked_degradation, spelled
 from datasets.folder import PairedFolder, named_folders
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
@@ -18,6 +19,7 @@ from evaluation.report import format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, computed_in
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
+from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
 from utils.errors import InputError, Parser
@@ -35,6 +37,7 @@ def eval_parser(description: str) -> Parser:
     about = "up-scaling factor of 1 or more, or several; an original model has its own alone (default: 4)"
     parser.add_argument("--scale", type=float, nargs="+", default=[4.0], help=about)
     parser.add_argument("--float_lr", action="store_true", help="LR made from HR is not rounded to 8 bits (published)")
+    add_degrade_option(parser)
     parser.add_argument("--per_image", action="store_true", help="whole images, instead of overlapping patches")
     parser.add_argument("--crop", action="store_true", help="cut LR to n*step+patch_size, what both modes can see")
     parser.add_argument("--patch_size", type=int, default=32, help="LR pixels of a patch (default: 32)")
@@ -74,6 +77,7 @@ def run_evaluation(
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
+    args.degrade = degradation(args)
     if ranks.main:
         print(protocol_line(args))
         if chosen:
@@ -95,6 +99,14 @@ def run_evaluation(
     stop_ranks(ranks)
 
 
+def degradation(args: argparse.Namespace) -> DegradeSpec | None:
+    """What --degrade asks for. Raises InputError also for options it does not go with."""
+    for option, given in (("--lr_data", args.lr_data), ("--float_lr", args.float_lr)):
+        if args.degrade and given:
+            raise InputError(f"--degrade: is for 8-bit LR that is made from HR; leave out {option}")
+    return asked_degradation(args.degrade)
+
+
 def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[str, Any]) -> Iterator[DataSet]:
     """Every data set at every scale; `about` is what else the records say. Raises InputError for unusable folders."""
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
@@ -102,7 +114,7 @@ def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[st
         raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
     lrs = args.lr_data or [None] * len(named)
     for ((name, hr), lr), scale in product(zip(named.items(), lrs, strict=True), scales):
-        pairs = PairedFolder(hr, lr, scale, args.float_lr, ranks.rank, ranks.world)
+        pairs = PairedFolder(hr, lr, scale, args.float_lr, ranks.rank, ranks.world, degrade=args.degrade)
         wanted = Path(args.out_dir or f"results/{model}")
         if not args.out_dir or len(named) * len(scales) > 1:
             wanted /= f"{name}-x{scale:g}{protocol_suffix(args)}"
@@ -131,16 +143,17 @@ def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: Data
 
 def protocol_line(args: argparse.Namespace) -> str:
     """For people: which protocol runs, and how to get the other."""
+    worse = f"; LR degraded by {spelled(args.degrade)}" if args.degrade else ""
     if args.per_image:
-        return "protocol: whole images (without --per_image: overlapping patches, as published)"
+        return f"protocol: whole images (without --per_image: overlapping patches, as published){worse}"
     size = f"{args.patch_size}x{args.patch_size} LR pixels, step {args.step}"
-    return f"protocol: overlapping patches of {size}, as published (whole images: --per_image)"
+    return f"protocol: overlapping patches of {size}, as published (whole images: --per_image){worse}"
 
 
 def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
     """What of the protocol decides the results."""
     grid = [args.patch_size, args.step]
-    return {
+    record = {
         "patches": None if args.per_image else grid,
         "crop": grid if args.crop else None,
         "float_lr": args.float_lr,
@@ -148,6 +161,7 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
         "precision": computed_in(args.precision),
         "refinement": not getattr(args, "no_refinement", True),  # PCSR only
     }
+    return {**record, "degrade": spelled(args.degrade)} if args.degrade else record  # older records lack it
 
 
 def protocol_suffix(args: argparse.Namespace) -> str:
@@ -160,7 +174,9 @@ def protocol_suffix(args: argparse.Namespace) -> str:
         computed_in(args.precision): computed_in(args.precision) != "float32",
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
-    return "".join(f"-{word}" for word, holds in other.items() if holds)
+    words = [word for word, holds in other.items() if holds]
+    words += spelled(args.degrade).replace("=", "").split() if args.degrade else []
+    return "".join(f"-{word}" for word in words)
 
 
 def save_images(folder: Path, name: str, restored: Restored) -> None:

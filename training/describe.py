@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from datasets.crops import Crops
+from datasets.degrade import spelled
 from models.blocks import OriginalModel
 from models.flops import PATCH, Flops, mlp_flops, network_flops
 from models.mlp import PixelMLP
@@ -71,15 +72,16 @@ def start_lines(
         f"model: {parameters(task.model)}",
         f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}, {name}: "
         f"{flops.paper / 1e6:.1f} M (paper account), {flops.executed / 1e6:.1f} M (executed)",
-        f"data: {images} images in {sources(config.data)}; an epoch is {images} crops, one of each, "
+        f"data: {images} images in {data_sources(config.data)}; an epoch is {images} crops, one of each, "
         f"in {images / batch:.1f} iterations of {batch}",
     ]
 
 
-def sources(data: DataSpec) -> str:
+def data_sources(data: DataSpec) -> str:
     """Where the training images come from."""
     lr = f", with LR images in {', '.join(listed(data.train_lr))}" if data.train_lr else ""
-    return f"{', '.join(listed(data.train))}{lr}"
+    worse = f", LR degraded by {spelled(data.degrade)}" if data.degrade else ""
+    return f"{', '.join(listed(data.train))}{lr}{worse}"
 
 
 def title(config: Config) -> str:

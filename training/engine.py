@@ -3,6 +3,7 @@
 import random
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.cache import open_caches
 from datasets.crops import Crops
+from datasets.degrade import degraded
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
 from training.describe import start_lines
@@ -138,10 +140,8 @@ def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tenso
     """
     hr = crops.batch(iteration).float().div_(255)
     stored = crops.lr_batch(iteration)
-    if stored is None:
-        lr = downscale(hr, hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
-    else:
-        lr = stored.float().div_(255)
+    shrink = partial(downscale, scale=hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
+    lr = degraded(hr, crops.ways(iteration), shrink) if stored is None else stored.float().div_(255)
     return lr.contiguous(memory_format=torch.channels_last), hr
 
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from itertools import product
+from itertools import product, repeat
 from pathlib import Path
 
 from torch import distributed
@@ -34,9 +34,9 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
     for folder, train in product(folders, listed(data.train)):
         if Path(train).resolve() in Path(folder).resolve().parents:
             raise InputError(f"{folder}: lies in {train}, so that it would be trained on as well; move it out of there")
-    share = (not data.lr_round, ranks.rank, ranks.world)
-    both = zip(folders, lr_folders or [None] * len(folders), strict=True)
-    pairs = [pair for hr, lr in both for pair in PairedFolder(hr, lr, scale, *share, below=True)]
+    share = (not data.lr_round, ranks.rank, ranks.world, True, data.degrade)
+    both = zip(folders, lr_folders or repeat(None), strict=False)  # as many of each, or none of LR
+    pairs = [pair for hr, lr in both for pair in PairedFolder(hr, lr, scale, *share)]
     protocol = Protocol(scale, with_ssim=False)
 
     def validate(model: OriginalModel | PCSR) -> dict[str, float]:

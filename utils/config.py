@@ -1,12 +1,12 @@
 """One experiment is one YAML file, read into frozen typed specs; an unknown, missing or wrong key is an error."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -50,29 +50,66 @@ class PCSRSpec(Spec):
 ModelSpec = Annotated[OriginalSpec | PCSRSpec, Field(discriminator="kind")]
 
 
-def one_or_range(value: object, validate: ValidatorFunctionWrapHandler) -> object:
-    try:
-        scale = validate(value)
-    except ValidationError:
-        scale = (math.inf, 0.0)
-    if isinstance(scale, tuple) and scale[0] > scale[1]:
-        raise PydanticCustomError("scale", "must be a whole number, or a range [low, high] with 1 < low <= high")
-    return scale
+def or_else(message: str, prepare: Callable[[object], object] = lambda value: value) -> WrapValidator:
+    """One message for every wrong value, where the types alone would have several."""
+
+    def validate(value: object, inner: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return inner(prepare(value))
+        except ValidationError:
+            raise PydanticCustomError("value", message) from None
+
+    return WrapValidator(validate)
 
 
+def rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("low is above high")
+    return ends
+
+
+def both_ends(value: object) -> object:
+    return (value, value) if isinstance(value, int | float) else value
+
+
+def as_tuple(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+N = TypeVar("N", bound=float)
+Span = Annotated[tuple[N, N], AfterValidator(rising)]
 Factor = Annotated[float, Field(gt=1, allow_inf_nan=False)]
-Scale = Annotated[PositiveInt | tuple[Factor, Factor], WrapValidator(one_or_range)]
-
-
-def one_or_list(value: object, validate: ValidatorFunctionWrapHandler) -> object:
-    try:
-        return validate(value)
-    except ValidationError:
-        raise PydanticCustomError("folders", "must be a folder, or a list of folders") from None
-
-
+WRONG_SCALE = "must be a whole number, or a range [low, high] with 1 < low <= high"
+Scale = Annotated[PositiveInt | Span[Factor], or_else(WRONG_SCALE)]
 Several = Annotated[tuple[str, ...], Field(min_length=1)]
-Folders = Annotated[str | Several, WrapValidator(one_or_list)]  # each is searched with its subfolders
+Folders = Annotated[str | Several, or_else("must be a folder, or a list of folders")]  # with their subfolders
+Level = Annotated[float, Field(ge=0, le=100)]
+Levels = Annotated[Span[Level], or_else("must be a number from 0 to 100, or a range [low, high] of them", both_ends)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+WRONG_QUALITY = "must be a whole number from 1 to 100, or a range [low, high] of them"
+Qualities = Annotated[Span[Quality], or_else(WRONG_QUALITY, both_ends)]
+Sampling = Literal[420, 422, 444]
+AnySampling = Annotated[tuple[Sampling, ...], Field(min_length=1)]
+Samplings = Annotated[AnySampling, or_else("must be 420, 422 or 444, or a list of them", as_tuple)]
+
+
+class DegradeSpec(Spec):
+    """How LR is made worse than HR made small: HR is blurred before that, and LR gets noise and then becomes a JPEG.
+
+    From a range each image, in training each crop, gets a number of its own.
+    """
+
+    blur: Levels = (0, 0)  # sigma of a Gaussian in HR pixels
+    noise: Levels = (0, 0)  # sigma in levels of 8 bits
+    jpeg: Qualities | None = None
+    subsampling: Samplings = (420,)  # of JPEG's colours; of several one is drawn
+    clean: float = Field(default=0.0, ge=0, le=1)  # share of the images that are left as they are
+
+    @model_validator(mode="after")
+    def check_any(self) -> Self:
+        if self.jpeg is None and not self.blur[1] and not self.noise[1]:
+            raise PydanticCustomError("degrade", "give blur, noise or jpeg")
+        return self
 
 
 def listed(folders: str | Sequence[str] | None) -> list[str]:
@@ -88,6 +125,7 @@ class DataSpec(Spec):
     patch_size: PositiveInt  # LR pixels
     batch_size: PositiveInt  # over all processes
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
+    degrade: DegradeSpec | None = None  # where LR is made from HR; null: it is HR made small, and nothing else
     cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
 
     @model_validator(mode="after")
@@ -98,6 +136,10 @@ class DataSpec(Spec):
                 raise PydanticCustomError("pairs", f"{name}_lr must name one folder for each of {name}")
         if self.train_lr is not None and isinstance(self.scale, tuple):
             raise PydanticCustomError("pairs", "the images of train_lr have one scale; set scale to it, a whole number")
+        if self.degrade and self.train_lr is not None:
+            raise PydanticCustomError("pairs", "degrade is for LR that is made from HR; leave out degrade or train_lr")
+        if self.degrade and not self.lr_round:
+            raise PydanticCustomError("pairs", "degrade makes LR of 8 bits; leave it out or set lr_round to true")
         return self
 
     @property
@@ -136,9 +178,8 @@ class TrainSpec(Spec):
     init: str | None = None  # weights to start from; phase 1 needs those of phase 0
     pixels_per_patch: PositiveInt | None = None  # random HR pixels per patch that the loss sees; null: all
     loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or other) loss
-    loss_avg_w: float = Field(
-        default=3.0, ge=0, allow_inf_nan=False
-    )  # phase 1, weight of the loss that keeps the heavy share near a half
+    # phase 1, weight of the loss that keeps the heavy share near a half
+    loss_avg_w: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000
     save_every: PositiveInt = 1_000
@@ -230,14 +271,19 @@ S = TypeVar("S", bound=Spec)
 
 
 def check(spec: type[S], content: dict[str, Any], path: str | Path) -> S:
-    """Validate raw content against a spec."""
+    """Validate raw content, that of a config's file, against a spec."""
+    return checked(spec, content, f"config {path}")
+
+
+def checked(spec: type[S], content: dict[str, Any], source: str) -> S:
+    """Validate raw content against a spec. Raises InputError naming the source and the key."""
     try:
         return spec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part not in ("original", "pcsr"))
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise InputError(f"config {path}: {key}: {reason}") from None
+        raise InputError(": ".join(filter(None, (source, key, reason)))) from None
 
 
 def dump_yaml(spec: Spec) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
+from datasets.degrade import add_degrade_option, asked_degradation
 from datasets.prepare import folders_parser, generate_mod_lr_bic
 from utils.errors import run
 
@@ -16,8 +17,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=4.0, help="HR/LR, any number of at least 1, such as 2.5")
     about = "as MATLAB's imresize on uint8: rounded after each of its two passes"
     parser.add_argument("--matlab_uint8", action="store_true", help=about)
+    add_degrade_option(parser)
     args = parser.parse_args()
-    generate_mod_lr_bic(args.input, args.output, args.mod_output, args.scale, args.matlab_uint8, args.workers)
+    how = (args.scale, args.matlab_uint8, args.workers, asked_degradation(args.degrade))
+    generate_mod_lr_bic(args.input, args.output, args.mod_output, *how)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from utils.errors import Parser, run
 
 def main() -> None:
     parser = Parser(description="Random crops of HR training images in one file, for benchmarks/gpu.py --pack.")
-    parser.add_argument("--input", type=Path, required=True, help="HR images of 8 bits; LR is made from them")
+    about = "HR images of 8 bits, in subfolders too; LR is made from them"
+    parser.add_argument("--input", type=Path, required=True, help=about)
     parser.add_argument("--output", type=Path, required=True, help="the file to write, .npz")
     parser.add_argument("--size", type=int, default=192, help="side of a crop in pixels (default: 192)")
     parser.add_argument("--count", type=int, default=600, help="how many crops (default: 600)")

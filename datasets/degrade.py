@@ -1,0 +1,124 @@
+"""LR images that are worse than HR made small: blurred, noisy, compressed. The blur is one of HR, the others are of LR.
+
+HR -> blur -> antialiased bicubic, rounded to 8 bits -> noise -> JPEG -> LR
+"""
+
+import io
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from torch import Tensor
+from yaml import YAMLError
+
+from utils.config import DegradeSpec, as_tuple, checked, parse_value
+from utils.errors import InputError
+from utils.image import to_pixels, to_tensor
+
+Pixels = NDArray[np.uint8]  # (H,W,3) RGB
+
+
+class Degradation(NamedTuple):
+    """What happens to one image; nothing by default."""
+
+    blur: float = 0.0  # sigma in HR pixels
+    noise: float = 0.0  # sigma in levels
+    quality: int = 0  # of JPEG; 0: none
+    subsampling: int = 420
+    seed: int = 0  # of the noise
+
+
+def blurred(hr: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur, the border mirrored."""
+    return np.asarray(cv2.GaussianBlur(hr, (0, 0), sigma), np.uint8)
+
+
+def noisy(lr: Pixels, sigma: float, seed: int) -> Pixels:
+    """White Gaussian noise, another in each channel; rounded and clipped."""
+    noise = np.random.Generator(np.random.Philox(seed)).normal(0, sigma, lr.shape)
+    return np.rint(lr + noise).clip(0, 255).astype(np.uint8)
+
+
+def compressed(lr: Pixels, quality: int, subsampling: int = 420) -> Pixels:
+    """As a JPEG file gives it back."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(lr).save(buffer, "JPEG", quality=quality, subsampling=":".join(str(subsampling)))
+    return np.asarray(Pillow.open(buffer))
+
+
+def before_shrinking(hr: Pixels, way: Degradation) -> Pixels:
+    return blurred(hr, way.blur) if way.blur else hr
+
+
+def after_shrinking(lr: Pixels, way: Degradation) -> Pixels:
+    lr = noisy(lr, way.noise, way.seed) if way.noise else lr
+    return compressed(lr, way.quality, way.subsampling) if way.quality else lr
+
+
+def degraded(hr: Tensor, ways: Sequence[Degradation], shrink: Callable[[Tensor], Tensor]) -> Tensor:
+    """LR images of hr (b,3,H,W) in [0,1], each in its own way, or clean without any ways; `shrink` makes LR of 8 bits.
+
+    Blur, noise and JPEG are the CPU's work, so that a CUDA device is waited for if there is any.
+    """
+    hr = each_image(before_shrinking, hr, ways, [way.blur > 0 for way in ways])
+    return each_image(after_shrinking, shrink(hr), ways, [way.noise > 0 or way.quality > 0 for way in ways])
+
+
+def each_image(
+    change: Callable[[Pixels, Degradation], Pixels], images: Tensor, ways: Sequence[Degradation], chosen: Sequence[bool]
+) -> Tensor:
+    """The images (b,3,H,W) in [0,1] of which the chosen ones, rounded to 8 bits, are changed."""
+    if not any(chosen):
+        return images
+    changed = images.cpu().clone()
+    for number in np.flatnonzero(chosen).tolist():
+        changed[number] = to_tensor(change(to_pixels(changed[number : number + 1]), ways[number]))[0]
+    return changed.to(images.device)
+
+
+def draw_ways(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[Degradation]:
+    """A way for each of so many images, drawn evenly from the ranges."""
+    clean = rng.random(count) < spec.clean
+    blur, noise = rng.uniform(*spec.blur, count), rng.uniform(*spec.noise, count)
+    quality = rng.integers(*(spec.jpeg or (0, 0)), count, endpoint=True)  # 0: no JPEG
+    subsampling, seeds = rng.choice(spec.subsampling, count), rng.integers(2**63, size=count)
+    drawn = zip(*(each.tolist() for each in (blur, noise, quality, subsampling, seeds)), strict=True)
+    return [Degradation() if left else Degradation(*numbers) for left, numbers in zip(clean, drawn, strict=True)]
+
+
+def way_of(spec: DegradeSpec, name: str) -> Degradation:
+    """That of an image of this name, the same whenever it is asked for."""
+    key = int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:8])
+    return draw_ways(spec, np.random.Generator(np.random.Philox(key)), 1)[0]
+
+
+def spelled(spec: DegradeSpec) -> str:
+    """All that is not as by default, such as `noise=8 jpeg=40-100`."""
+    values = {name: as_tuple(value) for name, value in spec.model_dump(exclude_defaults=True).items()}
+    return " ".join(f"{name}={'-'.join(dict.fromkeys(f'{n:g}' for n in each))}" for name, each in values.items())
+
+
+def add_degrade_option(parser: ArgumentParser) -> None:
+    about = "make LR from HR with blur (sigma in HR pixels), noise (sigma in levels), JPEG (quality), or several: "
+    parser.add_argument("--degrade", nargs="+", metavar="KEY=VALUE", help=about + "blur=0.8 noise=8 jpeg=75")
+
+
+def asked_degradation(settings: Sequence[str] | None) -> DegradeSpec | None:
+    """What that option asks for. Raises InputError naming what is wrong."""
+    if not settings:
+        return None
+    content, source = {}, f"--degrade {' '.join(settings)}"
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{source}: {setting} must be key=value, such as jpeg=75")
+        try:
+            content[key] = parse_value(value)
+        except (ValueError, YAMLError) as error:
+            raise InputError(f"{source}: {' '.join(str(error).split())}") from None
+    return checked(DegradeSpec, content, source)
