@@ -1,6 +1,7 @@
 """Results never replace those of other data, weights or settings; several data sets and scales in one call."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -117,3 +118,39 @@ def test_the_first_line_says_which_protocol_runs(script: str, cli: Cli, work: Pa
     assert first == "protocol: overlapping patches of 6x6 LR pixels, step 4, as published (whole images: --per_image)"
     first = cli(script, *model, "--hr_data", "Other", "--per_image").out.splitlines()[0]
     assert first == "protocol: whole images (without --per_image: overlapping patches, as published)"
+
+
+def test_results_of_other_degradations_stay(cli: Cli, work: Path) -> None:
+    """They have folders of their own, or are refused, and are not compared."""
+    worse = ("--degrade", "jpeg=30", "noise=8")
+    clean, degraded = cli(*PCSR, "--hr_data", "Other"), cli(*PCSR, "--hr_data", "Other", *worse)
+    assert (clean.code, degraded.code, degraded.err) == (0, 0, "")
+    first = degraded.out.splitlines()[0]
+    assert first == f"{clean.out.splitlines()[0]}; LR degraded by noise=8 jpeg=30"
+    folders = ["results/pcsr/Other-x4", "results/pcsr/Other-x4-noise8-jpeg30"]
+    assert degraded.out.splitlines()[-1] == f"written to {folders[1]}"
+    scores = [pd.read_csv(work / folder / "images.csv")["psnr"][0] for folder in folders]
+    assert scores[1] < scores[0]
+    assert cli(*PCSR, "--hr_data", "Other", *worse).out.splitlines()[-1] == f"written to {folders[1]}"
+    assert pd.read_csv(work / folders[1] / "images.csv")["psnr"][0] == scores[1]  # the same noise again
+    for one, other in ((worse, ()), ((), worse), (("--degrade", "jpeg=31"), worse)):
+        shutil.rmtree(work / "out", ignore_errors=True)
+        assert cli(*PCSR, "--hr_data", "Other", "--out_dir", "out", *one).code == 0
+        outcome = cli(*PCSR, "--hr_data", "Other", "--out_dir", "out", *other)
+        assert outcome.err == "error: out holds results of other degrade; give another --out_dir\n"
+    refused = cli("evaluation/compare.py", *folders)
+    assert "differs from results/pcsr/Other-x4 in degrade; their PSNR cannot be compared" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--degrade", "jpeg=75", "--lr_data", "Other"], "--degrade: is for 8-bit LR that is made from HR"),
+        (["--degrade", "jpeg=75", "--float_lr"], "leave out --float_lr"),
+        (["--degrade", "jpeg=0"], "--degrade jpeg=0: jpeg: must be a whole number from 1 to 100"),
+        (["--degrade"], "expected at least one argument"),
+    ],
+)
+def test_degradations_that_make_no_sense(options: list[object], message: str, cli: Cli, work: Path) -> None:
+    outcome = cli(*PCSR, "--hr_data", "Other", *options)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and message in outcome.err
