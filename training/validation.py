@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import product, repeat
 from pathlib import Path
 
@@ -31,12 +32,12 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
     _, scale = data.scales
     folders, lr_folders = listed(data.val), listed(data.val_lr)
     check_separate([*folders, *lr_folders])
-    for folder, train in product(folders, listed(data.train)):
+    for folder, train in product([*folders, *lr_folders], [*listed(data.train), *listed(data.train_lr)]):
         if Path(train).resolve() in Path(folder).resolve().parents:
             raise InputError(f"{folder}: lies in {train}, so that it would be trained on as well; move it out of there")
-    share = (not data.lr_round, ranks.rank, ranks.world, True, data.degrade)
+    share = partial(PairedFolder, scale=scale, float_lr=not data.lr_round, rank=ranks.rank, world=ranks.world)
     both = zip(folders, lr_folders or repeat(None), strict=False)  # as many of each, or none of LR
-    pairs = [pair for hr, lr in both for pair in PairedFolder(hr, lr, scale, *share)]
+    pairs = [pair for hr, lr in both for pair in share(hr, lr, below=True, degrade=data.degrade)]
     protocol = Protocol(scale, with_ssim=False)
 
     def validate(model: OriginalModel | PCSR) -> dict[str, float]:

@@ -108,7 +108,9 @@ def check_separate(folders: Sequence[str]) -> None:
         if Path(one).resolve() == Path(other).resolve():
             raise InputError(f"{other}: named twice; name every folder once")
         if Path(other).resolve().is_relative_to(Path(one).resolve()):
-            raise InputError(f"{other}: lies in {one}, which is searched with its subfolders; name only one of them")
+            raise InputError(
+                f"{other}: lies in {one}, which is searched with its subfolders; name only one, or move it out of there"
+            )
 
 
 def data_name(folder: str | Path) -> str:

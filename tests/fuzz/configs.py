@@ -11,7 +11,7 @@ from utils.config import load_config
 from utils.errors import InputError, print_error
 
 KEYS = ["", ".", *listed("iter_max train.init learning_rate upsamplers classifier model.options options.depth betas")]
-KEYS += listed("data.scale model train options. model.options.a.b data.train width seed")
+KEYS += listed("data.scale model train options. model.options.a.b data.train data.train_lr data.degrade width seed")
 VALUES = [
     "",
     "1" * 5000,
@@ -30,6 +30,8 @@ VALUES += [
     "\u2028",
     "- 1\n- 2",
     "!!python/object:os.system x",
+    "{jpeg: 40}",
+    "{noise: [0, .inf], subsampling: [444]}",
     *listed("1 -1 1e400 nan .inf null true [] {}"),
 ]
 VALUES += listed("[[4],[8]] *a !!x 2001-02-30 ' \" 1_0 0o8 1:60:60 = << ~")
