@@ -79,11 +79,10 @@ def each_image(
     numbers = np.flatnonzero(chosen).tolist()
     if not numbers:
         return images
-    levels = images[numbers].permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).byte().cpu().numpy()  # (n,H,W,3)
+    levels = images[numbers].mul_(255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
     changed = np.stack([change(pixels, ways[number]) for pixels, number in zip(levels, numbers, strict=True)])
-    images = images.clone()
-    images[numbers] = torch.from_numpy(changed).to(images.device).permute(0, 3, 1, 2).to(images.dtype).div(255)
-    return images
+    values = torch.from_numpy(changed).to(images.device).permute(0, 3, 1, 2).contiguous().to(images.dtype).div_(255)
+    return images.index_copy(0, torch.tensor(numbers, device=images.device), values)
 
 
 def draw_ways(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[Degradation]:
