@@ -28,7 +28,7 @@ from inference.options import (
     add_decision_options,
     add_model_options,
     chosen_model,
-    computed_in,
+    half_precision,
     refuse_decisions,
     settings,
     tile_plan,
@@ -111,8 +111,8 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen)
         "settings": names,
         "refinement": not args.no_refinement,
         "opacity": args.opacity,
-        "precision": computed_in(args.precision),
         "device": device.type,
+        **half_precision(args),
     }
     if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, args.scale)):
         restores.insert(0, restorer(args, original, device)[0])

@@ -16,7 +16,7 @@ from datasets.folder import PairedFolder, named_folders
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import Chosen, add_model_options, computed_in
+from inference.options import Chosen, add_model_options, half_precision
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
 from utils.config import DegradeSpec
@@ -158,8 +158,8 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
         "crop": grid if args.crop else None,
         "float_lr": args.float_lr,
         "psnr_type": args.psnr_type,
-        "precision": computed_in(args.precision),
         "refinement": not getattr(args, "no_refinement", True),  # PCSR only
+        **half_precision(args),
     }
     return {**record, "degrade": spelled(args.degrade)} if args.degrade else record  # older records lack it
 
@@ -171,10 +171,9 @@ def protocol_suffix(args: argparse.Namespace) -> str:
         "crop": args.crop,
         "y": args.psnr_type == "y",
         "float": args.float_lr,
-        computed_in(args.precision): computed_in(args.precision) != "float32",
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
-    words = [word for word, holds in other.items() if holds]
+    words = [*(word for word, holds in other.items() if holds), *half_precision(args).values()]
     words += spelled(args.degrade).replace("=", "").split() if args.degrade else []
     return "".join(f"-{word}" for word in words)
 

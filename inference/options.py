@@ -32,9 +32,9 @@ def add_precision_option(parser: Parser) -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="auto", help=about)
 
 
-def computed_in(precision: Precision) -> str:
-    """The name of the numbers that a precision means for the models that commands load."""
-    return "float32" if precision == "auto" else precision
+def half_precision(args: argparse.Namespace) -> dict[str, str]:
+    """The precision for a record of results, if it is another than float32; older records lack it."""
+    return {} if args.precision in ("auto", "float32") else {"precision": args.precision}
 
 
 def add_decision_options(parser: Parser) -> None:
