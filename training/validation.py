@@ -1,34 +1,57 @@
 """Validation during training: the evaluation of whole images, shared out between the processes."""
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 from torch import distributed
 
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate, gather_rows
+from inference.restore import Restored
 from inference.restorers import original_restorer, pcsr_restorer
+from inference.visual import as_pictures
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
-from utils.config import DataSpec
+from utils.config import Config
 from utils.dist import Ranks
+from utils.image import Array
 
-Validate = Callable[[OriginalModel | PCSR], dict[str, float]]  # a model -> the means that are logged
-LOGGED = {"val/psnr": "psnr", "val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # of a Row
+LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim", "val/heavy_share": "heavy_share"}  # of a Row
+LOGGED |= {"val/flops_share": "flops_paper_share"}
 
 
-def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
+class Validation(NamedTuple):
+    means: dict[str, float]  # over the images of all processes; without what was not measured
+    pictures: dict[str, Array]  # by name, of this process's first images
+
+
+Validate = Callable[[OriginalModel | PCSR], Validation]
+
+
+def open_validation(config: Config, ranks: Ranks) -> Validate:
     """Read this process's share of the validation images. Raises InputError if they cannot be used.
 
-    The result gives means over the images of all processes. It works on a copy: what evaluation does to a model (eval
-    mode, another memory layout) does not reach the one that is trained.
+    The result works on a copy: what evaluation does to a model (eval mode, another memory layout) does not reach the
+    one that is trained.
     """
+    data, spec = config.data, config.train
     _, scale = data.scales
     pairs = list(PairedFolder(data.val, None, scale, not data.lr_round, ranks.rank, ranks.world))
-    protocol = Protocol(scale, with_ssim=False)
+    shown = {pair.name for pair in pairs[: spec.val_images]}
+    protocol = Protocol(scale, with_ssim=spec.val_ssim)
 
-    def validate(model: OriginalModel | PCSR) -> dict[str, float]:
+    def validate(model: OriginalModel | PCSR) -> Validation:
+        made: dict[str, Array] = {}
+
+        def keep(name: str, restored: Restored) -> None:
+            if name in shown:
+                decides = restored.upsamplers > 1
+                made.update(as_pictures(name, restored if decides else replace(restored, assignment=None)))
+
         model = copy.deepcopy(model)
         if ranks.world > 1:  # each process has its own running statistics of BatchNorm; those of rank 0 are saved
             for buffer in model.buffers():
@@ -37,7 +60,8 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
             restore = original_restorer(model, ranks.device)
         else:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
-        rows = gather_rows(ranks, evaluate(pairs, restore, protocol))
-        return {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
+        rows = gather_rows(ranks, evaluate(pairs, restore, protocol, keep))
+        means = {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
+        return Validation({name: mean for name, mean in means.items() if not math.isnan(mean)}, made)
 
     return validate

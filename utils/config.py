@@ -113,6 +113,8 @@ class TrainSpec(Spec):
     )  # phase 1, weight of the loss that keeps the heavy share near a half
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000
+    val_ssim: bool = True  # SSIM beside PSNR; it takes about as long as restoring an image with FSRCNN
+    val_images: int = Field(default=0, ge=0)  # of the validation images, how many are written each time
     save_every: PositiveInt = 1_000
     keep_checkpoints: PositiveInt = 2
 
