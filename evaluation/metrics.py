@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,7 +70,7 @@ def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> flo
     return total / (sr.shape[-2] - WINDOW + 1)
 
 
-def similarity(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+def similarity(x: NDArray[Any], y: NDArray[Any]) -> float:
     """Mean SSIM of the levels (H,W) of one channel, where the whole window lies inside.
 
     Equal to scikit-image's, whose filters take more than twice as long.
@@ -79,7 +78,7 @@ def similarity(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     c1, c2, edge = (0.01 * 255) ** 2, (0.03 * 255) ** 2, WINDOW // 2
     kernel = cv2.getGaussianKernel(WINDOW, SIGMA)
 
-    def blurred(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    def blurred(image: NDArray[Any]) -> NDArray[Any]:
         return cv2.sepFilter2D(image, -1, kernel, kernel)[edge:-edge, edge:-edge]
 
     mean_x, mean_y = blurred(x), blurred(y)
