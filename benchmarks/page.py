@@ -88,14 +88,14 @@ def chromium(downloads: Path | None = None, width: int = 1280, height: int = 100
             driver.quit()
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
+def wait_for(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Until it is true; what it is then. Raises InputError if it stays false."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.1)
-    raise InputError(f"the page did not answer in {PATIENCE:g} seconds")
+    raise InputError(f"the page did not answer in {patience:g} seconds")
 
 
 def main() -> None:

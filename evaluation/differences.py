@@ -1,4 +1,4 @@
-"""Two evaluations of the same images: by how much their PSNR differs, and how sure that is."""
+"""Two evaluations of the same images: by how much their PSNR and SSIM differ, and how sure that is."""
 
 import math
 from pathlib import Path
@@ -17,21 +17,24 @@ NAMES = {"dataset": str, "image": str, "setting": str}  # never numbers, not eve
 FEW = 3  # names in a message
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-TITLES = {
-    "setting_a": Column("a"),
-    "setting_b": Column("b"),
-    "psnr_a": Column("a dB", "{:.3f}"),
-    "psnr_b": Column("b dB", "{:.3f}"),
-    "difference": Column("a - b dB", "{:+.4f}"),
-    "bounds": Column("95 % interval"),
-    "better": Column("a better in"),
-}
-SHOWN = ["dataset", "scale", "setting_a", "setting_b", "images"]
-SHOWN += ["psnr_a", "psnr_b", "difference", "bounds", "better"]
+PAIRS = ["dataset", "scale", "setting_a", "setting_b"]  # what there is a mean for
+
+
+class Measure(NamedTuple):
+    """What is compared, and how it is printed."""
+
+    name: str  # of the column in images.csv
+    prefix: str  # of what the comparison says of it
+    unit: str
+    form: str
+    change: str  # the form of a difference
+
+
+MEASURES = Measure("psnr", "", "dB", "{:.3f}", "{:+.4f}"), Measure("ssim", "ssim_", "SSIM", "{:.4f}", "{:+.5f}")
 
 
 class Evaluation(NamedTuple):
-    """An images.csv: IMAGE, setting and psnr, a row per image and setting."""
+    """An images.csv: IMAGE, setting, psnr and ssim, a row per image and setting."""
 
     path: Path
     rows: pd.DataFrame
@@ -48,8 +51,8 @@ class Evaluation(NamedTuple):
             raise InputError(f"{name} {asked}: {self.path} has: {' '.join(there)}")
         return asked or there[0]
 
-    def psnr(self, setting: str) -> pd.DataFrame:
-        """IMAGE and psnr under one setting."""
+    def measured(self, setting: str) -> pd.DataFrame:
+        """IMAGE, psnr and ssim under one setting."""
         return self.rows[self.rows["setting"] == setting].drop(columns="setting")
 
 
@@ -75,16 +78,17 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_images(path: Path) -> Evaluation:
-    """What of an images.csv is compared. Raises InputError as read_table does."""
-    return Evaluation(path, read_table(path)[[*IMAGE, "setting", "psnr"]])
+    """What of an images.csv is compared; nan if it has no SSIM. Raises InputError as read_table does."""
+    return Evaluation(path, read_table(path).reindex(columns=[*IMAGE, "setting", "psnr", "ssim"]))
 
 
-def psnr_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
-    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, and difference, psnr_a - psnr_b, in dB.
+def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
+    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b, and what a has more than b:
+    difference, of PSNR in dB, and ssim_difference.
 
     Raises InputError, naming them, for images that only one of the two has.
     """
-    one, two = a.psnr(setting_a), b.psnr(setting_b)
+    one, two = a.measured(setting_a), b.measured(setting_b)
     merged = one.merge(two, on=IMAGE, how="outer", suffixes=("_a", "_b"), indicator=True)
     for side, path, other in (("left_only", b.path, a.path), ("right_only", a.path, b.path)):
         if missing := named(merged, merged["_merge"] == side):
@@ -92,7 +96,9 @@ def psnr_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: st
     merged = merged.drop(columns="_merge")
     merged.insert(3, "setting_a", setting_a)
     merged.insert(4, "setting_b", setting_b)
-    return merged.assign(difference=merged["psnr_a"] - merged["psnr_b"])
+    for name, prefix, *_ in MEASURES:
+        merged[f"{prefix}difference"] = merged[f"{name}_a"] - merged[f"{name}_b"]
+    return merged
 
 
 def named(table: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
@@ -118,23 +124,37 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
 def summarise_differences(images: pd.DataFrame) -> pd.DataFrame:
     """Means of what `compare` found, per dataset, scale and pair of settings.
 
-    `low` and `high` bound the mean difference, `better` counts the images on which a has the higher PSNR.
+    `low` and `high` bound the mean difference, `better` counts the images on which a has the higher PSNR; `ssim_low`,
+    `ssim_high` and `ssim_better` say the same of SSIM.
     """
-    groups = images.groupby(["dataset", "scale", "setting_a", "setting_b"], sort=False)
-    summary = groups[["psnr_a", "psnr_b", "difference"]].mean().reset_index()
-    summary.insert(4, "images", groups.size().to_numpy())
-    intervals = [interval(group.to_numpy()) for _, group in groups["difference"]]
-    summary[["low", "high"]] = intervals
-    return summary.assign(better=[int((group > 0).sum()) for _, group in groups["difference"]])
+    groups = images.groupby(PAIRS, sort=False)
+    summary = groups.size().rename("images").reset_index()
+    for name, prefix, *_ in measures_in(images):
+        means = [f"{name}_a", f"{name}_b", f"{prefix}difference"]
+        summary[means] = groups[means].mean().to_numpy()
+        differences = [group.to_numpy() for _, group in groups[f"{prefix}difference"]]
+        summary[[f"{prefix}low", f"{prefix}high"]] = [interval(each) for each in differences]
+        summary[f"{prefix}better"] = [int((each > 0).sum()) for each in differences]
+    return summary
+
+
+def measures_in(table: pd.DataFrame) -> list[Measure]:
+    """What a comparison has differences of: PSNR, and SSIM if both evaluations have it for every image."""
+    return [measure for measure in MEASURES if f"{measure.prefix}difference" in table]
 
 
 def format_comparison(summary: pd.DataFrame) -> str:
-    """The summary with units, for a terminal."""
-    bounds = [
-        math.nan if math.isnan(low) else f"{low:+.4f} .. {high:+.4f}"
-        for low, high in zip(summary["low"], summary["high"], strict=True)
-    ]
-    return format_columns(summary.assign(bounds=bounds), SHOWN, TITLES)
+    """The summary with units, for a terminal: a table for each measure."""
+    tables = []
+    for name, prefix, unit, form, change in measures_in(summary):
+        limits = zip(summary[f"{prefix}low"], summary[f"{prefix}high"], strict=True)
+        bounds = [math.nan if math.isnan(low) else f"{change} .. {change}".format(low, high) for low, high in limits]
+        titles = {"setting_a": Column("a"), "setting_b": Column("b"), "bounds": Column("95 % interval")}
+        titles |= {f"{name}_{side}": Column(f"{side} {unit}", form) for side in "ab"}
+        titles |= {f"{prefix}difference": Column(f"a - b {unit}", change), f"{prefix}better": Column("a better in")}
+        shown = [*PAIRS, "images", f"{name}_a", f"{name}_b", f"{prefix}difference", "bounds", f"{prefix}better"]
+        tables.append(format_columns(summary.assign(bounds=bounds), shown, titles))
+    return "\n\n".join(tables)
 
 
 def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
@@ -148,4 +168,5 @@ def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | Non
         pairs = [(setting, setting) for setting in one.settings()]
     else:
         pairs = [(one.chosen(setting_a, "setting_a"), two.chosen(setting_b, "setting_b"))]
-    return pd.concat([psnr_differences(one, two, *pair) for pair in pairs], ignore_index=True)
+    images = pd.concat([image_differences(one, two, *pair) for pair in pairs], ignore_index=True)
+    return images.dropna(axis=1)  # SSIM, if an image has none

@@ -1,6 +1,6 @@
 """From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON.
 
-python -m evaluation.report --compare A B    two evaluations of the same images: by how much their PSNR differs
+python -m evaluation.report --compare A B    two evaluations of the same images: by how much they differ
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def main() -> None:
     # scipy.stats takes a second to import, which evaluations need not wait for
     from evaluation.differences import compare, format_comparison, summarise_differences  # noqa: PLC0415
 
-    parser = Parser(description="Compare the PSNR of two evaluations of the same images, image by image.")
+    parser = Parser(description="Compare the PSNR and SSIM of two evaluations of the same images, image by image.")
     parser.add_argument(
         "--compare", type=Path, nargs=2, required=True, metavar=("A", "B"), help="their images.csv; may be the same"
     )

@@ -18,7 +18,7 @@ from evaluation.record import images_record, model_record, results_folder, write
 from evaluation.report import format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, half_precision
 from inference.restore import Restore, Restored
-from inference.visual import colour_assignment
+from inference.visual import as_pictures
 from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
@@ -179,7 +179,5 @@ def protocol_suffix(args: argparse.Namespace) -> str:
 
 
 def save_images(folder: Path, name: str, restored: Restored) -> None:
-    write_image(folder / f"{name}.png", restored.pixels)
-    if restored.assignment is not None:
-        overlay = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers)
-        write_image(folder / f"{name}_assignment.png", overlay)
+    for stem, pixels in as_pictures(name, restored).items():
+        write_image(folder / f"{stem}.png", pixels)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from inference.restore import Restored
 from utils.image import Array
 from utils.patches import bands
 
@@ -30,6 +31,14 @@ def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity
         gray = pixels[rows].mean(axis=2, keepdims=True, dtype=np.float32)
         overlay[rows] = (scale * gray + opacity * palette[assignment[rows]]).round()
     return overlay
+
+
+def as_pictures(name: str, restored: Restored) -> dict[str, Array]:
+    """By the names that their files get: the SR image and, of a PCSR model, the assignment in colours."""
+    made = {name: restored.pixels}
+    if restored.assignment is not None:
+        made[f"{name}_assignment"] = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers)
+    return made
 
 
 def busiest(load: Array) -> tuple[slice, slice]:

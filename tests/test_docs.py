@@ -1,8 +1,10 @@
 """Every command and all Python in README.md, docs/ and save/README.md run, on small pictures and for two iterations.
 
-Whatever takes long to run has its options looked up besides, and the Python is checked as the project's own is.
+So does the notebook. Whatever takes long to run has its options looked up besides, and the Python is checked as the
+project's own is.
 """
 
+import json
 import os
 import re
 import runpy
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -29,6 +32,7 @@ from tests.conftest import ROOT, Cli, make_folder, photo
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BACKBONE = ROOT / "docs/backbone.md"
+NOTEBOOK = ROOT / "docs/example.ipynb"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # a script or module and what follows it on the line, in a block, in backticks, or in a header
 CALL = re.compile(r"(?:-m ([\w.]+)|\b([\w/]+\.py))\b([^`\n]*)")
@@ -50,6 +54,14 @@ def commands(page: Path, language: str) -> Iterator[str]:
         elif kind == language:
             joined = (re.sub(r"(^|\s)#.*", "", line).strip() for line in block.replace("\\\n", " ").splitlines())
             yield from (line for line in joined if line)
+
+
+def cells() -> list[str]:
+    """The code of the notebook in order."""
+    content = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in content if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)  # stored without results
+    return ["".join(cell["source"]) for cell in code]
 
 
 @pytest.fixture
@@ -136,13 +148,14 @@ def test_options_exist(cli: Cli) -> None:
 
 
 def test_python_is_clean(tmp_path: Path) -> None:
-    """Every block passes what the project's own code has to pass."""
-    blocks = [block for page in PAGES for block in commands(page, "python")]
+    """Every block passes what the project's own code has to pass. Of the notebook mypy reads one file."""
+    blocks = [*(block for page in PAGES for block in commands(page, "python")), "\n".join(cells())]
     files = [tmp_path / f"block_{number}.py" for number in range(len(blocks))]
     for path, block in zip(files, blocks, strict=True):
         path.write_text(block)
     for check in ("ruff check --config", "ruff format --check --config", "mypy --config-file"):
-        words = [sys.executable, "-m", *check.split(), str(ROOT / "pyproject.toml"), *map(str, files)]
+        checked = files if check.startswith("mypy") else [*files[:-1], NOTEBOOK]
+        words = [sys.executable, "-m", *check.split(), str(ROOT / "pyproject.toml"), *map(str, checked)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -155,7 +168,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, NOTEBOOK):
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
@@ -172,6 +185,21 @@ def test_python_of_the_docs(checkout: Path) -> None:
     assert Image.open("photo_x4.png").size == (4 * 48, 4 * 40)
     exec(hub, {})
     assert (checkout / "hub/carn-pcsr/config.json").is_file()
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every cell, as Jupyter runs them; the knob does what the text says."""
+    monkeypatch.chdir(NOTEBOOK.parent)
+    monkeypatch.setattr("sys.path", sys.path[:])
+    names: dict[str, object] = {}
+    for cell in cells():
+        exec(cell, names)
+    table = names["table"]
+    assert isinstance(table, pd.DataFrame) and table.index[:2].tolist() == ["bicubic", "k=-1"]
+    falling = ["heavy %", "GFLOPs, paper", "executed", "PSNR dB"]
+    assert all(table[name][1:].is_monotonic_decreasing for name in falling)
+    assert (table["PSNR dB"][1:] > table["PSNR dB"].iloc[0]).all() and table["SSIM"].between(0, 1).all()
+    assert "Upscaler(SoftgateEncoder" in capsys.readouterr().out
 
 
 def test_pip_install_says_the_remedy() -> None:

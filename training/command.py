@@ -89,7 +89,7 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
         start_from(model, config.model, config.train.init)
     task = build_task(config.train, model, ranks)
     try:
-        train(config, task, open_validation(config.data, ranks), folder, ranks, state)
+        train(config, task, open_validation(config, ranks), folder, ranks, state)
     except StoppedError as early:
         early.args = (f"{early}; go on with --resume --name {folder.name}",)
         raise

@@ -79,7 +79,7 @@ def train(
                 log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
 
             if last or iteration % spec.val_every == 0:  # validate; waits for the device with each image
-                best = log.validation(iteration, validate(shipped))  # in rank 0 only
+                best = log.validation(iteration, *validate(shipped))  # in rank 0 only
                 if best:
                     save_weights(folder / BEST, shipped, config)
 

@@ -1,4 +1,4 @@
-"""What a run reports: lines, which log.txt keeps, and numbers in metrics.jsonl, metrics.csv and TensorBoard.
+"""What a run reports: lines, which log.txt keeps, numbers in metrics.jsonl, metrics.csv and TensorBoard, pictures.
 
 A terminal shows a bar in place of the lines of the losses.
 """
@@ -20,9 +20,12 @@ from training.runs import mark_job
 from utils.config import TrainSpec
 from utils.device import synchronize
 from utils.dist import Ranks
+from utils.encode import write_image
 from utils.errors import InputError, StoppedError
 from utils.files import write_atomic
+from utils.image import Array
 
+PICTURES = "val"  # the folder of the validation's pictures
 WARM, ESTIMATED = 10, 50  # iterations between which the speed is measured that the estimate goes by
 
 
@@ -89,11 +92,18 @@ class Log:
         self.say(f"iteration {iteration}/{self.total}: loss {losses['loss']:.4f}, {speed:.2f} it/s", shown)
         self.last = (iteration, now)
 
-    def validation(self, iteration: int, means: dict[str, float]) -> bool:
-        """The means of a validation; metrics.csv has those of all so far. Returns whether its PSNR is the best."""
+    def validation(self, iteration: int, means: dict[str, float], pictures: dict[str, Array]) -> bool:
+        """The means of a validation; metrics.csv has those of all so far. Returns whether its PSNR is the best.
+
+        Its pictures, (H,W,3) of 8 bits by name, replace those of the last one.
+        """
         self.write(iteration, means)
         best = False
         if self.active:
+            for name, pixels in pictures.items():
+                write_image(self.folder / PICTURES / f"{name}.png", pixels)
+                assert self.board is not None
+                self.board.add_image(f"{PICTURES}/{name}", pixels, iteration, dataformats="HWC")
             records = pd.read_json(self.lines, lines=True, precise_float=True)
             columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
             table = records[columns].dropna(thresh=2)

@@ -11,7 +11,8 @@ from utils.errors import InputError
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
 CHANGEABLE = {
     *("data.val", "data.val_lr", "data.cache_dir"),
-    *("train.time_limit", "train.log_every", "train.val_every", "train.save_every", "train.keep_checkpoints"),
+    *("train.time_limit", "train.log_every", "train.save_every", "train.keep_checkpoints"),
+    *("train.val_every", "train.val_ssim", "train.val_images"),
 }
 LENGTH = "train.iter_max"  # may grow
 

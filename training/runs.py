@@ -2,6 +2,7 @@
 
 save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
 save/<name>/best/                                         the same of the best validation so far
+save/<name>/val/                                          pictures of the newest validation, if they are asked for
 save/<name>/state/00012000.pth                            resumable training states, the last few
 save/<name>/log.txt, metrics.jsonl, tensorboard/          logs, see training/log.py
 save/<name>/job                                           torchrun's name for the job that writes here

@@ -1,46 +1,73 @@
 """Validation during training: the evaluation of whole images, shared out between the processes."""
 
 import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product, repeat
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import distributed
 
-from datasets.folder import PairedFolder
+from datasets.folder import Pair, PairedFolder
 from evaluation.evaluate import Protocol, evaluate, gather_rows
+from inference.restore import Restored
 from inference.restorers import original_restorer, pcsr_restorer
+from inference.visual import as_pictures
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
-from utils.config import DataSpec, listed
+from utils.config import Config, DataSpec, listed
 from utils.dist import Ranks
 from utils.errors import InputError
 from utils.files import check_separate
+from utils.image import Array
 
-Validate = Callable[[OriginalModel | PCSR], dict[str, float]]  # a model -> the means that are logged
-LOGGED = {"val/psnr": "psnr", "val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # of a Row
+LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim", "val/heavy_share": "heavy_share"}  # of a Row
+LOGGED |= {"val/flops_share": "flops_paper_share"}
 
 
-def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
-    """Read this process's share of the validation images. Raises InputError if they cannot be used.
+class Validation(NamedTuple):
+    means: dict[str, float]  # over the images of all processes; without what was not measured
+    pictures: dict[str, Array]  # by name, of this process's first images
 
-    The result gives means over the images of all processes. It works on a copy: what evaluation does to a model (eval
-    mode, another memory layout) does not reach the one that is trained.
-    """
-    _, scale = data.scales
+
+Validate = Callable[[OriginalModel | PCSR], Validation]
+
+
+def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
+    """This process's share of the images. Raises InputError if they cannot be used, or would be trained on as well."""
     folders, lr_folders = listed(data.val), listed(data.val_lr)
     check_separate([*folders, *lr_folders])
     for folder, train in product([*folders, *lr_folders], [*listed(data.train), *listed(data.train_lr)]):
         if Path(train).resolve() in Path(folder).resolve().parents:
             raise InputError(f"{folder}: lies in {train}, so that it would be trained on as well; move it out of there")
+    scale, both = data.scales[1], zip(folders, lr_folders or repeat(None), strict=False)  # as many of LR, or none
     share = partial(PairedFolder, scale=scale, float_lr=not data.lr_round, rank=ranks.rank, world=ranks.world)
-    both = zip(folders, lr_folders or repeat(None), strict=False)  # as many of each, or none of LR
-    pairs = [pair for hr, lr in both for pair in share(hr, lr, below=True, degrade=data.degrade)]
-    protocol = Protocol(scale, with_ssim=False)
+    return [pair for hr, lr in both for pair in share(hr, lr, below=True, degrade=data.degrade)]
 
-    def validate(model: OriginalModel | PCSR) -> dict[str, float]:
+
+def open_validation(config: Config, ranks: Ranks) -> Validate:
+    """Read this process's share of the validation images. Raises InputError if they cannot be used.
+
+    The result works on a copy: what evaluation does to a model (eval mode, another memory layout) does not reach the
+    one that is trained.
+    """
+    data, spec = config.data, config.train
+    pairs, (_, scale) = validation_pairs(data, ranks), data.scales
+    shown = {pair.name for pair in pairs[: spec.val_images]}
+    protocol = Protocol(scale, with_ssim=spec.val_ssim)
+
+    def validate(model: OriginalModel | PCSR) -> Validation:
+        made: dict[str, Array] = {}
+
+        def keep(name: str, restored: Restored) -> None:
+            if name in shown:
+                decides = restored.upsamplers > 1
+                made.update(as_pictures(name, restored if decides else replace(restored, assignment=None)))
+
         model = copy.deepcopy(model)
         if ranks.world > 1:  # each process has its own running statistics of BatchNorm; those of rank 0 are saved
             for buffer in model.buffers():
@@ -49,7 +76,8 @@ def open_validation(data: DataSpec, ranks: Ranks) -> Validate:
             restore = original_restorer(model, ranks.device)
         else:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
-        rows = gather_rows(ranks, evaluate(pairs, restore, protocol))
-        return {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
+        rows = gather_rows(ranks, evaluate(pairs, restore, protocol, keep))
+        means = {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
+        return Validation({name: mean for name, mean in means.items() if not math.isnan(mean)}, made)
 
     return validate

@@ -1,4 +1,4 @@
-"""The chunks of PNG files, in which a file says what it says beside its pixels."""
+"""The chunks of PNG files, in which a file says what it says beside its pixels; those of WebP files, to mend them."""
 
 import struct
 import zlib
@@ -18,6 +18,11 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 MUCH = 1 << 20  # bytes that are unpacked at a time
 LITTLE = 64  # bytes that are unpacked at a time, as what comes out before a damage is lost
 COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
+WEBP_PIXELS = b"VP8 ", b"VP8L"
+WEBP_KEPT = *WEBP_PIXELS, b"VP8X", b"ICCP", b"ALPH"  # which are what its pixels need, and come in front of the rest
+WEBP_FLAGS = 0x30  # that there are a colour profile and alpha
+FOURTEEN_BITS = 1 << 14
+MISSING = 64  # times as large as what is there of a WebP may a chunk be
 COMMENT = b"Comment"  # the keyword of what JPEG and GIF have too
 TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
 
@@ -140,3 +145,41 @@ def mended(png: bytes) -> bytes:
     ends = [(b"IDAT", zlib.compress(whole, 1)), (b"IEND", b"")]
     before = [chunk for chunk in kept if chunk[0] != b"IEND"]
     return png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in [*before, *ends])
+
+
+def webp_size(start: bytes) -> tuple[int, int]:
+    """Width and height by the first 30 bytes of a WebP; (0, 0) of another file."""
+    if start[8:15] == b"WEBPVP8" and len(start) >= 30:
+        if start[15:16] == b"X":
+            return 1 + int.from_bytes(start[24:27], "little"), 1 + int.from_bytes(start[27:30], "little")
+        if start[15:16] == b"L":
+            sides = int.from_bytes(start[21:25], "little")
+            return 1 + sides % FOURTEEN_BITS, 1 + (sides >> 14) % FOURTEEN_BITS
+        if start[15:16] == b" ":
+            sides = int.from_bytes(start[26:30], "little")
+            return sides % FOURTEEN_BITS, (sides >> 16) % FOURTEEN_BITS
+    return 0, 0
+
+
+def mended_webp(webp: bytes, fill: bytes) -> bytes:
+    """The still image of a WebP whose end is missing, as a whole file: `fill`, a byte, stands for what is not there.
+
+    Raises ValueError if it has no such image, or if nearly all of it is missing.
+    """
+    kept, place, name = b"", 12, b""
+    while place + 8 < len(webp) and name not in WEBP_PIXELS:
+        name, size = webp[place : place + 4], int.from_bytes(webp[place + 4 : place + 8], "little")
+        if size > MISSING * len(webp):
+            raise ValueError("nearly all is missing")
+        content = webp[place + 8 : place + 8 + size]
+        if len(content) < size:
+            size *= 2  # as decoders may need more of what is filled in
+            content = content.ljust(size, fill)
+        if name == b"VP8X":
+            content = bytes([content[0] & WEBP_FLAGS]) + content[1:]
+        if name in WEBP_KEPT:
+            kept += struct.pack("<4sI", name, size) + content + bytes(size % 2)
+        place += 8 + size + size % 2
+    if name not in WEBP_PIXELS:
+        raise ValueError("no still image in it")
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(kept), b"WEBP") + kept

@@ -17,15 +17,16 @@ from PIL import ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.about import about
-from utils.chunks import check_pixels, chunks, mended
+from utils.chunks import check_pixels, chunks, mended, mended_webp, webp_size
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, check_claim, quiet
 from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
-from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of
+from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # that Pillow may take a file for
-MENDABLE, PNG = ("PNG", "JPEG", "GIF", "BMP"), b"\x89PNG"
+PNG, WEBP = b"\x89PNG", b"WEBP"
+WEBP_REACH = 8  # rows above, which smoothing between blocks of pixels may have changed
 SCANS = 100  # of a JPEG, over all of which each pixel is worked on; ten are usual
 # what the first bytes of other pictures have in them
 UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
@@ -37,8 +38,8 @@ Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it,
 def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
     """Decode a file; of several frames or pages, the first. Its notes say what was left out, or is damaged.
 
-    With accept_damaged, what can be decoded of a PNG, JPEG, GIF or BMP is taken. Raises InputError if the file is
-    missing, of a kind not supported, or damaged in any way that its format lets one notice.
+    With accept_damaged, what can be decoded of it is taken. Raises InputError if the file is missing, of a kind not
+    supported, or damaged in any way that its format lets one notice.
     """
     content = read_bytes(Path(path))
     with quiet():
@@ -47,10 +48,11 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
         except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
             unknown = isinstance(error, UnidentifiedImageError)
             reason = unread_kind(content) if unknown else " ".join(str(error).split())
-            if accept_damaged and (image := decode_damaged(content)):
-                note = f"damaged ({reason}): what can be decoded is taken, and gray or black stands for the rest"
+            image = decode_damaged(content)
+            if accept_damaged and image:
+                note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"
                 return replace(image, notes=(note, *image.notes))
-            remedy = "" if accept_damaged or not mendable(content) else "; accept_damaged takes what can be decoded"
+            remedy = "; accept_damaged takes what can be decoded" if image else ""
             kinds = "PNG, JPEG, WebP, TIFF, BMP or GIF of 8 or 16 bits per channel"
             raise InputError(f"{path}: not a readable {kinds} ({reason}){remedy}") from error
 
@@ -59,49 +61,64 @@ def unread_kind(content: bytes) -> str:
     """What a file is that is of no kind which is read."""
     try:
         if content.startswith(TIFF_MARKS):
-            return f"{kind_of(content)}, which is not supported"
+            return kind_of(content)
     except Exception:  # no TIFF after all, or a damaged one
         return "damaged or of another kind"
     names = [name for mark, name in UNREAD_KINDS.items() if mark in content[:16]]
     return f"{names[0]}: save it as TIFF, PNG or JPEG first" if names else "damaged or of another kind"
 
 
-def mendable(content: bytes) -> bool:
-    """Whether a file is one of those of which a damaged one can be decoded."""
-    return content.startswith(PNG) or stored_size(io.BytesIO(content), MENDABLE) != (0, 0)
-
-
 def decode_damaged(content: bytes) -> Image | None:
     """What can be decoded of a damaged file, None if it is nothing."""
-    if not mendable(content):
-        return None
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True  # Pillow knows no other way
     try:
-        return decode_image(mended(content) if content.startswith(PNG) else content)
+        if content[8:12] == WEBP:
+            return decode_cut_webp(content)
+        return decode_image(mended(content) if content.startswith(PNG) else content, damaged=True)
     except Exception:  # as in read_image
         return None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def stored_size(path: str | Path | io.BytesIO, kinds: tuple[str, ...] = KINDS) -> tuple[int, int]:
+def decode_cut_webp(content: bytes) -> Image:
+    """A WebP whose end is missing, down to the first row on which it depends what stands there instead.
+
+    Libraries decode only whole files, so what is missing is filled in, in two ways, and the results are compared.
+    """
+    image, other = (decode_image(mended_webp(content, fill)) for fill in (b"\0", b"\x55"))
+    rows = (image.pixels != other.pixels).any(axis=(1, 2))
+    if image.alpha is not None and other.alpha is not None:
+        rows |= (image.alpha != other.alpha).any(axis=1)
+    if rows.any():
+        start = int(rows.argmax()) - WEBP_REACH
+        if start <= 0:
+            raise ValueError("nothing can be decoded")
+        for array in (image.pixels, image.alpha):
+            if array is not None:
+                array[start:] = 0
+    return image
+
+
+def stored_size(path: str | Path) -> tuple[int, int]:
     """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
     try:
-        with quiet(), contextlib.ExitStack() as stack:
-            stream = path if isinstance(path, io.BytesIO) else stack.enter_context(Path(path).open("rb"))
-            return opened(stream, kinds).size
+        with quiet(), Path(path).open("rb") as stream:
+            try:
+                return opened(stream).size
+            except OSError:  # Pillow says nothing of a WebP of which the end is missing
+                stream.seek(0)
+                return webp_size(stream.read(30))
     except Exception:  # as in read_image
         return 0, 0
 
 
-def opened(stream: BinaryIO, kinds: tuple[str, ...] = KINDS) -> Pillow.Image:
-    """A file of one of these kinds, not decoded. Raises whatever Pillow raises, and ValueError for an absurd size."""
+def opened(stream: BinaryIO) -> Pillow.Image:
+    """A file that is read, not decoded. Raises whatever Pillow raises, and ValueError for an absurd size."""
     start, size = stream.read(30), stream.seek(0, io.SEEK_END)
-    if start[8:16] == b"WEBPVP8X":  # Pillow makes the canvas of a WebP as it opens it
-        width, height = (1 + int.from_bytes(start[place : place + 3], "little") for place in (24, 27))
-        check_claim(width, height, size)
+    check_claim(*webp_size(start), size)  # Pillow makes the canvas of a WebP as it opens it
     stream.seek(0)
-    file = Pillow.open(stream, formats=kinds)
+    file = Pillow.open(stream, formats=KINDS)
     check_claim(*file.size, size)
     return file
 
@@ -116,8 +133,10 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def decode_image(content: bytes) -> Image:
-    """Decode the content of a file. Raises whatever the decoders raise."""
+def decode_image(content: bytes, damaged: bool = False) -> Image:
+    """Decode the content of a file; what is there of a TIFF, if it is damaged. Raises whatever the decoders raise."""
+    if content[8:12] == WEBP and 8 + int.from_bytes(content[4:8], "little") > len(content):
+        raise ValueError("truncated")
     file = opened(io.BytesIO(content))
     bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
@@ -126,19 +145,43 @@ def decode_image(content: bytes) -> Image:
         file = opened(io.BytesIO(content))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
-        check_strips(file, len(content))
+        if not damaged:
+            check_strips(file, len(content))
         bits = tiff_bits(file)
     elif file.format == "JPEG":
         check_scans(content)
-    pixels, alpha = decode_16(file, content) if bits == 16 else decode_8(file, bits)
+    if damaged and isinstance(file, TiffImageFile):
+        pixels, alpha = decode_parts(file, content, bits)
+    else:
+        pixels, alpha = decode_pixels(file, content, bits)
     orientation = int(file.getexif().get(ORIENTATION, 1))  # of EXIF, else of XMP
-    if isinstance(file, TiffImageFile) and (bits != 16 or ORIENTATION in file.tag_v2):
+    if isinstance(file, TiffImageFile) and not damaged and (bits != 16 or ORIENTATION in file.tag_v2):
         orientation = 1  # the decoder has turned it: Pillow by either, OpenCV by the tag
     icc, exif = read_profile(file, gray), read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     alpha = None if alpha is None else upright(alpha, orientation)
     return Image(upright(pixels, orientation), alpha, gray, icc, exif, **about(file, content))
+
+
+def decode_pixels(file: Pillow.Image, content: bytes, bits: int) -> tuple[Array, Array | None]:
+    return decode_16(file, content) if bits == 16 else decode_8(file, bits)
+
+
+def decode_parts(file: TiffImageFile, content: bytes, bits: int) -> tuple[Array, Array | None]:
+    """Pixels and alpha of those strips or tiles of a TIFF that can be decoded; zeros stand for the others."""
+    size = file.tag_v2[257], file.tag_v2[256]
+    made: list[Array] = []
+    for place, part in parts(file, content):
+        with contextlib.suppress(Exception):  # as in read_image
+            found = [each for each in decode_pixels(opened(io.BytesIO(part)), part, bits) if each is not None]
+            made = made or [np.zeros((*size, *each.shape[2:]), each.dtype) for each in found]
+            for whole, each in zip(made, found, strict=True):
+                target = whole[place]
+                target[:] = each[: len(target), : target.shape[1]]
+    if not made:
+        raise ValueError("nothing can be decoded")
+    return made[0], made[1] if len(made) > 1 else None
 
 
 def check_scans(content: bytes) -> None:

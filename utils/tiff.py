@@ -10,13 +10,16 @@ from PIL import ExifTags, TiffImagePlugin, TiffTags
 from PIL import Image as Pillow
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from utils.image import Array
+from utils.image import Array, check_claim
 from utils.metadata import DESCRIPTIVE
 from utils.patches import bands
 
 STRIP = 1 << 20  # bytes of pixels that are compressed together
 LARGEST = (1 << 32) - (1 << 20)  # bytes of a file, whose offsets have 32 bits
 SAMPLES_ARE = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
+PLAIN, DEFLATE = 1, (8, 32946)  # kinds of compression
+# how the pixels are stored: bits, compression, colours, channels, planes, predictor, palette, alpha, JPEG's tables, ICC
+STORED = {258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 530, 531, 532, 34675}
 TIFF_MARKS = b"II*\0", b"MM\0*"
 
 # Pillow opens no file of float samples but gray ones. What it says of such a file is needed, its pixels are OpenCV's.
@@ -97,15 +100,59 @@ def check_strips(file: TiffImageFile, size: int) -> None:
         raise ValueError("truncated")
 
 
+def parts(file: TiffImageFile, content: bytes) -> Iterator[tuple[tuple[slice, slice], bytes]]:
+    """What is there of each strip or tile, as a TIFF of its own, and its rows and columns in the image.
+
+    Raises ValueError for a kind of TIFF that cannot be taken apart.
+    """
+    tags, marks = file.tag_v2, {b"II": b"*\0", b"MM": b"\0*"}
+    if tags.get(284) == 2 and tags.get(277, 1) > 1:
+        raise ValueError("colours in separate planes")
+    (width, height), tiled = (tags[256], tags[257]), 324 in tags
+    across, down = (tags[322], tags[323]) if tiled else (width, min(height, tags.get(278, height)))
+    check_claim(across, down, len(content))
+    places, counts = (tags[324], tags[325]) if tiled else (tags[273], tags[279])
+    for number, (place, count) in enumerate(zip(places, counts, strict=False)):
+        row, column = divmod(number, -(-width // across))
+        top, left, data = row * down, column * across, content[place : place + count]
+        if top >= height or not data:
+            continue
+        rows = down if tiled else min(down, height - top)
+        if len(data) < count:
+            data = filled(data, tags.get(259, 1), rows * -(-across * sum(tags.get(258, (1,))) // 8))
+        directory = ImageFileDirectory_v2(content[:2] + marks[content[:2]] + bytes(4))
+        for tag in STORED.intersection(tags):
+            directory.tagtype[tag] = tags.tagtype[tag]
+            directory[tag] = tags[tag]
+        directory[256], directory[257], directory[278] = across, rows, rows
+        directory.tagtype[273] = directory.tagtype[279] = TiffTags.LONG
+        directory[273], directory[279] = 0, len(data)
+        made = io.BytesIO()
+        directory.save(made)
+        yield (slice(top, top + rows), slice(left, left + across)), made.getvalue() + data
+
+
+def filled(data: bytes, compression: int, size: int) -> bytes:
+    """A strip or tile that is cut short with zeros for the pixels that are missing, if its compression allows it."""
+    if compression == PLAIN:
+        return data.ljust(size, b"\0")
+    if compression in DEFLATE:
+        return zlib.compress(zlib.decompressobj().decompress(data, size).ljust(size, b"\0"), 1)
+    return data
+
+
 def kind_of(content: bytes) -> str:
-    """For people: what samples a TIFF has. Raises whatever Pillow raises of a damaged one."""
+    """For people: what is wrong with a TIFF that is not read. Raises whatever Pillow raises of a damaged one."""
     directory = ImageFileDirectory_v2(content[:8])
     file = io.BytesIO(content)
     file.seek(directory.next)
     directory.load(file)
+    if 257 not in directory:  # many programs write it at the end
+        return "truncated: its directory is missing, which says where the pixels are"
     bits, form = max(directory.get(258, (1,))), max(directory.get(339, (1,)))
     count, light = directory.get(277, 1), directory.get(262)
-    return f"a TIFF of {count} channels of {bits}-bit {SAMPLES_ARE.get(form, 'unknown')} samples, photometric {light}"
+    samples = f"{bits}-bit {SAMPLES_ARE.get(form, 'unknown')} samples"
+    return f"a TIFF of {count} channels of {samples}, photometric {light}, which is not supported"
 
 
 def levels_of(array: Array) -> Array:

@@ -98,8 +98,22 @@ def test_real_evaluations(cli: Cli, report: Cli, tmp_path: Path, monkeypatch: py
     save_tiny(tmp_path / "tiny", TINY_PCSR)
     args = ("test_pcsr.py", "--model", "tiny", "--hr_data", "hr", "--per_image", "--budget", 0.9, 1, "--out_dir")
     assert cli(*args, "refined").code == cli(*args, "plain", "--no_refinement").code == 0
-    mixed, heavy = records(report("refined/images.csv", "plain/images.csv", "--json"))
+    outcome = report("refined/images.csv", "plain/images.csv", "--csv", "images.csv", "--json")
+    mixed, heavy = records(outcome)
     assert mixed["difference"] != 0 and heavy["difference"] == 0  # where all is heavy, nothing is refined
+    assert mixed["ssim_difference"] != 0 and heavy["ssim_difference"] == 0
+    assert mixed["ssim_low"] < mixed["ssim_difference"] < mixed["ssim_high"]  # type: ignore[operator]
+    assert f"{mixed['ssim_difference']:+.5f}" in outcome.out and "a - b SSIM" in outcome.out
+    images = pd.read_csv("images.csv")
+    assert images["ssim_difference"].to_numpy() == pytest.approx((images["ssim_a"] - images["ssim_b"]).to_numpy())
+    assert (images["ssim_difference"][:3] > 0).sum() == mixed["ssim_better"]
+
+
+def test_ssim_that_only_one_of_them_has(report: Cli, tmp_path: Path) -> None:
+    first, second = (table(tmp_path / name, {"k=0": [30.0, 31.0]}) for name in ("a.csv", "b.csv"))
+    pd.read_csv(first, dtype={"image": str}).assign(ssim=0.9).to_csv(first, index=False)
+    outcome = report(first, second, "--json")
+    assert records(outcome)[0]["difference"] == 0 and "ssim" not in outcome.out.lower()
 
 
 @pytest.mark.parametrize(

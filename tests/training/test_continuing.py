@@ -146,8 +146,8 @@ def test_the_best_weights_are_kept(cli: Cli, folders: Path) -> None:
     (kept, spec), (last, _) = load_model(run / "best"), load_model(run)
     assert spec == load_config(run / "best/config.yaml").model
     assert any(not torch.equal(one, other) for one, other in zip(kept.parameters(), last.parameters(), strict=True))
-    val = load_config(run / "config.yaml").data
-    assert open_validation(val, Ranks(0, 1, torch.device("cpu")))(kept)["val/psnr"] == pytest.approx(values[best])
+    validate = open_validation(load_config(run / "config.yaml"), Ranks(0, 1, torch.device("cpu")))
+    assert validate(kept).means["val/psnr"] == pytest.approx(values[best])
 
 
 @pytest.mark.parametrize("name", ["carn-pcsr-phase1", "carn-x4"])

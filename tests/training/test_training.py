@@ -198,13 +198,13 @@ def test_other_optimizer_and_loss(settings: list[str], cli: Cli, folders: Path) 
 
 def test_validation_leaves_the_model_as_it_is(folders: Path) -> None:
     """Evaluation puts its model into eval mode and into another memory layout; training goes on with neither."""
-    spec = load_config(config("carn-x4"))
+    spec = load_config(config("carn-x4"), [f"val={folders / 'val'}"])
     model = build_original(OriginalSpec(kind="original", backbone="carn", width=8, scale=4)).train()
     model.encoder.eval()  # a mixture, as frozen parts make it
     modes = [module.training for module in model.modules()]
     state = {name: (value.clone(), value.stride()) for name, value in model.state_dict().items()}
-    means = open_validation(spec.data.model_copy(update={"val": str(folders / "val")}), ALONE)(model)
-    assert 5 < means["val/psnr"] < 50 and means["val/heavy_share"] == 1
+    means, pictures = open_validation(spec, ALONE)(model)
+    assert 5 < means["val/psnr"] < 50 and means["val/heavy_share"] == 1 and 0 < means["val/ssim"] < 1 and not pictures
     assert [module.training for module in model.modules()] == modes
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name][0]) and value.stride() == state[name][1], name

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import skimage.data
 import torch
 
 from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
@@ -23,6 +25,12 @@ from utils.decode import read_image
 from utils.encode import write_image
 from utils.image import to_tensor
 
+DROP = """
+const transfer = new DataTransfer()
+transfer.items.add(document.querySelector('#source').files[0])
+for (const kind of ['dragenter', 'dragover', 'drop'])
+  document.querySelector('#picture button').dispatchEvent(new DragEvent(kind, {dataTransfer: transfer, bubbles: true}))
+"""  # what a hand does with the mouse
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
@@ -200,6 +208,29 @@ def test_on_a_phone(server: str, browser: Any, tmp_path: Path) -> None:
     find(browser, "#download")[0].click()
     file = wait_for(lambda: next((tmp_path / "downloads").glob("*.jpg"), None))
     assert read_image(file).pixels.shape == (96, 128, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_browser
+def test_a_picture_of_2048_pixels(browser: Any, tmp_path: Path) -> None:
+    """Dropped on the page, made four times as wide and high by weights that ship, and downloaded."""
+    (tmp_path / "save").mkdir()
+    (tmp_path / "save/softgate").symlink_to(ROOT / "save/softgate-pcsr-phase1")
+    picture = cv2.resize(skimage.data.coffee(), (2048, 1352), interpolation=cv2.INTER_CUBIC)
+    write_image(tmp_path / "photo.jpg", picture)
+    with served(cwd=tmp_path) as address:
+        browser.get(address)
+        wait_for(lambda: find(browser, "#picture input[type=file]"))
+        browser.execute_script("document.body.insertAdjacentHTML('beforeend', '<input type=file id=source>')")
+        find(browser, "#source")[0].send_keys(str(tmp_path / "photo.jpg"))
+        browser.execute_script(DROP)
+        wait_for(lambda: len(shown(browser)) == 5, patience=300)
+        find(browser, "#download")[0].click()
+        file = wait_for(lambda: next((tmp_path / "downloads").glob("*.png"), None))
+    result = read_image(file).pixels
+    assert file.name == "photo_x4_k=0.png" and result.shape == (4 * 1352, 4 * 2048, 3)
+    assert cv2.absdiff(cv2.resize(result, (2048, 1352), interpolation=cv2.INTER_AREA), picture).mean() < 2
 
 
 @pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
