@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from models.decide import least_budget
-from models.setting import Setting, check_scale
+from models.setting import Setting, choose
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
 from web.session import Ask, Service, Session
@@ -118,13 +118,15 @@ class Page:
             names = ", ".join(self.service.engines)
             message = f"give a picture, a model of {names}, and png, tif, jpg or webp as the kind"
             raise gr.Error(message, print_exception=False)
-        session = Session(Ask(Path(picture), None, shrink=False, model=model, scale=scale), self.service)
         try:
-            return str(next(session.answer(Setting("k", k, True, check_scale(scale)), f".{kind}")).download)
+            setting = choose(k, scale=scale)
+            session = Session(Ask(Path(picture), None, False, model, setting.scale), self.service)
+            try:
+                return str(next(session.answer(setting, f".{kind}")).download)
+            finally:
+                self.service.encoded.pop(session, None)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        finally:
-            self.service.encoded.pop(session, None)
 
     def add_events(self) -> None:
         """Say which control starts what. All that computes waits in one queue."""

@@ -20,6 +20,7 @@ from inference.encoding import Encoding, held_bytes
 from inference.picture import like, visible
 from inference.reduce import reduce_to
 from inference.restore import Restored
+from inference.tiles import TilePlan, until_it_fits
 from inference.visual import colour_assignment
 from models.checkpoint import WEIGHTS, load_model
 from models.decide import least_budget
@@ -127,8 +128,11 @@ class Picture:
         if self.hr is not None:
             self.bicubic = psnr(imresize(self.lr, (height, width)), self.hr, round(ask.scale))
         self.kept = held_bytes(self.engine, self.lr, ask.scale) <= service.memory / 2
-        self.encoding = Encoding(self.engine, self.lr, ask.scale, self.image.bits, keep=self.kept)
+        until_it_fits(None, self.encode)
         self.last: tuple[Setting, Restored] | None = None  # the result that is shown
+
+    def encode(self, plan: TilePlan) -> None:
+        self.encoding = Encoding(self.engine, self.lr, self.scale, self.image.bits, plan, self.kept)
 
     @property
     def nbytes(self) -> int:
@@ -143,8 +147,14 @@ class Picture:
         if setting.rule == "budget":
             least = least_budget(self.engine.account, self.scale)
             setting = replace(setting, value=max(setting.value, least))
+
+        def work(plan: TilePlan) -> Restored:
+            if plan != self.encoding.plan:
+                self.encode(plan)
+            return self.encoding.restore([setting])[0]
+
         if self.last is None or self.last[0] != setting:
-            self.last = setting, self.encoding.restore([setting])[0]
+            self.last = setting, until_it_fits(self.encoding.plan, work)
         return self.last[1]
 
     def numbers(self, restored: Restored) -> list[tuple[str, str, str]]:

@@ -245,11 +245,12 @@ def test_programs_can_call_it(server: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(made).pixels, expected(tmp_path, picture, -0.6))
     assert [*client.view_api(return_format="dict")["named_endpoints"]] == ["/upscale"]
     given = {"picture": handle_file(str(tmp_path / "photo.png")), "api_name": "/upscale"}
-    made = client.predict(scale=2.5, kind="tif", **given)
+    made = client.predict(scale=2.5, k=None, kind="tif", **given)  # nothing is as good as k = 0
     assert Path(made).suffix == ".tif" and read_image(made).pixels.shape == (60, 80, 3)
     for wrong, message in (
         ({"model": "none"}, "a model of tiny"),
         ({"scale": 0}, "scale 0"),
+        ({"scale": None}, "scale must be one number"),
         ({"scale": 80}, "max_pixels"),
     ):
         with pytest.raises(AppError, match=message):

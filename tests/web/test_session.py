@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from inference.restorers import pcsr_restorer
 from models.checkpoint import load_model
 from models.decide import least_budget
+from models.fast.engine import Engine
 from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
 from utils.decode import read_image
@@ -80,6 +82,24 @@ def test_the_pixels_are_the_restorers(setting: Setting, refinement: bool, memory
     )
     assert ("too large" in remarks(answer)["Seconds"]) == (memory == 1)
     assert "PSNR, dB" not in values(answer)
+
+
+@pytest.mark.parametrize("step", ["features", "upsample"])
+def test_smaller_tiles_when_memory_does_not_suffice(
+    step: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, original, failures = read_image(last(visitor(service)).download).pixels, getattr(Engine, step), [True]
+
+    def in_little_memory(self: Engine, *args: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise torch.OutOfMemoryError
+        return original(self, *args)
+
+    monkeypatch.setattr(Engine, step, in_little_memory)
+    session = visitor(service)
+    np.testing.assert_array_equal(read_image(last(session).download).pixels, expected)
+    assert service.encoded[session].encoding.plan.quarterings == 1
 
 
 def test_the_knob_moves_pictures_and_numbers(service: Service) -> None:
