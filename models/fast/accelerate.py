@@ -20,7 +20,7 @@ from models.fast.linear import Joined, Rectified
 from models.fast.winograd import convolve, weight_gradients
 from models.mlp import PixelMLP
 from models.softgate import GatedBlock, SoftgateEncoder
-from models.srresnet import ResidualBlock
+from models.srresnet import ResidualBlock, SRResNetEncoder
 
 
 def accelerate(network: nn.Module) -> None:
@@ -31,19 +31,24 @@ def accelerate(network: nn.Module) -> None:
         part.__class__ = FASTER.get(type(part), type(part))
 
 
-def fast(x: Tensor) -> bool:
-    """Whether the kernels take this input: float32, on a CPU."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+def fast(x: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether the kernels take this input: on a CPU, of one of these types."""
+    return x.device.type == "cpu" and x.dtype in dtypes and not torch.is_autocast_enabled("cpu")
 
 
 def trains(part: nn.Module, x: Tensor) -> bool:
     """Whether the fast forward of training is for this input."""
-    return part.training and fast(x)
+    return part.training and fast(x, torch.float32)
 
 
 def infers(x: Tensor) -> bool:
     """Whether the fast forward of inference, which has no gradients, is for this input."""
-    return torch.is_inference_mode_enabled() and fast(x)
+    return torch.is_inference_mode_enabled() and fast(x, torch.float32, torch.float16)
+
+
+def knows_half(encoder: nn.Module) -> bool:
+    """Whether the kernels compute all that takes time in this accelerated encoder in float16."""
+    return isinstance(encoder, (CARNEncoder, SRResNetEncoder, SoftgateEncoder))
 
 
 def fits_winograd(layer: nn.Conv2d) -> bool:

@@ -13,12 +13,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-HEADERS = ("registers.h", "gate.h", "winograd_lines.h", "winograd_tiles.h")
+import torch
+
+HEADERS = ("registers.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
 # read with this module: a long run may first need them after the files have changed, and the structs with them
 SOURCES = {
     name: Path(__file__).with_name(name).read_text()
-    for name in ("pixels.cpp", "winograd.cpp", "linear.cpp", "gate.cpp", *HEADERS)
+    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "gate.cpp", *HEADERS)
 }
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
@@ -43,6 +46,16 @@ def needed_kernels() -> ctypes.CDLL:
     kernels = load_kernels()
     assert kernels is not None
     return kernels
+
+
+def of_type(dtype: torch.dtype, name: str) -> Any:
+    """The kernel of this name for numbers of this type."""
+    return getattr(needed_kernels(), name if dtype == torch.float32 else f"{name}_half")
+
+
+def has_half() -> bool:
+    """Whether there are kernels for float16: the compiler and the processor must know it."""
+    return hasattr(load_kernels(), "winograd_half")
 
 
 def built(compiler: str) -> Path:

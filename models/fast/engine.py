@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from models.fast.accelerate import accelerate
-from models.fast.build import load_kernels
+from models.fast.accelerate import accelerate, knows_half
+from models.fast.build import has_half, load_kernels
 from models.fast.fold import folded
 from models.fast.pixels import PixelKernel, bilinear_window
 from models.fast.plain import TorchKernel
@@ -36,13 +36,13 @@ PADDING = 15  # the most channels that a table has beyond those of its MLP, as t
 class Kernel(Protocol):
     """One PixelMLP on one device."""
 
-    def table(self, feat: Tensor) -> Tensor:
-        """feat (b,c,h,w) -> the feature part of the first layer, (b,h*w,C); C may be padded."""
+    def table(self, feat: Tensor) -> Tensor | None:
+        """feat (b,c,h,w) -> the feature part of the first layer, (b,...); None if its type cannot hold the numbers."""
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
         """Add the MLP's outputs to planes (n,H,W) where assignment (H,W) uint8 is `own`; everywhere if it is None.
 
-        table (h*w,C) is that of one image, w LR pixels wide.
+        table is that of one image, w LR pixels wide.
         """
 
 
@@ -74,13 +74,18 @@ class Engine:
         self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # of all tables
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
-        for part in (self.model.encoder, *mlps):
-            part.to(self.precision)
-        cpu = (self.device.type, self.precision) == ("cpu", torch.float32)
-        self.compiled: CDLL | None = load_kernels() if cpu else None
+        self.compiled: CDLL | None = load_kernels() if self.is_served() else None
         if self.compiled is not None:
             accelerate(self.model.encoder)
+        else:
+            for part in (self.model.encoder, *mlps):
+                part.to(self.precision)
         self.kernels = self.choose_kernels(mlps)
+
+    def is_served(self) -> bool:
+        """Whether the compiled kernels compute in this precision here; where they do, weights stay in float32."""
+        precisions = (torch.float32, torch.float16) if has_half() else (torch.float32,)
+        return self.device.type == "cpu" and self.precision in precisions
 
     def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
         if self.compiled is not None:
@@ -101,16 +106,23 @@ class Engine:
         return self.project(lr, tile, self.features(lr, tile))
 
     @torch.inference_mode()
-    def features(self, lr: Tensor, tile: Tile) -> Tensor:
+    def features(self, lr: Tensor, tile: Tile, precision: torch.dtype | None = None) -> Tensor:
         """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees the halo around it."""
+        precision = precision or self.precision
         seen, inside = (lr, tile) if tile == whole(lr) else with_halo(lr, tile, self.halo)
-        centred = (seen - self.model.mean).to(self.precision)
-        return self.model.encoder(centred)[..., inside.rows, inside.cols]
+        centred = seen - self.model.mean
+        if self.compiled is None or knows_half(self.model.encoder):
+            centred = centred.to(precision)
+        return self.model.encoder(centred)[..., inside.rows, inside.cols].to(precision)
 
     @torch.inference_mode()
     def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:
-        """The feature part of every MLP's first layer."""
-        return Encoded(lr, tile, tuple(kernel.table(feat) for kernel in self.kernels))
+        """The feature part of every MLP's first layer; in float32 if features or tables leave the range of float16."""
+        tables = [kernel.table(feat) for kernel in self.kernels]
+        held = tuple(table for table in tables if table is not None)
+        if len(held) < len(tables):
+            return self.project(lr, tile, self.features(lr, tile, torch.float32))
+        return Encoded(lr, tile, held)
 
     @torch.inference_mode()
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:

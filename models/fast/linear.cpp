@@ -1,5 +1,5 @@
 // Linear layers over rows of channels, and their gradients: 1x1 convolutions and the per-pixel MLPs of training. Built by
-// build.py, called by linear.py. Everything is float32, a row (n, c) per pixel.
+// build.py, called by linear.py. A row (n, c) per pixel; weights are float32.
 //
 //   result = rectified(sum_i input_i weight_i' + bias + add), in which the weights of several inputs lie side by side, as
 //   if the inputs were concatenated. Rows are worked in strips that stay in a core's own cache.
@@ -17,44 +17,46 @@ struct Columns {  // output columns [first, first + count) in `vectors`
     int first, count, vectors;
 };
 
-std::vector<Columns> columns_of(int count) {
-    const int vectors = (count + LANES - 1) / LANES, chunks = (vectors + MOST - 1) / MOST;
+template <class N = float> std::vector<Columns> columns_of(int count) {
+    constexpr int L = lanes<N>;
+    const int vectors = (count + L - 1) / L, chunks = (vectors + most<N> - 1) / most<N>;
     std::vector<Columns> columns;
     for (int i = 0; i < chunks; i++) {
         const int from = i * vectors / chunks, to = (i + 1) * vectors / chunks;
-        columns.push_back({from * LANES, std::min(count, to * LANES) - from * LANES, to - from});
+        columns.push_back({from * L, std::min(count, to * L) - from * L, to - from});
     }
     return columns;
 }
 
 // [chunk of columns][row][column in the chunk], where an entry is data[row * down + column * right]
-void pack(const float* data, long down, long right, int rows, const std::vector<Columns>& columns, float* to) {
+template <class N> void pack(const float* data, long down, long right, int rows, const std::vector<Columns>& columns, N* to) {
     for (const Columns& c : columns)
-        for (int r = 0; r < rows; r++, to += c.vectors * LANES)
-            for (int i = 0; i < c.vectors * LANES; i++) to[i] = i < c.count ? data[r * down + (c.first + i) * right] : 0;
+        for (int r = 0; r < rows; r++, to += c.vectors * lanes<N>)
+            for (int i = 0; i < c.vectors * lanes<N>; i++) to[i] = i < c.count ? data[r * down + (c.first + i) * right] : 0;
 }
 
-template <int VECTORS>
-void product(const float* in, long in_pitch, const float* weight, int depth, float* out, long out_pitch, int rows, bool more) {
-    constexpr int ROWS = rows_for(VECTORS);
+template <int VECTORS, class N>
+void product(const N* in, long in_pitch, const N* weight, int depth, N* out, long out_pitch, int rows, bool more) {
+    constexpr int ROWS = rows_for<N>(VECTORS);
     int r = 0;
     for (; r + ROWS <= rows; r += ROWS)
-        (more ? block<ROWS, VECTORS, true> : block<ROWS, VECTORS, false>)(in + r * in_pitch, in_pitch, weight, depth, out + r * out_pitch, out_pitch);
+        (more ? block<ROWS, VECTORS, true, N> : block<ROWS, VECTORS, false, N>)(in + r * in_pitch, in_pitch, weight, depth, out + r * out_pitch, out_pitch);
     for (; r < rows; r++)
-        (more ? block<1, VECTORS, true> : block<1, VECTORS, false>)(in + r * in_pitch, in_pitch, weight, depth, out + r * out_pitch, out_pitch);
+        (more ? block<1, VECTORS, true, N> : block<1, VECTORS, false, N>)(in + r * in_pitch, in_pitch, weight, depth, out + r * out_pitch, out_pitch);
 }
 
 // out (rows, columns) (+)= in (rows, depth) * packed weights
-void multiply(const float* in, long in_pitch, const float* weight, int depth, const std::vector<Columns>& columns, float* out, long out_pitch, int rows, bool more) {
+template <class N>
+void multiply(const N* in, long in_pitch, const N* weight, int depth, const std::vector<Columns>& columns, N* out, long out_pitch, int rows, bool more) {
     for (const Columns& c : columns) {
-        float* to = out + c.first;
+        N* to = out + c.first;
         switch (c.vectors) {
             case 1: product<1>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
-            case 2: product<2>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
-            case 3: product<std::min(3, MOST)>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
-            default: product<MOST>(in, in_pitch, weight, depth, to, out_pitch, rows, more);
+            case 2: product<std::min(2, most<N>)>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
+            case 3: product<std::min(3, most<N>)>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
+            default: product<most<N>>(in, in_pitch, weight, depth, to, out_pitch, rows, more);
         }
-        weight += (long)depth * c.vectors * LANES;
+        weight += (long)depth * c.vectors * lanes<N>;
     }
 }
 
@@ -108,39 +110,40 @@ template <class Work> void over_strips(long rows, int threads, const Work& work)
 }
 
 int threads_for(long rows, int threads) { return (int)std::max(1L, std::min((long)threads, rows / (4 * STRIP))); }
-}  // namespace
 
-struct Sources {  // inputs (n, ins), the gradients of those where asked for, and whether to add to what is there
-    const float* x[8];
-    float* gradient[8];
+template <class N> struct Sources {  // inputs (n, ins), the gradients of those where asked for, and whether to add to what is there
+    const N* x[8];
+    N* gradient[8];
     int more[8];
     int count, ins;
 };
 
-// y (rows, outs). sums: null, or the columns' sums and sums of squares (2, outs)
-extern "C" void linear(Sources sources, long rows, int outs, Matrix w, const float* bias, const float* add, float slope, float* y, double* sums, int threads) {
+template <class N>
+void layer(Sources<N> sources, long rows, int outs, Matrix w, const N* bias, const N* add, N slope, N* y, double* sums, int threads) {
+    constexpr int L = lanes<N>;
     threads = threads_for(rows, threads);
-    const auto columns = columns_of(outs);
-    const long pitch = padded(outs), packed = (long)sources.ins * pitch, own = STRIP * pitch;
-    float* memory = workspace(sources.count * packed + threads * own);
+    const auto columns = columns_of<N>(outs);
+    const long pitch = padded<N>(outs), packed = (long)sources.ins * pitch, own = STRIP * pitch;
+    N* memory = workspace<N>(sources.count * packed + threads * own);
     for (int i = 0; i < sources.count; i++)
         pack(w.data + i * sources.ins * w.in, w.in, w.out, sources.ins, columns, memory + i * packed);
     std::vector<double> parts(sums ? (size_t)threads * 2 * outs : 0);
     over_strips(rows, threads, [&](int thread, long first, int count) {
-        float* out = memory + sources.count * packed + thread * own;
+        N* out = memory + sources.count * packed + thread * own;
         for (int i = 0; i < sources.count; i++)
             multiply(sources.x[i] + first * sources.ins, sources.ins, memory + i * packed, sources.ins, columns, out, pitch, count, i > 0);
-        for (int c = 0; c < outs; c += LANES) {
-            const Part part(outs - c);
-            const Vec shift = bias ? part.load(bias + c) : Vec{};
+        for (int c = 0; c < outs; c += L) {
+            const PartOf<N> part(outs - c);
+            const VecOf<N> shift = bias ? part.load(bias + c) : VecOf<N>{};
             for (int r = 0; r < count; r++) {
-                Vec value = load(out + r * pitch + c) + shift;
+                VecOf<N> value = load(out + r * pitch + c) + shift;
                 if (add) value += part.load(add + (first + r) * outs + c);
                 if (slope != 1) value = value > 0 ? value : value * slope;
                 part.store(y + (first + r) * outs + c, value);
             }
         }
-        if (sums) add_columns(out, pitch, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
+        if constexpr (std::is_same_v<N, float>)
+            if (sums) add_columns(out, pitch, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
     });
     if (sums)
         for (int i = 0; i < 2 * outs; i++) {
@@ -148,6 +151,19 @@ extern "C" void linear(Sources sources, long rows, int outs, Matrix w, const flo
             for (int t = 0; t < threads; t++) sums[i] += parts[t * 2 * outs + i];
         }
 }
+}  // namespace
+
+// y (rows, outs). sums: null, or the columns' sums and sums of squares (2, outs)
+extern "C" void linear(Sources<float> sources, long rows, int outs, Matrix w, const float* bias, const float* add, float slope, float* y, double* sums, int threads) {
+    layer(sources, rows, outs, w, bias, add, slope, y, sums, threads);
+}
+
+#ifdef __AVX512FP16__
+// as above; there are no sums
+extern "C" void linear_half(Sources<Half> sources, long rows, int outs, Matrix w, const Half* bias, const Half* add, float slope, Half* y, double*, int threads) {
+    layer(sources, rows, outs, w, bias, add, (Half)slope, y, nullptr, threads);
+}
+#endif
 
 struct Incoming {  // the result's gradient g (rows, outs), as it is after these
     float* g;
@@ -156,7 +172,7 @@ struct Incoming {  // the result's gradient g (rows, outs), as it is after these
 };
 
 // rectified: the inputs are results of a rectifier, whose derivative their gradients take
-extern "C" void linear_gradients(Sources sources, int rectified, long rows, int outs, Matrix w, Incoming in, Matrix of_w, float* of_bias, int threads) {
+extern "C" void linear_gradients(Sources<float> sources, int rectified, long rows, int outs, Matrix w, Incoming in, Matrix of_w, float* of_bias, int threads) {
     threads = threads_for(rows, threads);
     const int ins = sources.ins, count = sources.count;
     const auto columns = columns_of(outs), back = columns_of(ins);
@@ -172,7 +188,7 @@ extern "C" void linear_gradients(Sources sources, int rectified, long rows, int 
         float *bias = of_weight + count * sums, *g = bias + pitch, *back_rows = g + STRIP * pitch;
         for (int c = 0; c < outs; c += LANES) {
             const Part part(outs - c);
-            const Vec scale = in.affine ? part.load(in.affine + c) : all(1), slope = in.affine ? part.load(in.affine + outs + c) : Vec{};
+            const Vec scale = in.affine ? part.load(in.affine + c) : all(1.f), slope = in.affine ? part.load(in.affine + outs + c) : Vec{};
             const Vec shift = in.affine ? part.load(in.affine + 2 * outs + c) : Vec{};
             Vec sum{};
             for (int r = 0; r < height; r++) {

@@ -1,6 +1,6 @@
 """Linear layers over rows of channels on CPUs, with their gradients: 1x1 convolutions, BatchNorm behind them, MLPs.
 
-linear.cpp has the arithmetic. Rows (n,c) are float32 and contiguous; the inputs of a layer are several where its input
+linear.cpp has the arithmetic. Rows (n,c) are float32, or float16 for inference, and contiguous; the inputs of a layer are several where its input
 is their concatenation, which then need not exist.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.fast.build import needed_kernels
+from models.fast.build import needed_kernels, of_type
 from models.fast.pixels import address
 from models.mlp import rows_of
 
@@ -79,7 +79,8 @@ def linear(
     """
     rows, outs = len(inputs[0]), len(weight)
     result = inputs[0].new_empty(rows, outs)
-    needed_kernels().linear(
+    bias = bias if bias is None else bias.to(result.dtype)
+    of_type(result.dtype, "linear")(
         *(sources(inputs), ctypes.c_long(rows), outs, matrix(weight), address(bias), address(add)),
         *(ctypes.c_float(slope), address(result), address(sums), torch.get_num_threads()),
     )

@@ -1,67 +1,99 @@
-"""What is done at every HR pixel, as compiled code on CPUs: see pixels.cpp. Plain torch is what it must agree with."""
+"""What is done at every HR pixel, as compiled code on CPUs: see mlp.cpp and pixels.cpp. Plain torch must agree."""
 
 import ctypes
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.grid import Grid
+from models.fast.build import of_type
+from models.grid import Axis, Grid
 from models.mlp import PixelMLP
 from models.tile import Tile
 from utils.image import Array
 
 
+class Features(ctypes.Structure):
+    """An image of features where it lies in memory; the structs are those of mlp.cpp."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_long) for name in ("row", "col", "channel")),
+        *((name, ctypes.c_int) for name in ("h", "w", "channels")),
+    )
+
+
+class Line(ctypes.Structure):
+    """An axis of the grid, in mlp.cpp Axis."""
+
+    _fields_ = (("index", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("cell", ctypes.c_float))
+
+    @classmethod
+    def of(cls, axis: Axis) -> "Line":
+        return cls(address(axis.index).value, address(axis.offset).value, axis.cell)
+
+
+class Choice(ctypes.Structure):
+    """Which pixels are computed, and where those are marked that float16 could not hold."""
+
+    _fields_ = (("assignment", ctypes.c_void_p), ("own", ctypes.c_int), ("left", ctypes.c_void_p))
+
+
+class Planes(ctypes.Structure):
+    """Where the results go."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("height", ctypes.c_int), ("width", ctypes.c_int))
+
+
 class PixelKernel:
-    """One PixelMLP, its weights packed as pixels.cpp describes."""
+    """One PixelMLP, computed in the type of number that the features have: float32 or float16."""
 
     def __init__(self, mlp: PixelMLP, compiled: ctypes.CDLL) -> None:
-        self.compiled = compiled
-        self.mlp = mlp
-        self.lanes = compiled.lanes()
-        first, *later = mlp.linears()
-        self.project = self.padded(first.weight.detach()[:, : mlp.in_channels], 0)[:, :, None, None]
-        self.bias = self.padded(first.bias.detach(), 0)
-        packed = [self.padded(part, -1).flatten() for layer in later for part in (layer.weight.t(), layer.bias)]
-        self.weight = torch.cat([part.detach() for part in packed]) if packed else torch.zeros(1)
-        widths = [layer.out_features for layer in (first, *later)]
-        self.widths = (ctypes.c_int * len(widths))(*widths)
+        self.compiled, self.mlp = compiled, mlp
+        first, *later = (layer.requires_grad_(False) for layer in mlp.linears())
+        self.coordinate = first.weight[:, mlp.in_channels :].t().contiguous()  # (4,C)
+        self.widths = (ctypes.c_int * (1 + len(later)))(*(layer.out_features for layer in (first, *later)))
 
-    def padded(self, tensor: Tensor, dim: int) -> Tensor:
-        """Contiguous, with zeros up to a multiple of LANES along one dimension."""
-        shape = list(tensor.shape)
-        shape[dim] = -shape[dim] % self.lanes
-        return torch.cat([tensor, tensor.new_zeros(shape)], dim)
+    @cached_property
+    def packed(self) -> dict[torch.dtype, list[Tensor]]:
+        """For either type the first layer's weight and bias, and those of the later ones, as mlp.cpp describes."""
+        first, *later = self.mlp.linears()
+        rest = [part.flatten() for layer in later for part in (layer.weight.t(), layer.bias)]
+        parts = [first.weight[:, : self.mlp.in_channels].t(), first.bias, torch.cat(rest) if rest else first.bias]
+        half = [part.flatten().half().repeat_interleave(2) for part in parts]  # twice: so mlp.cpp reads them
+        return {torch.float32: [part.contiguous() for part in parts], torch.float16: half}
 
-    def table(self, feat: Tensor) -> Tensor:
-        """feat (b,c,h,w) -> the first layer's feature part, (b,h*w,C) padded."""
-        return F.conv2d(feat, self.project, self.bias).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+    def table(self, feat: Tensor) -> Tensor | None:
+        """feat (b,c,h,w) -> the first layer's feature part, (b,n); None if float16 cannot hold it."""
+        batch, channels, h, w = feat.shape
+        weight, bias, _ = self.packed[feat.dtype]
+        pitch = self.compiled.table_pitch(w)
+        tables = feat.new_empty(batch, (h * self.widths[0] + 1) * pitch)
+        for image, table in zip(feat, tables, strict=True):
+            strides = image.stride(1), image.stride(2), image.stride(0)
+            held = of_type(feat.dtype, "project")(
+                Features(image.data_ptr(), *strides, h, w, channels),
+                *(address(weight), address(bias), self.widths[0], address(table), torch.get_num_threads()),
+            )
+            if not held and feat.dtype == torch.float16:
+                return None
+        return tables
 
-    def add_to(
-        self,
-        planes: Tensor,
-        table: Tensor,
-        grid: Grid,
-        w: int,
-        assignment: Tensor | None,
-        own: int,
-    ) -> None:
-        """As Kernel says; everything is float32, contiguous and on the CPU."""
-        row, col = (self.padded(terms, 1) for terms in self.mlp.coordinate_terms(grid))
+    def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
+        """As Kernel says; everything is contiguous and on the CPU. What float16 cannot hold is added in float32."""
         height, width = planes.shape[1:]
-        self.compiled.mlp_at(
-            *map(address, (table, row, col, grid.rows.index, grid.cols.index)),
+        half = table.dtype == torch.float16
+        left = torch.zeros(height, width, dtype=torch.uint8) if half else None
+        if of_type(table.dtype, "mlp_at")(
+            address(table),
             w,
-            address(self.weight),
-            self.widths,
-            len(self.widths) - 1,
-            address(assignment),
-            own,
-            height,
-            width,
-            address(planes),
+            *(address(self.coordinate), address(self.packed[table.dtype][2]), self.widths, len(self.widths) - 1),
+            *map(Line.of, grid),
+            Choice(address(assignment).value, own, address(left).value),
+            Planes(address(planes).value, height, width),
             torch.get_num_threads(),
-        )
+        ):
+            self.add_to(planes, table.float(), grid, w, left, 1)
 
 
 def bilinear_window(lr: Tensor, grid: Grid, compiled: ctypes.CDLL) -> Tensor:

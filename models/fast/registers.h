@@ -1,10 +1,12 @@
-// Vectors, threads, and matrix products in registers, for all kernels. Everything is float32.
+// Vectors, threads, and matrix products in registers, for all kernels. N is the type of the numbers: float, and Half
+// where the processor computes in float16.
 #pragma once
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -12,50 +14,72 @@
 
 namespace {
 #ifdef __AVX512F__
-constexpr int LANES = 16, MOST = 4;  // MOST: vectors in a register block
+constexpr int BYTES = 64;  // of a vector
 #else
-constexpr int LANES = 8, MOST = 2;
+constexpr int BYTES = 32;
 #endif
+#ifdef __AVX512FP16__
+typedef _Float16 Half;
+#endif
+template <class N> struct Register {
+    typedef N Type __attribute__((vector_size(BYTES), aligned(sizeof(N))));
+};
+template <class N> using VecOf = typename Register<N>::Type;
+template <class N> constexpr int lanes = BYTES / (int)sizeof(N);
+// vectors in a register block; of float16 one, as a number of 16 bits is spread for free in one multiplication only
+template <class N> constexpr int most = sizeof(N) == 2 ? 1 : BYTES == 64 ? 4 : 2;
+typedef VecOf<float> Vec;
+constexpr int LANES = lanes<float>, MOST = most<float>;
 constexpr int UNIT = 24;  // what the rows of every register block divide
-typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 
-inline Vec load(const float* p) { return *(const Vec*)p; }
-inline void store(float* p, Vec v) { *(Vec*)p = v; }
-inline Vec all(float x) { return x - Vec{}; }  // x + 0 would be computed, for the sake of -0
-inline long padded(long n) { return (n + LANES - 1) / LANES * LANES; }
+template <class N> inline VecOf<N> load(const N* p) { return *(const VecOf<N>*)p; }
+template <class N> inline void store(N* p, VecOf<N> v) { *(VecOf<N>*)p = v; }
+template <class N> inline VecOf<N> all(N x) { return x - VecOf<N>{}; }  // x + 0 would be computed, for the sake of -0
+template <class N = float> inline long padded(long n) { return (n + lanes<N> - 1) / lanes<N> * lanes<N>; }
 
-struct Part {  // the first `count` floats of a vector; the rest is zero, and not touched in memory
+inline void store_as(float* p, Vec v) { store(p, v); }
+#ifdef __AVX512FP16__
+inline void store_as(Half* p, Vec v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, 0)); }
+#endif
+
+template <class N> struct PartOf {  // the first `count` numbers of a vector; the rest is zero, and not touched in memory
 #ifdef __AVX512F__
-    const __mmask16 mask;
-    explicit Part(int count) : mask(count >= LANES ? 0xffff : (1u << count) - 1) {}
-    Vec load(const float* p) const { return (Vec)_mm512_maskz_loadu_ps(mask, p); }
-    void store(float* p, Vec v) const {
-        if (mask == 0xffff) *(Vec*)p = v;
-        else _mm512_mask_storeu_ps(p, mask, (__m512)v);
+    typedef std::conditional_t<sizeof(N) == 4, __mmask16, __mmask32> Mask;
+    const Mask mask;
+    explicit PartOf(int count) : mask(count >= lanes<N> ? (Mask)-1 : (Mask)((1u << count) - 1)) {}
+    VecOf<N> load(const N* p) const {
+        if constexpr (sizeof(N) == 4) return (VecOf<N>)_mm512_maskz_loadu_ps(mask, p);
+        else return (VecOf<N>)_mm512_maskz_loadu_epi16(mask, p);
+    }
+    void store(N* p, VecOf<N> v) const {
+        if (mask == (Mask)-1) *(VecOf<N>*)p = v;
+        else if constexpr (sizeof(N) == 4) _mm512_mask_storeu_ps(p, mask, (__m512)v);
+        else _mm512_mask_storeu_epi16(p, mask, (__m512i)v);
     }
 #else
     const int count;
-    explicit Part(int count) : count(std::min(count, LANES)) {}
-    Vec load(const float* p) const {
-        if (count == LANES) return *(const Vec*)p;
-        Vec v{};
+    explicit PartOf(int count) : count(std::min(count, lanes<N>)) {}
+    VecOf<N> load(const N* p) const {
+        if (count == lanes<N>) return *(const VecOf<N>*)p;
+        VecOf<N> v{};
         for (int i = 0; i < count; i++) v[i] = p[i];
         return v;
     }
-    void store(float* p, Vec v) const {
-        if (count == LANES) *(Vec*)p = v;
+    void store(N* p, VecOf<N> v) const {
+        if (count == lanes<N>) *(VecOf<N>*)p = v;
         else for (int i = 0; i < count; i++) p[i] = v[i];
     }
 #endif
 };
+typedef PartOf<float> Part;
 
 // memory that a thread keeps from one call to the next
-float* workspace(long floats) {
-    thread_local std::unique_ptr<float, decltype(&free)> memory{nullptr, &free};
+template <class N = float> N* workspace(long numbers) {
+    thread_local std::unique_ptr<N, decltype(&free)> memory{nullptr, &free};
     thread_local long size = 0;
-    if (size < floats) {
-        size = floats + floats / 4 + 64;
-        memory.reset((float*)aligned_alloc(64, size * 4 / 64 * 64 + 64));
+    if (size < numbers) {
+        size = numbers + numbers / 4 + 64;
+        memory.reset((N*)aligned_alloc(64, size * sizeof(N) / 64 * 64 + 64));
     }
     return memory.get();
 }
@@ -67,22 +91,44 @@ template <class Work> void in_parallel(int threads, const Work& work) {
     for (std::thread& helper : helpers) helper.join();
 }
 
+// Rows 0 .. height - 1 handed out to threads; work takes the next one's number until there are none left.
+template <class Work> void each_row(int height, int threads, const Work& work) {
+    std::atomic<int> next{0};
+    in_parallel(std::min(threads, height), [&](int) { work(next); });
+}
+
 // ---- matrix products: ROWS x VECTORS sums at once in registers
 // out[r][v] (+)= sum_k in[r][k] * weight[k][v]
 #define EACH _Pragma("GCC unroll 24") for  // unrolled early, or else the sums go through memory
-template <int ROWS, int VECTORS, bool MORE>
-inline void block(const float* in, long in_pitch, const float* weight, int depth, float* out, long out_pitch) {
-    Vec sum[ROWS][VECTORS];
-    EACH (int r = 0; r < ROWS; r++)
-        EACH (int v = 0; v < VECTORS; v++) sum[r][v] = MORE ? load(out + r * out_pitch + v * LANES) : Vec{};
+template <int ROWS, int VECTORS, class N>
+[[gnu::always_inline]] inline void add_products(const N* in, long in_pitch, const N* weight, int depth, VecOf<N> (&sum)[ROWS][VECTORS]) {
     for (int k = 0; k < depth; k++) {
-        Vec w[VECTORS];
-        EACH (int v = 0; v < VECTORS; v++) w[v] = load(weight + (k * VECTORS + v) * LANES);
+        VecOf<N> w[VECTORS];
+        EACH (int v = 0; v < VECTORS; v++) w[v] = load(weight + (k * VECTORS + v) * lanes<N>);
         EACH (int r = 0; r < ROWS; r++)
             EACH (int v = 0; v < VECTORS; v++) sum[r][v] += in[r * in_pitch + k] * w[v];
     }
+}
+
+constexpr int SHORT = 16;  // products that are summed up by themselves in float16: a sum of few is small, and rounded finely
+template <int ROWS, int VECTORS, bool MORE, class N>
+inline void block(const N* in, long in_pitch, const N* weight, int depth, N* out, long out_pitch) {
+    constexpr int L = lanes<N>;
+    VecOf<N> sum[ROWS][VECTORS];
     EACH (int r = 0; r < ROWS; r++)
-        EACH (int v = 0; v < VECTORS; v++) store(out + r * out_pitch + v * LANES, sum[r][v]);
+        EACH (int v = 0; v < VECTORS; v++) sum[r][v] = MORE ? load(out + r * out_pitch + v * L) : VecOf<N>{};
+    if constexpr (sizeof(N) == 2) {
+        for (int k = 0; k < depth; k += SHORT) {
+            VecOf<N> part[ROWS][VECTORS] = {};
+            add_products(in + k, in_pitch, weight + k * VECTORS * L, std::min(SHORT, depth - k), part);
+            EACH (int r = 0; r < ROWS; r++)
+                EACH (int v = 0; v < VECTORS; v++) sum[r][v] += part[r][v];
+        }
+    } else {
+        add_products(in, in_pitch, weight, depth, sum);
+    }
+    EACH (int r = 0; r < ROWS; r++)
+        EACH (int v = 0; v < VECTORS; v++) store(out + r * out_pitch + v * L, sum[r][v]);
 }
 
 // sums[i][v] += sum_t in[t][i] * gradient[t][v]
@@ -101,5 +147,8 @@ inline void outer_block(const float* in, long in_pitch, const float* gradient, l
         EACH (int v = 0; v < VECTORS; v++) store(sums + (r * VECTORS + v) * LANES, sum[r][v]);
 }
 
-constexpr int rows_for(int vectors) { return LANES == 16 ? (vectors == 1 ? 12 : UNIT / vectors) : vectors == 1 ? 12 : 6; }
+template <class N = float> constexpr int rows_for(int vectors) {
+    if (sizeof(N) == 2) return 12;
+    return LANES == 16 ? (vectors == 1 ? 12 : UNIT / vectors) : vectors == 1 ? 12 : 6;
+}
 }  // namespace

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from models.fast.build import needed_kernels
+from models.fast.build import needed_kernels, of_type
 
 
 class ImageSize(ctypes.Structure):
@@ -65,15 +65,18 @@ def convolve(
 ) -> Tensor:
     """Convolution of x (b,c,h,w) with weight (o,c/groups,3,3), plus bias and `add`, then a leaky rectifier: (b,o,h,w).
 
+    All have the type of x, float32 or, for inference, float16; but weight is float32.
+
     turned: the gradient of x from that of the result, x here. mask: the rectifier's derivative there instead of it.
     gate: models.softgate.gated(gate, sums) instead. kept, channels last: gets the sums, before what follows them.
     """
     batch, _, h, w = x.shape
     per_group = weight.shape[0] // groups, weight.shape[1]
     outs, ins = per_group[::-1] if turned else per_group
-    result = torch.empty(batch, outs * groups, h, w, memory_format=torch.channels_last)
+    result = torch.empty(batch, outs * groups, h, w, dtype=x.dtype, memory_format=torch.channels_last)
+    bias = bias if bias is None else bias.to(x.dtype)
     x, add, mask, gate = channels_last(x), channels_last(add), channels_last(mask), channels_last(gate)
-    needed_kernels().winograd(
+    of_type(x.dtype, "winograd")(
         *(pointer(x), ImageSize(batch, h, w), groups, ins, outs),
         Weights(weight.data_ptr(), *weight.stride(), turned),
         Epilogue(pointer(bias), pointer(add), pointer(mask), slope, pointer(gate), pointer(kept)),

@@ -7,14 +7,16 @@
 
 namespace {
 constexpr float P = 0.625f, Q = 1.5f, P2 = P * P, Q2 = Q * Q;
+template <class V> using Number = std::decay_t<decltype(V{}[0])>;  // of a vector
 
-template <int S> [[gnu::always_inline]] inline void input_line(const Vec* x, Vec* to) {
-    const Vec even_p = x[4 * S] - Q2 * x[2 * S], odd_p = x[3 * S] - Q2 * x[S];
-    const Vec even_q = x[4 * S] - P2 * x[2 * S], odd_q = x[3 * S] - P2 * x[S];
-    to[0] = x[4 * S] - (P2 + Q2) * x[2 * S] + (P2 * Q2) * x[0];
+template <int S, class V> [[gnu::always_inline]] inline void input_line(const V* x, V* to) {
+    constexpr Number<V> P = ::P, Q = ::Q, P2 = ::P2, Q2 = ::Q2, SUM = ::P2 + ::Q2, PRODUCT = ::P2 * ::Q2;
+    const V even_p = x[4 * S] - Q2 * x[2 * S], odd_p = x[3 * S] - Q2 * x[S];
+    const V even_q = x[4 * S] - P2 * x[2 * S], odd_q = x[3 * S] - P2 * x[S];
+    to[0] = x[4 * S] - SUM * x[2 * S] + PRODUCT * x[0];
     to[S] = even_p + P * odd_p, to[2 * S] = even_p - P * odd_p;
     to[3 * S] = even_q + Q * odd_q, to[4 * S] = even_q - Q * odd_q;
-    to[5 * S] = x[5 * S] - (P2 + Q2) * x[3 * S] + (P2 * Q2) * x[S];
+    to[5 * S] = x[5 * S] - SUM * x[3 * S] + PRODUCT * x[S];
 }
 
 template <int S> [[gnu::always_inline]] inline void gradient_line(const Vec* y, Vec* to) {
@@ -25,9 +27,10 @@ template <int S> [[gnu::always_inline]] inline void gradient_line(const Vec* y, 
     to[3 * S] = even_q + Q * odd_q, to[4 * S] = even_q - Q * odd_q;
 }
 
-template <int S> [[gnu::always_inline]] inline void result_line(const Vec* m, Vec* to) {
-    const Vec sum_p = m[S] + m[2 * S], odd_p = P * (m[S] - m[2 * S]);
-    const Vec sum_q = m[3 * S] + m[4 * S], odd_q = Q * (m[3 * S] - m[4 * S]);
+template <int S, class V> [[gnu::always_inline]] inline void result_line(const V* m, V* to) {
+    constexpr Number<V> P = ::P, Q = ::Q, P2 = ::P2, Q2 = ::Q2;
+    const V sum_p = m[S] + m[2 * S], odd_p = P * (m[S] - m[2 * S]);
+    const V sum_q = m[3 * S] + m[4 * S], odd_q = Q * (m[3 * S] - m[4 * S]);
     to[0] = m[0] + sum_p + sum_q;
     to[S] = odd_p + odd_q;
     to[2 * S] = P2 * sum_p + Q2 * sum_q;

@@ -21,40 +21,43 @@ struct Weights {  // w[o][i][r][s] of a group's inputs i and all outputs o, anyw
     int turned;  // inputs and outputs change places, and the kernel is turned round: the gradient's convolution
 };
 
-struct Epilogue {  // result = activation(convolution + bias + add), or the same times the activation's slope at `mask`
-    const float *bias, *add, *mask;
-    float slope;        // of what is below zero; 1: no activation
-    const float* gate;  // not null: the result is gated(gate, convolution + bias), and `kept` gets convolution + bias
-    float* kept;        // or null
+// result = activation(convolution + bias + add), or the same times the activation's slope at `mask`
+template <class N> struct Epilogue {
+    const N *bias, *add, *mask;
+    float slope;    // of what is below zero; 1: no activation
+    const N* gate;  // not null: the result is gated(gate, convolution + bias), and `kept` gets convolution + bias
+    N* kept;        // or null
 };
 
 struct Chunk {  // input channels [in, in + ins), output channels [out, out + outs) and their weights
     int in, ins, out, outs;
     long weights;
-    int vectors() const { return (outs + LANES - 1) / LANES; }
+    int vectors;
 };
 
 // chunks of the same outputs follow one another
-std::vector<Chunk> chunks_of(int groups, int ins, int outs, long& floats) {
+template <class N> std::vector<Chunk> chunks_of(int groups, int ins, int outs, long& numbers) {
+    constexpr int L = lanes<N>, WIDEST = most<N> * L;
     std::vector<Chunk> chunks;
-    floats = 0;
+    numbers = 0;
     for (int g = 0; g < groups; g++)
-        for (int o = 0; o < outs; o += MOST * LANES)
+        for (int o = 0; o < outs; o += WIDEST)
             for (int i = 0; i < ins; i += CHUNK) {
-                Chunk c{g * ins + i, std::min(CHUNK, ins - i), g * outs + o, std::min(MOST * LANES, outs - o), floats};
-                floats += POINTS * padded(c.ins) * c.vectors() * LANES;
+                const int own = std::min(WIDEST, outs - o), vectors = (own + L - 1) / L;
+                Chunk c{g * ins + i, std::min(CHUNK, ins - i), g * outs + o, own, numbers, vectors};
+                numbers += POINTS * padded<N>(c.ins) * vectors * L;
                 chunks.push_back(c);
             }
     return chunks;
 }
 
-// ---- transforms of whole strips: to[point][tile][channel], rows of `pitch` floats, points `plane` floats apart
-struct Strip {
-    float* data;
+// ---- transforms of whole strips: to[point][tile][channel], rows of `pitch` numbers, points `plane` numbers apart
+template <class N> struct Strip {
+    N* data;
     long pitch, plane;
 };
 
-inline long plane_of(long tiles, long pitch) { return tiles * pitch + LANES; }  // no power of two: the cache's sets
+template <class N> long plane_of(long tiles, long pitch) { return tiles * pitch + lanes<N>; }  // no power of two: the cache's sets
 
 struct Place {
     int image, top, left;
@@ -66,37 +69,38 @@ inline Place place(const Image& image, long tile) {
 }
 
 // SIZE 6: the input around each tile; SIZE 4: the gradient's own pixels, of which `sums` gets the sums
-template <int SIZE>
-void transform(const Image& image, const float* x, int channels, int from, int count, long first, long last, Strip to, Vec* sums) {
-    constexpr int EDGE = SIZE == 6 ? 1 : 0;
+template <int SIZE, class N>
+void transform(const Image& image, const N* x, int channels, int from, int count, long first, long last, Strip<N> to, VecOf<N>* sums) {
+    typedef VecOf<N> V;
+    constexpr int EDGE = SIZE == 6 ? 1 : 0, L = lanes<N>;
     const long line = (long)image.w * channels;
     for (long tile = first; tile < last; tile++) {
         const Place at = place(image, tile);
         const int top = at.top - EDGE, left = at.left - EDGE;
-        const float* corner = x + ((long)at.image * image.h + top) * line + (long)left * channels + from;
+        const N* corner = x + ((long)at.image * image.h + top) * line + (long)left * channels + from;
         const bool whole = top >= 0 && left >= 0 && top + SIZE <= image.h && left + SIZE <= image.w;
-        float* row = to.data + (tile - first) * to.pitch;
-        for (int c = 0; c < count; c += LANES) {
-            alignas(64) Vec half[36];
-            const Part part(count - c);
-            Vec sum{};
+        N* row = to.data + (tile - first) * to.pitch;
+        for (int c = 0; c < count; c += L) {
+            alignas(64) V half[36];
+            const PartOf<N> part(count - c);
+            V sum{};
             for (int i = 0; i < SIZE; i++) {  // column by column
-                Vec in[SIZE], to_half[6];
+                V in[SIZE], to_half[6];
 #pragma GCC unroll 6
                 for (int r = 0; r < SIZE; r++) {
-                    const float* pixel = corner + r * line + i * channels + c;
+                    const N* pixel = corner + r * line + i * channels + c;
                     const int z = left + i;
                     if (whole) in[r] = part.load(pixel), __builtin_prefetch(pixel + SIZE * channels);
-                    else in[r] = top + r >= 0 && top + r < image.h && z >= 0 && z < image.w ? part.load(pixel) : Vec{};
+                    else in[r] = top + r >= 0 && top + r < image.h && z >= 0 && z < image.w ? part.load(pixel) : V{};
                     sum += in[r];
                 }
                 if constexpr (SIZE == 6) input_line<1>(in, to_half);
                 else gradient_line<1>(in, to_half);
                 for (int r = 0; r < 6; r++) half[r * 6 + i] = to_half[r];
             }
-            if constexpr (SIZE == 4) sums[c / LANES] += sum;
+            if constexpr (SIZE == 4) sums[c / L] += sum;
             for (int r = 0; r < 6; r++) {
-                Vec out[6];
+                V out[6];
                 if constexpr (SIZE == 6) input_line<1>(half + 6 * r, out);
                 else gradient_line<1>(half + 6 * r, out);
                 for (int i = 0; i < 6; i++) store(row + (r * 6 + i) * to.plane + c, out[i]);
@@ -105,34 +109,39 @@ void transform(const Image& image, const float* x, int channels, int from, int c
     }
 }
 
-template <bool INSIDE>
-inline void finish_tile(const Vec* out, const Image& image, const Place& at, const Epilogue& e, int channels, int channel, int count, float* y) {
-    const Part part(count);
-    const Vec bias = e.bias ? part.load(e.bias + channel) : Vec{};
+template <bool INSIDE, class N>
+inline void finish_tile(const VecOf<N>* out, const Image& image, const Place& at, const Epilogue<N>& e, int channels, int channel, int count, N* y) {
+    typedef VecOf<N> V;
+    const PartOf<N> part(count);
+    const V bias = e.bias ? part.load(e.bias + channel) : V{};
+    const N slope = e.slope;
     for (int r = 0; r < 4; r++) {
         if (!INSIDE && at.top + r >= image.h) break;
         long pixel = (((long)at.image * image.h + at.top + r) * image.w + at.left) * channels + channel;
         for (int c = 0; c < 4; c++, pixel += channels) {
             if (!INSIDE && at.left + c >= image.w) break;
-            Vec value = out[r * 4 + c] + bias;
+            V value = out[r * 4 + c] + bias;
             if (e.add) value += part.load(e.add + pixel);
             if (e.kept) part.store(e.kept + pixel, value);
             if (e.gate) value = gated(part.load(e.gate + pixel), value);
-            else if (e.mask) value = part.load(e.mask + pixel) > 0 ? value : value * e.slope;
-            else if (e.slope != 1) value = value > 0 ? value : value * e.slope;
+            else if (e.mask) value = part.load(e.mask + pixel) > 0 ? value : value * slope;
+            else if (slope != 1) value = value > 0 ? value : value * slope;
             part.store(y + pixel, value);
         }
     }
 }
 
-void finish(const Image& image, Strip from, int count, long first, long last, const Epilogue& e, int channels, int start, float* y) {
+template <class N>
+void finish(const Image& image, Strip<N> from, int count, long first, long last, const Epilogue<N>& e, int channels, int start, N* y) {
+    typedef VecOf<N> V;
+    constexpr int L = lanes<N>;
     for (long tile = first; tile < last; tile++) {
         const Place at = place(image, tile);
-        const float* row = from.data + (tile - first) * from.pitch;
-        for (int c = 0; c < count; c += LANES) {
-            alignas(64) Vec half[24], out[16];
+        const N* row = from.data + (tile - first) * from.pitch;
+        for (int c = 0; c < count; c += L) {
+            alignas(64) V half[24], out[16];
             for (int i = 0; i < 6; i++) {
-                Vec in[6], to_half[4];
+                V in[6], to_half[4];
                 for (int r = 0; r < 6; r++) in[r] = load(row + (r * 6 + i) * from.plane + c);
                 result_line<1>(in, to_half);
                 for (int r = 0; r < 4; r++) half[r * 6 + i] = to_half[r];
