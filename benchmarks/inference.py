@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
 from benchmarks.runtimes import PACKAGES, usable
-from benchmarks.ways import SETTINGS, Way, load_models, peak_mb, ways
+from benchmarks.ways import IN_HALF, SETTINGS, Way, load_models, peak_mb, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
 from evaluation.metrics import psnr
@@ -111,8 +111,11 @@ def plot(means: pd.DataFrame, title: str) -> bytes:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     ours = points.loc[[name for name, setting in SETTINGS.items() if setting.rule == "k"]]
+    half = points.loc[[name for name in IN_HALF if name in points.index]]
     axis.plot(ours["seconds"], ours["psnr"], "o-", label="ours, over k")
-    others = points.drop(index=ours.index).rename(index={"adaptive": "ours, adaptive"})
+    if len(half):
+        axis.plot(half["seconds"], half["psnr"], "o--", label="ours, over k, float16")
+    others = points.drop(index=[*ours.index, *half.index]).rename(index={"adaptive": "ours, adaptive"})
     for mark, (name, row) in zip("*sv^x+D", others.iterrows(), strict=False):
         # hollow, as some lie over one another
         axis.plot(row["seconds"], row["psnr"], mark, markersize=9, markerfacecolor="none", label=str(name))

@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.runtimes import OURS, session_of, usable
 from inference.restorers import original_restorer, pcsr_restorer
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, load_model
+from models.fast.build import has_half
 from models.fast.fold import folded
 from models.flops import Flops, PCSRFlops, both, network_flops
 from models.pcsr import PCSR
@@ -35,12 +37,19 @@ SETTINGS = {
     "all heavy": Setting("k", -math.inf),
     "adaptive": Setting("adaptive"),
 }
+SHOWN_IN_HALF = ("all light", "k=0", "all heavy")
+IN_HALF = {f"{name} float16": replace(SETTINGS[name], precision="float16") for name in SHOWN_IN_HALF}
 AS_PUBLISHED = SETTINGS["k=0"]  # what the published formulation and the exported model do too
 STATUS = Path("/proc/self/status")
 MB = 1e6
 
 # restores lr (1,3,h,w), which lies on the CPU, to (1,3,H,W), clamped or not, or (H,W,3), rounded; and says what it took
 Way = Callable[[Tensor], tuple[Tensor | Array, Flops]]
+
+
+def halves(device: torch.device) -> bool:
+    """Whether float16 is worth a comparison: on GPUs, and on CPUs that have kernels for it."""
+    return device.type == "cuda" or (device.type == "cpu" and has_half())
 
 
 def load_models(weights: Path, original: Path | None) -> tuple[PCSR, OriginalModel | None]:
@@ -136,6 +145,7 @@ def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> di
         **(ways_of_original(original, device) if original else {}),
         **({OURS: exported} if OURS in usable(device) else {}),
         **{name: partial(ours, setting) for name, setting in SETTINGS.items()},
+        **({name: partial(ours, setting) for name, setting in IN_HALF.items()} if halves(device) else {}),
     }
 
 

@@ -1,8 +1,9 @@
 """Networks made faster on CPUs: their convolutions and what surrounds them as compiled code.
 
 `accelerate` gives the blocks of a network a forward of their own for float32: in training mode, with gradients written
-by hand, and in inference mode. Parameters, buffers and their names stay what they are, and elsewhere so does the
-arithmetic. A network of other blocks profits too, as any 3x3 convolution is among them.
+by hand, and in inference mode, there for float16 too where the processor has it. Parameters, buffers and their names
+stay what they are, and elsewhere so does the arithmetic. A network of other blocks profits too, as any 3x3 convolution
+is among them.
 """
 
 from collections.abc import Sequence

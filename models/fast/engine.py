@@ -6,7 +6,8 @@ inference/encoding.py. BatchNorm is folded into the convolutions. The per-pixel 
 CPUs the encoder's convolutions are compiled code too (models/fast/accelerate.py).
 
 In half precision the encoder, the tables and the weights of the MLPs are float16 or bfloat16. The image, the
-coordinates, the log odds and the sums of the results stay in float32.
+coordinates, the log odds and the sums of the results stay in float32. On CPUs that compute in float16 the compiled code
+does so too, and what leaves its range is computed in float32: a tile of which the features do, or single pixels.
 """
 
 import copy

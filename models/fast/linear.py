@@ -1,7 +1,7 @@
 """Linear layers over rows of channels on CPUs, with their gradients: 1x1 convolutions, BatchNorm behind them, MLPs.
 
-linear.cpp has the arithmetic. Rows (n,c) are float32, or float16 for inference, and contiguous; the inputs of a layer are several where its input
-is their concatenation, which then need not exist.
+linear.cpp has the arithmetic. Rows (n,c) are float32, or float16 for inference, and contiguous; the inputs of a layer
+are several where its input is their concatenation, which then need not exist.
 """
 
 import ctypes

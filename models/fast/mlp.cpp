@@ -18,14 +18,6 @@ namespace {
 // no power of two: the cache's sets; and a multiple of every BLOCK, but for that
 inline long pitch_of(int w) { return (w + 63) / 64 * 64 + 32; }
 
-// whether the first lanes of a sum of numbers times zero are zero: no number was infinite, or none
-template <class V> bool finite(V zero, int count) {
-    const auto differs = zero != 0;
-    bool found = false;
-    for (int i = 0; i < count; i++) found |= differs[i] != 0;
-    return !found;
-}
-
 struct Features {  // (h, w, channels) anywhere in memory
     const void* data;
     long row, col, channel;
@@ -34,7 +26,6 @@ struct Features {  // (h, w, channels) anywhere in memory
 
 // the first layer's feature part, into a table of `outs` channels; 0 if not all of it is finite
 template <class N> int table_of(const Features& f, const Spread<N>* weight, const Spread<N>* bias, int outs, N* table, int threads) {
-    constexpr int L = lanes<N>;
     const Layer<N> layer{f.channels, outs, weight, bias, false};
     const long pitch = pitch_of(f.w);
     std::atomic<int> all_finite{1};
@@ -49,10 +40,12 @@ template <class N> int table_of(const Features& f, const Spread<N>* weight, cons
                     for (int c = 0; c < f.channels; c++) in[c * BLOCK<N> + p] = from[p * f.col + c * f.channel];
                 N* out = table + (long)y * outs * pitch + x;
                 run(layer, in, out, pitch);
-                VecOf<N> zero{};
-                for (int c = 0; c < outs; c++)
-                    for (int v = 0; v < BLOCK<N>; v += L) zero += load(out + c * pitch + v) * (N)0;
-                if (!finite(zero, L)) all_finite = 0;
+                if constexpr (sizeof(N) == 2) {
+                    VecOf<N> zero{};
+                    for (int c = 0; c < outs; c++)
+                        for (int v = 0; v < BLOCK<N>; v += lanes<N>) zero += load(out + c * pitch + v) * (N)0;
+                    if (!finite(zero, lanes<N>)) all_finite = 0;
+                }
             }
     });
     return all_finite;
@@ -97,7 +90,6 @@ template <class N> struct Pixels {  // of a row, and the pixels behind the last 
 
 struct Lot {  // the pixels of a vector
     int y, count, x[64];
-    bool together() const { return x[count - 1] - x[0] == count - 1; }
 };
 
 template <class N> struct Mlp {
@@ -147,8 +139,9 @@ template <class N> struct Mlp {
         while (pixels.nearest[i + lot.count - 1] - left >= 2 * L) lot.count--;
         std::copy_n(&pixels.x[i], L, lot.x);
         const bool far = pixels.nearest[i + lot.count - 1] - left >= L;
-        PlacesOf<N> at;
-        for (int lane = 0; lane < L; lane++) at[lane] = std::min(pixels.nearest[i + lane] - left, 2 * L - 1);
+        alignas(BYTES) Place<N> places[L];
+        for (int lane = 0; lane < L; lane++) places[lane] = (Place<N>)std::min(pixels.nearest[i + lane] - left, 2 * L - 1);
+        const PlacesOf<N> at = *(const PlacesOf<N>*)places;
         const VecOf<N> offset = load(&pixels.offset[i]);
         const N* line = table + rows.index[y] * first * pitch + left;
         for (int c = 0; c < first; c++, line += pitch, to += BLOCK<N>) {
@@ -159,8 +152,8 @@ template <class N> struct Mlp {
 
     // the last layer's results (last, BLOCK) of a vector to the planes; the number of pixels that are not finite
     int add(const Lot& lot, const N* from) const {
-        constexpr int L = lanes<N>;
         const long row = (long)lot.y * planes.width;
+        const bool together = lot.x[lot.count - 1] - lot.x[0] == lot.count - 1;
         if constexpr (sizeof(N) == 2) {
             VecOf<N> zero{};
             for (int o = 0; o < last; o++) zero += load(from + o * BLOCK<N>) * (N)0;
@@ -170,10 +163,19 @@ template <class N> struct Mlp {
             }
         }
         for (int o = 0; o < last; o++, from += BLOCK<N>) {
-            float *to = planes.data + (long)o * planes.height * planes.width + row, values[L];
-            for (int i = 0; i < L; i++) values[i] = from[i];
-            if (lot.together()) for (int i = 0; i < lot.count; i++) to[lot.x[0] + i] += values[i];
-            else for (int i = 0; i < lot.count; i++) to[lot.x[i]] += values[i];
+            float* to = planes.data + (long)o * planes.height * planes.width + row;
+            for (int first = 0; first < lot.count; first += LANES) {
+                const int left = std::min(LANES, lot.count - first);
+                const Vec value = load_as_float(from + first);
+                if (together) {
+                    const Part part(left);
+                    part.store(to + lot.x[first], part.load(to + lot.x[first]) + value);
+                } else {
+                    float values[LANES];
+                    store(values, value);
+                    for (int i = 0; i < left; i++) to[lot.x[first + i]] += values[i];
+                }
+            }
         }
         return 0;
     }

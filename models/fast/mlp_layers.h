@@ -45,9 +45,17 @@ inline HalfVec pick(const Half* line, HalfPlaces at, bool far) {
     return (HalfVec)_mm512_permutex2var_epi16((__m512i)load(line), (__m512i)at, (__m512i)load(line + lanes<Half>));
 }
 template <class N> using PlacesOf = std::conditional_t<sizeof(N) == 4, Places, HalfPlaces>;
+
+// whether the first lanes of a sum of numbers times zero are zero: no number was infinite, or none
+inline bool finite(HalfVec zero, int count) {
+    const __mmask32 other = _mm512_cmp_ph_mask((__m512h)zero, __m512h{}, _CMP_NEQ_UQ);
+    return !(other & PartOf<Half>(count).mask);
+}
 #else
 template <class N> using PlacesOf = Places;
 #endif
+
+template <class N> using Place = std::decay_t<decltype(PlacesOf<N>{}[0])>;
 
 template <class N> struct Layer {
     int in, out;  // channels

@@ -38,7 +38,9 @@ template <class N> inline VecOf<N> all(N x) { return x - VecOf<N>{}; }  // x + 0
 template <class N = float> inline long padded(long n) { return (n + lanes<N> - 1) / lanes<N> * lanes<N>; }
 
 inline void store_as(float* p, Vec v) { store(p, v); }
+inline Vec load_as_float(const float* p) { return load(p); }
 #ifdef __AVX512FP16__
+inline Vec load_as_float(const Half* p) { return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store_as(Half* p, Vec v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, 0)); }
 #endif
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import formulation, inference, runtimes
 from benchmarks.tables import speed
-from benchmarks.ways import SETTINGS, Way, load_models, ways
+from benchmarks.ways import IN_HALF, SETTINGS, Way, halves, load_models, ways
 from inference.onnx import INSTALL
 from models.blocks import OriginalModel
 from models.build import build, build_original, build_pcsr
@@ -47,7 +47,8 @@ def test_the_published_formulation_gives_the_same_loss(phase: int | None) -> Non
 
 CPU = torch.device("cpu")
 ORIGINALS = ["original eager", "original channels-last", "original kernels"]
-NAMES = ["published", *ORIGINALS, "all light", "k=1", "k=0", "all heavy", "adaptive"]
+HALF = [*IN_HALF] if halves(CPU) else []
+NAMES = ["published", *ORIGINALS, "all light", "k=1", "k=0", "all heavy", "adaptive", *HALF]
 KEYS = {"name", "seconds", "peak_mb", "flops_paper", "flops_executed"}
 
 
@@ -124,7 +125,11 @@ def test_without_an_original_model(cli: Cli, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     rows = [row["name"] for row in json.loads(done.out.splitlines()[-1])]
     assert "left out the original model" in done.out and "vs original" not in done.out
-    assert [name for name in rows if name not in runtimes.PACKAGES] == ["published", *SETTINGS]
+    assert [name for name in rows if name not in runtimes.PACKAGES] == [
+        "published",
+        *SETTINGS,
+        *(IN_HALF if halves(CPU) else []),
+    ]
     table = speed(tmp_path / "out", "inference.csv")
     assert "ours, `--k 0`" in table and "original" not in table
 

@@ -28,7 +28,7 @@ def test_no_shipped_model_gets_worse(name: str) -> None:
         assert score["heavy_share"] <= before["heavy_share"] + GROWTH, f"{name}, {setting}: more heavy pixels; {REMEDY}"
 
 
-@pytest.mark.parametrize("precision,loss", [("float16", 0.001), ("bfloat16", 0.01)])
+@pytest.mark.parametrize("precision,loss", [("float16", 0.003), ("bfloat16", 0.01)])
 @pytest.mark.parametrize("name", [name for name in MODELS if "phase0" not in name])
 def test_half_precision_keeps_the_picture(name: str, precision: Precision, loss: float) -> None:
     for setting, score in measure(name, precision).items():
