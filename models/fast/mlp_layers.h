@@ -22,6 +22,11 @@ typedef int32_t Places __attribute__((vector_size(LANES * 4)));
 inline Vec pick(const float* line, Places at, bool far) {
 #ifdef __AVX512F__
     return (Vec)_mm512_permutex2var_ps((__m512)load(line), (__m512i)at, far ? (__m512)load(line + LANES) : __m512{});
+#elif defined __AVX2__
+    const __m256 near = _mm256_permutevar8x32_ps((__m256)load(line), (__m256i)at);
+    if (!far) return (Vec)near;
+    const __m256 behind = _mm256_permutevar8x32_ps((__m256)load(line + LANES), (__m256i)at);
+    return (Vec)_mm256_blendv_ps(near, behind, (__m256)_mm256_slli_epi32((__m256i)at, 28));  // bit 3 says which
 #else
     Vec v;
     for (int i = 0; i < LANES; i++) v[i] = line[at[i]];
