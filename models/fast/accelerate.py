@@ -48,8 +48,8 @@ def infers(x: Tensor) -> bool:
 
 
 def knows_half(encoder: nn.Module) -> bool:
-    """Whether the kernels compute all that takes time in this accelerated encoder in float16."""
-    return isinstance(encoder, (CARNEncoder, SRResNetEncoder, SoftgateEncoder))
+    """Whether the kernels compute all layers of this accelerated encoder, and so know them in float16 too."""
+    return type(encoder) in (FastCARNEncoder, SRResNetEncoder, FastSoftgateEncoder)
 
 
 def fits_winograd(layer: nn.Conv2d) -> bool:

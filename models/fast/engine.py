@@ -85,8 +85,9 @@ class Engine:
 
     def is_served(self) -> bool:
         """Whether the compiled kernels compute in this precision here; where they do, weights stay in float32."""
-        precisions = (torch.float32, torch.float16) if has_half() else (torch.float32,)
-        return self.device.type == "cpu" and self.precision in precisions
+        if self.device.type != "cpu":
+            return False
+        return self.precision == torch.float32 or (self.precision == torch.float16 and has_half())
 
     def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
         if self.compiled is not None:
