@@ -31,6 +31,7 @@ from inference.options import (
     half_precision,
     refuse_decisions,
     settings,
+    settle_precision,
     tile_plan,
 )
 from inference.outputs import fingerprint, short
@@ -75,8 +76,8 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
     sources, output = from_main(ranks, partial(find_images, args.images, Path(args.out_dir))), chosen_output(args)
     restore, names = restorer(args, chosen.model, ranks.device)
     if ranks.main:
-        chosen.introduce(args.scale)
-    made_by = short(fingerprint(chosen.model), not args.no_refinement)
+        chosen.introduce(args, args.scale)
+    made_by = short(fingerprint(chosen.model), not args.no_refinement, *half_precision(args).values())
     how = Upscale(restore, names, args.scale, output, chosen.name, made_by, args.accept_damaged)
     rows: list[Row] = []
     protocol = Protocol(args.scale)
@@ -103,7 +104,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
 def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen) -> None:
     """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
     restore, names = restorer(args, chosen.model, device)
-    chosen.introduce(args.scale)
+    chosen.introduce(args, args.scale)
     path, restores = Path(args.images[0]), [restore]
     record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
     record |= {
@@ -115,7 +116,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen)
         **half_precision(args),
     }
     if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, args.scale)):
-        restores.insert(0, restorer(args, original, device)[0])
+        restores.insert(0, original_restorer(original, device, tile_plan(args)))
         record["original"] = fingerprint(original)
     folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
     summary = simulate(path, args.scale, restores, folder, args.opacity)
@@ -141,6 +142,7 @@ def main() -> None:
         raise InputError("to simulate takes one image and one process; for several, add --upscale")
     chosen = chosen_model(args)
     args.scale = possible_scale(chosen.model, args.scale)
+    settle_precision(args, chosen.model, ranks.device)
     if isinstance(chosen.model, OriginalModel):
         refuse_decisions(args)
     if args.upscale:

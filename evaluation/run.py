@@ -16,7 +16,7 @@ from datasets.folder import PairedFolder, named_folders
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import Chosen, add_model_options, half_precision
+from inference.options import Chosen, add_model_options, half_precision, settle_precision
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
 from utils.config import DegradeSpec
@@ -29,7 +29,7 @@ from utils.patches import Patches
 def eval_parser(description: str) -> Parser:
     """The options of both evaluation scripts."""
     parser = Parser(description=description)
-    add_model_options(parser)
+    add_model_options(parser, precision="float32")
     about = "folder of HR images, or several, a data set each"
     parser.add_argument("--hr_data", required=True, nargs="+", metavar="DIR", help=about)
     about = "folder of LR images of the same names, one for each of --hr_data; made from HR if not given"
@@ -74,6 +74,7 @@ def run_evaluation(
     folder for the results that holds the images or, if the user named it, results of something else.
     """
     ranks = start_ranks(args.device)
+    settle_precision(args, chosen.model if chosen else None, ranks.device)
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
@@ -81,7 +82,7 @@ def run_evaluation(
     if ranks.main:
         print(protocol_line(args))
         if chosen:
-            chosen.introduce(*restores)
+            chosen.introduce(args, *restores)
     about = {**model_record(chosen), "settings": settings, **protocol_record(args), "device": ranks.device.type}
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:

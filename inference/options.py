@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+import torch
+
+from inference.restorers import computes_in
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
 from models.build import backbone_parts, resolved
@@ -17,24 +20,33 @@ from utils.errors import InputError, Parser, one_line
 from utils.jobs import tell
 
 
-def add_model_options(parser: Parser) -> None:
+def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
+    """`precision` is the one that is taken if nothing is said."""
     parser.add_argument("--config", help="configs/NAME.yaml of a training, whose weights are in save/NAME")
     parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
     about = "work on large images in tiles of about the area of N x N LR pixels (default: what the memory allows)"
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
-    add_precision_option(parser)
+    add_precision_option(parser, precision)
 
 
-def add_precision_option(parser: Parser) -> None:
-    about = "numbers that the networks compute in; auto, the default, is float32"
-    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help=about)
+def add_precision_option(parser: Parser, default: Precision = "auto") -> None:
+    about = "numbers that the networks compute in; auto is float16 on CPUs that are faster in it, else float32"
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default=default, help=f"{about} (default: {default})"
+    )
+
+
+def settle_precision(args: argparse.Namespace, model: OriginalModel | PCSR | None, device: torch.device) -> None:
+    """Let the options name the numbers that are meant, instead of `auto`."""
+    if args.precision == "auto":
+        args.precision = "float32" if model is None else str(computes_in(model, device, "auto")).rpartition(".")[2]
 
 
 def half_precision(args: argparse.Namespace) -> dict[str, str]:
     """The precision for a record of results, if it is another than float32; older records lack it."""
-    return {} if args.precision in ("auto", "float32") else {"precision": args.precision}
+    return {} if args.precision == "float32" else {"precision": args.precision}
 
 
 def add_decision_options(parser: Parser) -> None:
@@ -76,9 +88,9 @@ class Chosen(NamedTuple):
         trained = f", trained at {self.trained}" if self.trained else ""
         return f"{kind} {title}, {count:,} parameters{trained}"
 
-    def introduce(self, *scales: float) -> None:
+    def introduce(self, args: argparse.Namespace, *scales: float) -> None:
         """Say which model is at work, and on stderr if it was trained for other scales."""
-        print(self)
+        print(f"{self}; computes in {args.precision}")
         if self.trained and (other := [f"x{scale:g}" for scale in scales if not self.trained.covers(scale)]):
             asked = ", ".join(other)
             tell(f"warning: trained at {self.trained.scales()}; at {asked} a model trained for that would do better")

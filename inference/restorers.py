@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from inference.tiles import MAPS, TilePlan, until_it_fits
 from models.blocks import OriginalModel
 from models.decide import decide
 from models.fast.accelerate import accelerate
+from models.fast.build import has_half
 from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import PATCH, Flops
@@ -49,10 +51,10 @@ def bicubic_restorer(scale: float) -> Restore:
 
 
 def original_restorer(
-    model: OriginalModel, device: torch.device, plan: TilePlan | None = None, precision: Precision = "auto"
+    model: OriginalModel, device: torch.device, plan: TilePlan | None = None, precision: Precision = "float32"
 ) -> Restore:
     """Restore with an original model at its own scale."""
-    scale, dtype = model.scale, check_precision(precision) or torch.float32
+    scale, dtype = model.scale, computes_in(model, device, precision)
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     if dtype == torch.float32:
@@ -87,6 +89,18 @@ def original_restorer(
     return restore
 
 
+def computes_in(model: OriginalModel | PCSR, device: torch.device, precision: Precision) -> torch.dtype:
+    """The type of number that a precision means.
+
+    `auto` is float16 for PCSR on a CPU that computes in it: there it is faster than float32, and the shipped models
+    lose at most 0.003 dB (tests/quality). Elsewhere it is float32. Raises InputError for an unknown name.
+    """
+    check_precision(precision)
+    if precision != "auto":
+        return cast("torch.dtype", getattr(torch, precision))
+    return torch.float16 if isinstance(model, PCSR) and device.type == "cpu" and has_half() else torch.float32
+
+
 def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
     """The settings; for a model with one upsampler, `heavy`. Raises InputError if it is given another rule."""
     if model.classifier is not None:
@@ -106,7 +120,7 @@ def pcsr_restorer(
     Raises InputError for settings of a model that has nothing to decide.
     """
     settings = possible(model, settings)
-    engine = Engine(model, device, check_precision(settings[0].precision))
+    engine = Engine(model, device, computes_in(model, device, settings[0].precision))
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:

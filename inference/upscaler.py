@@ -14,7 +14,7 @@ from torch import Tensor
 from inference.encoding import Encoding
 from inference.kinds import Given
 from inference.restore import Restored, possible_scale
-from inference.restorers import original_restorer, possible
+from inference.restorers import computes_in, original_restorer, possible
 from inference.tiles import TilePlan, until_it_fits
 from models.blocks import OriginalModel
 from models.checkpoint import load_model
@@ -22,7 +22,7 @@ from models.decide import probabilities
 from models.fast.engine import Engine
 from models.flops import Flops
 from models.pcsr import PCSR
-from models.setting import Precision, Setting, check_precision, choose
+from models.setting import Precision, Setting, choose
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError
 
@@ -55,11 +55,11 @@ class Upscaler:
         model: PCSR | OriginalModel,
         device: torch.device,
         plan: TilePlan | None = None,
-        precision: Precision = "auto",
+        precision: Precision = "float32",
     ) -> None:
         self.model, self.device, self.plan, self.precision = model, device, plan, precision
         if isinstance(model, PCSR):
-            self.engine = Engine(model, device, check_precision(precision))
+            self.engine = Engine(model, device, computes_in(model, device, precision))
         else:
             self.restore = original_restorer(model, device, plan, precision)
 
@@ -67,8 +67,8 @@ class Upscaler:
     def load(cls, weights: str | PathLike[str], device: str = "auto", precision: Precision = "auto") -> "Upscaler":
         """From a folder under save/, a `.safetensors`, or a published `.pth`; `device` is auto, cpu, cuda or mps.
 
-        `precision` is that of models.setting.Setting. Raises InputError, a ValueError, if there is no such file, it
-        holds no model, the device is lacking, or the precision is unknown.
+        `precision` is that of inference.restorers.computes_in. Raises InputError, a ValueError, if there is no such
+        file, it holds no model, the device is lacking, or the precision is unknown.
         """
         return cls(load_model(Path(weights))[0], pick_device(device), precision=precision)
 

@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-
 from utils.errors import InputError
 
 Rule = Literal["k", "budget", "adaptive", "heavy"]
@@ -23,7 +21,7 @@ class Setting:
     refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper); pixels at
     the border of the image are left alone.
     scale: HR/LR, 1 or more.
-    precision: the numbers that the networks compute in; `auto` is the model's own, which is float32.
+    precision: the numbers that the networks compute in; inference.restorers.computes_in says what `auto` is.
     Raises InputError for other values.
     """
 
@@ -31,7 +29,7 @@ class Setting:
     value: float = 0.0
     refinement: bool = True
     scale: float = 4.0
-    precision: Precision = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(Rule):
@@ -53,7 +51,7 @@ def choose(
     adaptive: bool = False,
     refinement: bool = True,
     scale: float = 4.0,
-    precision: Precision = "auto",
+    precision: Precision = "float32",
 ) -> Setting:
     """The setting of at most one of k, budget and adaptive; k = 0 if none is given.
 
@@ -86,8 +84,7 @@ def check_scale(scale: float) -> float:
     return scale
 
 
-def check_precision(precision: str) -> torch.dtype | None:
-    """The type of number that a precision means; None: that of the model. Raises InputError for an unknown name."""
+def check_precision(precision: str) -> None:
+    """Raises InputError for an unknown name."""
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r}: must be one of {', '.join(get_args(Precision))}")
-    return None if precision == "auto" else getattr(torch, precision)

@@ -20,13 +20,14 @@ from inference.encoding import Encoding, held_bytes
 from inference.picture import like, visible
 from inference.reduce import reduce_to
 from inference.restore import Restored
+from inference.restorers import computes_in
 from inference.tiles import TilePlan, until_it_fits
 from inference.visual import colour_assignment
 from models.checkpoint import WEIGHTS, load_model
 from models.decide import least_budget
 from models.fast.engine import Engine
 from models.pcsr import PCSR
-from models.setting import Precision, Setting, check_precision
+from models.setting import Precision, Setting
 from utils.decode import read_image, stored_size
 from utils.encode import QUALITY, save_image, write_image
 from utils.errors import InputError
@@ -71,14 +72,13 @@ class Service:
     encoded: dict["Session", "Picture"] = field(default_factory=dict)  # ordered by last use
 
 
-def load_engines(save: Path, device: torch.device, precision: Precision = "auto") -> dict[str, Engine]:
+def load_engines(save: Path, device: torch.device, precision: Precision = "float32") -> dict[str, Engine]:
     """The PCSR models under save/ that have a classifier, by name. Raises InputError if there is none."""
     models = {path.parent.name: load_model(path)[0] for path in sorted(save.glob(f"*/{WEIGHTS}"))}
     chosen = {name: model for name, model in models.items() if isinstance(model, PCSR) and model.classifier is not None}
     if not chosen:
         raise InputError(f"{save}: no PCSR model with a classifier in it; train one (phase 1), or run this where it is")
-    dtype = check_precision(precision)
-    return {name: Engine(model, device, dtype) for name, model in chosen.items()}
+    return {name: Engine(model, device, computes_in(model, device, precision)) for name, model in chosen.items()}
 
 
 def read_upload(path: Path, most: int) -> Image:

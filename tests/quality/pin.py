@@ -54,7 +54,7 @@ def levels(image: Tensor) -> Tensor:
     return image[0].clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def measure(name: str, precision: Precision = "auto") -> Scores:
+def measure(name: str, precision: Precision = "float32") -> Scores:
     """A model of save/ at x4 on whole crops, not refined: 8-bit LR, RGB, shave 4."""
     model, _ = load_model(SAVE / name)
     upscaler = Upscaler.load(SAVE / name, "cpu", precision)

@@ -104,10 +104,11 @@ def test_original_model_alone(cli: Cli, work: Path) -> None:
 
 
 def test_says_which_model_is_at_work(cli: Cli, work: Path) -> None:
+    about = "PCSR on FSRCNN, 6,154 parameters, trained at x4 on train; computes in bfloat16"
     for options, warned in (["--scale", "2"], True), ([], False):
-        outcome = demo(cli, "--img_path", "photo.png", "--upscale", "--out_dir", "out", *options)
-        assert outcome.code == 0
-        assert outcome.out.splitlines()[0] == "PCSR on FSRCNN, 6,154 parameters, trained at x4 on train"
+        options += ["--out_dir", "out", "--precision", "bfloat16"]
+        outcome = demo(cli, "--img_path", "photo.png", "--upscale", *options)
+        assert outcome.code == 0 and outcome.out.splitlines()[0] == about
         warning = "warning: trained at x4; at x2 a model trained for that would do better\n"
         assert outcome.err == (warning if warned else "")
 

@@ -97,7 +97,7 @@ def send(browser: Any, path: Path) -> None:
 
 def expected(folder: Path, picture: np.ndarray, k: float) -> np.ndarray:
     model, _ = load_model(folder / "save" / "tiny")
-    restore = pcsr_restorer(model, [Setting("k", k)], torch.device("cpu"))  # type: ignore[arg-type]
+    restore = pcsr_restorer(model, [Setting("k", k, precision="auto")], torch.device("cpu"))  # type: ignore[arg-type]
     return restore(to_tensor(picture))[0].pixels
 
 

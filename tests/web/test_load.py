@@ -59,7 +59,8 @@ def visit(number: int, address: str, folder: Path, moves: int) -> None:
     for move in range(moves):
         k = round(-0.5 + 0.1 * move, 2)
         made = client.predict(**given(path, k))
-        expected = pcsr_restorer(model, [Setting("k", k)], torch.device("cpu"))(to_tensor(picture))[0].pixels
+        restore = pcsr_restorer(model, [Setting("k", k, precision="auto")], torch.device("cpu"))
+        expected = restore(to_tensor(picture))[0].pixels
         np.testing.assert_array_equal(read_image(made).pixels, expected)
 
 
