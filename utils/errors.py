@@ -38,6 +38,7 @@ class StoppedError(Exception):
 
 
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNORECASE)
+TWO_DASHES = re.compile("--[^=]+=--")  # argparse makes [] or "--" of it, as the version of Python has it
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,11 +49,10 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        given, rest = super().parse_known_args(args, namespace)
-        for action in self._actions:
-            if action.nargs is None and getattr(given, action.dest, None) == []:  # what argparse makes of --option=--
-                self.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
-        return given, rest
+        for word in sys.argv[1:] if args is None else args:
+            if TWO_DASHES.fullmatch(word):
+                self.error(f"argument {word.partition('=')[0]}: expected one argument")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")

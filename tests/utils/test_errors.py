@@ -17,13 +17,15 @@ def test_a_very_long_line_keeps_its_ends(capsys: pytest.CaptureFixture[str]) -> 
     assert len(err) < 1600 and err.startswith("error: first x") and err.endswith("x last\n") and err.count("\n") == 1
 
 
-def test_two_dashes_are_no_value() -> None:
+@pytest.mark.parametrize("option", ["--input", "--number", "--several"])
+def test_two_dashes_are_no_value(option: str) -> None:
     parser = Parser()
     parser.add_argument("--input")
+    parser.add_argument("--number", type=float)
     parser.add_argument("--several", nargs="+")
-    with pytest.raises(InputError, match="--input: expected one argument"):
-        parser.parse_args(["--input=--"])
-    assert parser.parse_args(["--several", "-1"]).several == ["-1"]
+    with pytest.raises(InputError, match=f"{option}: expected one argument"):
+        parser.parse_args([f"{option}=--"])
+    assert parser.parse_args(["--several", "-1", "k=--"]).several == ["-1", "k=--"]
 
 
 @pytest.mark.parametrize("option", ["--model", "--config", "--img_path", "--out_dir"])
