@@ -7,8 +7,11 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
@@ -76,6 +79,8 @@ def call(main: Callable[[], None]) -> None:
     """Call a script's main. Raises InputError also for a file, or for memory, that the system does not let it have."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot say
         sys.stdout.reconfigure(errors="backslashreplace")
+    # tqdm's own lock is one between processes, and Python 3.14 warns of it where a process ends without clearing up
+    tqdm.set_lock(threading.RLock())
     try:
         main()
         sys.stdout.flush()
