@@ -4,9 +4,9 @@
 
 BIN := .venv/bin
 export IMG DATA # read by the shell from its environment, so that quotes and spaces in them are no matter
-# the first Python on the PATH that is 3.11 or 3.12
-PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+# the first Python on the PATH that is 3.11 to 3.14
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 # make demo            simulates x4 on a picture that ships with scikit-image
 # make demo IMG=a.jpg  upscales your picture, four times as wide and high
@@ -43,7 +43,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 .venv/installed: requirements.txt
-	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11 or 3.12 on the PATH (or make PYTHON=...)" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11 to 3.14 on the PATH (or make PYTHON=...)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -7,8 +7,11 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
@@ -38,6 +41,7 @@ class StoppedError(Exception):
 
 
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNORECASE)
+TWO_DASHES = re.compile("--[^=]+=--")  # argparse makes [] or "--" of it, as the version of Python has it
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,11 +52,10 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        given, rest = super().parse_known_args(args, namespace)
-        for action in self._actions:
-            if action.nargs is None and getattr(given, action.dest, None) == []:  # what argparse makes of --option=--
-                self.error(f"argument {'/'.join(action.option_strings)}: expected one argument")
-        return given, rest
+        for word in sys.argv[1:] if args is None else args:
+            if TWO_DASHES.fullmatch(word):
+                self.error(f"argument {word.partition('=')[0]}: expected one argument")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")
@@ -76,6 +79,8 @@ def call(main: Callable[[], None]) -> None:
     """Call a script's main. Raises InputError also for a file, or for memory, that the system does not let it have."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot say
         sys.stdout.reconfigure(errors="backslashreplace")
+    # tqdm's own lock is one between processes, and Python 3.14 warns of it where a process ends without clearing up
+    tqdm.set_lock(threading.RLock())
     try:
         main()
         sys.stdout.flush()

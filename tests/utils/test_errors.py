@@ -17,13 +17,15 @@ def test_a_very_long_line_keeps_its_ends(capsys: pytest.CaptureFixture[str]) -> 
     assert len(err) < 1600 and err.startswith("error: first x") and err.endswith("x last\n") and err.count("\n") == 1
 
 
-def test_two_dashes_are_no_value() -> None:
+@pytest.mark.parametrize("option", ["--input", "--number", "--several"])
+def test_two_dashes_are_no_value(option: str) -> None:
     parser = Parser()
     parser.add_argument("--input")
+    parser.add_argument("--number", type=float)
     parser.add_argument("--several", nargs="+")
-    with pytest.raises(InputError, match="--input: expected one argument"):
-        parser.parse_args(["--input=--"])
-    assert parser.parse_args(["--several", "-1"]).several == ["-1"]
+    with pytest.raises(InputError, match=f"{option}: expected one argument"):
+        parser.parse_args([f"{option}=--"])
+    assert parser.parse_args(["--several", "-1", "k=--"]).several == ["-1", "k=--"]
 
 
 @pytest.mark.parametrize("option", ["--model", "--config", "--img_path", "--out_dir"])
@@ -41,7 +43,7 @@ def test_places_that_cannot_be(option: str, place: str, cli: Cli, tmp_path: Path
 
 def printing(shell: str) -> subprocess.CompletedProcess[str]:
     """A command that prints much, its output taken as the shell is told."""
-    code = "from utils.errors import run; run(lambda: [print(number) for number in range(9999)])"
+    code = "from utils.errors import run; run(lambda: [print(number) for number in range(99999)])"
     command = ["bash", "-c", f'"$0" -c "$1" {shell}; exit ${{PIPESTATUS[0]}}', sys.executable, code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -54,6 +56,15 @@ def test_a_reader_that_has_enough() -> None:
 def test_a_full_disk_behind_the_output() -> None:
     done = printing("> /dev/full")
     assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+
+
+def test_a_bar_leaves_nothing_in_a_process_that_ends_at_once() -> None:
+    code = """import os, multiprocessing, tqdm, utils.errors
+multiprocessing.set_start_method("forkserver")  # the usual one in Python 3.14
+utils.errors.call(lambda: list(tqdm.tqdm(range(3), disable=True)))
+os._exit(0)"""
+    command = [sys.executable, "-c", code]
+    assert not subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
 
 
 @pytest.mark.parametrize(
