@@ -117,8 +117,12 @@ def measurements(data: Path) -> list[Step]:
     for backbone in BACKBONES:
         main = backbone == "carn"  # of the others one image is enough
         images = list_images(large)[: None if main else 1]
-        options = ["--model", shipped(backbone)[0], "--img_path", large if main else images[0], "--rounds", 3]
-        reads = [*(path / WEIGHTS for path in shipped(backbone)), *images]
+        models = shipped(backbone)
+        options = ["--model", models[0], "--img_path", large if main else images[0], "--rounds", 3]
+        if len(models) == 1:  # no original of its own, so that it is compared with CARN's
+            models += shipped("carn")[1:]
+            options += ["--original", models[1]]
+        reads = [*(path / WEIGHTS for path in models), *images]
         benchmark("inference" if main else f"inference-{backbone}", "inference", *options, reads=reads, plot=main)
     benchmark("training", "training", "--rounds", 15)
     for name in ("routing", "patchwise"):

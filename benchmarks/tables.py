@@ -98,6 +98,9 @@ WAYS = {
     "15% heavy": "ours, 15 % heavy",
     "adaptive": "ours, `--adaptive`",
     "all light": "ours, all light",
+    "all heavy float16": "ours, all heavy, float16",
+    "k=0 float16": "ours, `--k 0`, float16",
+    "all light float16": "ours, all light, float16",
 }
 
 
@@ -199,6 +202,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "refinement": refinement,
     "speed": partial(speed, file="inference.csv"),
     "speed-fsrcnn": partial(speed, file="inference-fsrcnn.csv"),
+    "speed-softgate": partial(speed, file="inference-softgate.csv"),
     "speed-srresnet": partial(speed, file="inference-srresnet.csv"),
     "training": training,
     "axes": axes,
