@@ -207,7 +207,8 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
     tables = sum(table.nbytes for table in encoded.tables)
     channels = tables / feat.element_size() / lr_pixels
     spent = sum(count * flops.executed for count, flops in zip(counts, account.upsamplers, strict=True))
-    moved = convolution_bytes(engine.model.encoder, (lr - engine.model.mean).to(engine.precision))
+    encoder = folded(pcsr).encoder.to(lr.device, engine.precision)
+    moved = convolution_bytes(encoder, (lr - engine.model.mean).to(engine.precision))
     # what is called, its FLOPs, its bytes
     table: dict[str, tuple[Callable[[], object], float, float]] = {
         "encode": (

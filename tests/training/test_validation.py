@@ -36,7 +36,7 @@ def test_pictures(cli: Cli, tmp_path: Path) -> None:
         assert set(events.Tags()["images"]) == {f"val/{name}" for name in expected}
         assert [event.step for event in events.Images("val/img_0")] == [1, 2]
         lr = downscale(to_tensor(read_image(tmp_path / "val/img_1.png").pixels), 4)
-        sr, _ = Upscaler.load(folder, "cpu").upscale(lr[0].numpy().transpose(1, 2, 0))
+        sr, _ = Upscaler.load(folder, "cpu", "float32").upscale(lr[0].numpy().transpose(1, 2, 0))
         difference = np.rint(sr * 255) - read_image(folder / "val/img_1.png").pixels
         assert np.abs(difference).max() <= 1
 
