@@ -44,11 +44,21 @@ NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNOR
 TWO_DASHES = re.compile("--[^=]+=--")  # argparse makes [] or "--" of it, as the version of Python has it
 
 
+class Store(argparse.Action):
+    """What argparse does with a value, but an option of several values that is given again adds to them."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        several = self.nargs in ("+", "*") and before is not self.default
+        setattr(namespace, self.dest, [*before, *values] if several else values)
+
+
 class Parser(argparse.ArgumentParser):
-    """Wrong options are bad input like any other, and a negative number in any notation is a value."""
+    """Wrong options are bad input like any other, a negative number in any notation is a value, and Store applies."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.register("action", None, Store)
         self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

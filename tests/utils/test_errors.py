@@ -28,6 +28,19 @@ def test_two_dashes_are_no_value(option: str) -> None:
     assert parser.parse_args(["--several", "-1", "k=--"]).several == ["-1", "k=--"]
 
 
+def test_an_option_of_several_values_that_is_given_again_adds_to_them() -> None:
+    parser = Parser()
+    parser.add_argument("images", nargs="*", default=[])
+    parser.add_argument_group("more").add_argument("--scale", type=float, nargs="+", default=[4.0])
+    parser.add_argument("--k", type=float, nargs="+")
+    parser.add_argument("--pair", nargs=2)
+    for _ in range(2):  # a default stays as it is
+        args = parser.parse_args("a b --scale 2 3 --k -1 0 --pair 1 2 --k -inf --scale 8 --pair 3 4".split())
+        assert (args.images, args.scale, args.k) == (["a", "b"], [2, 3, 8], [-1, 0, float("-inf")])
+        assert args.pair == ["3", "4"]
+        assert parser.parse_args([]).scale == [4] and parser.parse_args([]).images == []
+
+
 @pytest.mark.parametrize("option", ["--model", "--config", "--img_path", "--out_dir"])
 @pytest.mark.parametrize("place", ["a" * 300, "/dev/zero", "pipe", "/proc/1/x", "loop"])
 def test_places_that_cannot_be(option: str, place: str, cli: Cli, tmp_path: Path) -> None:
