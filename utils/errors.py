@@ -1,6 +1,7 @@
 """Bad input ends a command with one line and exit code 2, never with a traceback."""
 
 import argparse
+import difflib
 import errno
 import io
 import os
@@ -8,13 +9,14 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
+FEW = 11  # known keys that a message names all of
 NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it
 LONGEST_LINE = 1500  # a list of all keys takes 900
 
@@ -27,9 +29,19 @@ def one_line(place: object, reason: str) -> str:
     """`place: reason`, cut so that it still is a line to read however long either is."""
     reason = " ".join(reason.split())
     reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
-    shown, room = str(place), LONGEST - len(reason) - 2
-    shown = shown if len(shown) <= room else "..." + shown[3 - room :]  # a path tells most at its end
-    return f"{shown}: {reason}"
+    return f"{ending(str(place), LONGEST - len(reason) - 2)}: {reason}"
+
+
+def ending(text: str, room: int) -> str:
+    """A text cut to so many characters; a path tells most at its end."""
+    return text if len(text) <= room else "..." + text[3 - room :]
+
+
+def suggested(key: str, known: Collection[str]) -> str:
+    """What may have been meant by an unknown key: the known ones that are close to it, or all if they are few."""
+    choices = difflib.get_close_matches(key, known) if len(known) > FEW else known
+    some = ", ".join(dict.fromkeys(choices))
+    return f", one of: {some}" if some else "; the configs in configs/ show those that there are"
 
 
 class StoppedError(Exception):
