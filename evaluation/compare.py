@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from evaluation.differences import FEW, IMAGES, read_table
+from evaluation.differences import images_csv, read_table
 from evaluation.plot import plot_curve
 from evaluation.record import in_words, incomparable, read_record, results_folder, write_record
 from evaluation.report import SUMMARY, format_table, summarise, summary_json
@@ -39,12 +39,10 @@ class Results(NamedTuple):
 
 def read_results(folder: Path) -> Results:
     """Raises InputError for a folder without the results of an evaluation."""
-    if not (folder / IMAGES).exists() and (below := sorted(each.parent for each in folder.glob(f"*/{IMAGES}"))):
-        some = ", ".join(each.name for each in below[:FEW]) + ", ..." * (len(below) > FEW)
-        raise InputError(f"{folder}: holds several results, {some}; name those folders instead")
-    table = read_table(folder / IMAGES)
+    path = images_csv(folder)
+    table, folder = read_table(path), path.parent
     if absent := [name for name in (*SUMMARY, "flops_paper_share") if name not in table]:
-        raise InputError(f"{folder}/{IMAGES}: no column {', '.join(absent)}; give a folder that an evaluation wrote")
+        raise InputError(f"{path}: no column {', '.join(absent)}; give a folder that an evaluation wrote")
     return Results(folder, table, read_record(folder))
 
 

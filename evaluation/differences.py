@@ -59,8 +59,16 @@ class Evaluation(NamedTuple):
 
 
 def images_csv(path: Path) -> Path:
-    """The table of an evaluation that is given as a folder or as that file."""
-    return path / IMAGES if path.is_dir() else path
+    """The table of an evaluation that is given as a folder or as that file.
+
+    Raises InputError for a folder whose sub-folders hold evaluations.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / IMAGES).exists() and (below := sorted(each.parent.name for each in path.glob(f"*/{IMAGES}"))):
+        some = ", ".join(below[:FEW]) + ", ..." * (len(below) > FEW)
+        raise InputError(f"{path}: holds several results, {some}; name those folders instead")
+    return path / IMAGES
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def or_else(message: str, prepare: Callable[[object], object] = lambda value: va
             return inner(prepare(value))
         except ValidationError as error:
             order = any(each["type"] == "order" for each in error.errors())
-            raise PydanticCustomError("value", f"{message}; {ORDER}" if order else message) from None  # type: ignore
+            raise PydanticCustomError("value", f"{message}; {ORDER}" if order else message) from None
 
     return WrapValidator(validate)
 
@@ -199,7 +199,11 @@ class Config(Spec):
     train: TrainSpec
 
 
-SECTIONS = {"model": (OriginalSpec, PCSRSpec), "data": (DataSpec,), "train": (TrainSpec,)}
+SECTIONS: dict[str, Sequence[type[Spec]]] = {
+    "model": (OriginalSpec, PCSRSpec),
+    "data": (DataSpec,),
+    "train": (TrainSpec,),
+}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -264,7 +268,7 @@ def check(spec: type[S], content: dict[str, Any], path: str | Path) -> S:
 def checked(spec: type[S], content: dict[str, Any], source: str, settings: Mapping[str, str] | None = None) -> S:
     """Validate raw content against a spec. Raises InputError naming the key, the reason and the source.
 
-    settings: those that were applied, by their dotted keys; the error names the one at fault, or all of its section.
+    settings: those that were applied, by their dotted keys; the error names only those that may be at fault.
     """
     try:
         return spec.model_validate(content)
@@ -273,16 +277,19 @@ def checked(spec: type[S], content: dict[str, Any], source: str, settings: Mappi
         *above, last = path = [str(part) for part in first["loc"] if part not in ("original", "pcsr")] or [""]
         key, reason = ".".join(path), first["msg"]
         if first["type"] == "extra_forbidden":
-            specs = (DegradeSpec,) if "degrade" in above else SECTIONS.get(path[0], ()) if above else (spec,)
+            specs: Sequence[type[Spec]] = SECTIONS.get(path[0], ()) if above else (spec,)
+            specs = (DegradeSpec,) if "degrade" in above else specs
             reason = f"unknown key{suggested(last, [name for each in specs for name in each.model_fields])}"
-        given = [text for full, text in (settings or {}).items() if within(key, full) or within(full, key)]
-        places = [ending(source, 80), *(ending(text, 60) for text in given[:1])]
+        faulty = [text for full, text in (settings or {}).items() if at_fault(full, key, reason)]
+        places = [ending(source, 60), *([ending(" ".join(faulty), 60)] if faulty else [])]
         text = f"{reason[: LONGEST_REASON - 60]} ({' with '.join(places)})"
-        raise InputError(f"{ending(key, 60)}: {text}" if key else text) from None
+        raise InputError(f"{ending(key, 50)}: {text}" if key else text) from None
 
 
-def within(key: str, section: str) -> bool:
-    return f"{key}.".startswith(f"{section}.")
+def at_fault(setting: str, key: str, reason: str) -> bool:
+    """Whether an error may come from a setting of this dotted key: it is of that key, or of its section and named."""
+    section, _, leaf = setting.rpartition(".")
+    return f"{key}.".startswith(f"{setting}.") or (section == key and leaf in reason)
 
 
 def dump_yaml(spec: Spec) -> str:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
-FEW = 11  # known keys that a message names all of
+FEW = 8  # known keys that a message names all of
 NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it
-LONGEST_LINE = 1500  # a list of all keys takes 900
+LONGEST_LINE = 1500  # of what a command ends with, whoever says it
 
 
 class InputError(ValueError):
@@ -39,8 +39,8 @@ def ending(text: str, room: int) -> str:
 
 def suggested(key: str, known: Collection[str]) -> str:
     """What may have been meant by an unknown key: the known ones that are close to it, or all if they are few."""
-    choices = difflib.get_close_matches(key, known) if len(known) > FEW else known
-    some = ", ".join(dict.fromkeys(choices))
+    unique = list(dict.fromkeys(known))
+    some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > FEW else unique)
     return f", one of: {some}" if some else "; the configs in configs/ show those that there are"
 
 

@@ -86,7 +86,8 @@ def test_what_cannot_be_compared(cli: Cli, evaluated: Path) -> None:
         "error: results/pcsr: holds several results, A-x4, A-x4-unrefined, A-x4-y, ...; name those folders instead\n"
     )
     assert compare(cli, "results/pcsr").err == several
-    assert "nowhere/images.csv: No such file" in compare(cli, "nowhere").err
+    assert cli("evaluation/report.py", "--compare", "results/pcsr", "results/pcsr").err == several
+    assert "nowhere: No such file" in compare(cli, "nowhere").err
     table.write_text("dataset,image,scale,setting,psnr\nSet,a,4,k=0,30\n")
     assert "no column ssim" in compare(cli, table.parent).err
     assert not (evaluated / "results/compare").exists()

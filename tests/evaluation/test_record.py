@@ -97,7 +97,8 @@ def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--hr_data", "a/Set/HR", "b/Set/HR"], "two data folders have the same name"),
+        (["--hr_data", "a/Set/HR", "b/Set/HR"], "a/Set/HR and b/Set/HR: data folders of the same name, Set, so that"),
+        (["--hr_data", "a/Set/HR", "--hr_data", "a/Set/HR/"], "a/Set/HR/: named twice; name every folder once"),
         (["--hr_data", "a/Set/HR", "Other", "--lr_data", "Other"], "--lr_data: give one folder for each"),
         (["--hr_data", "Other", "--lr_data", "Other", "--scale", 1, 2], "--lr_data: give one folder for each"),
         (["--hr_data", "Other", "nowhere"], "nowhere: no such folder"),
