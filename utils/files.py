@@ -24,7 +24,7 @@ UNREAD = (
 )
 UNREAD += "raf pef srw x3f 3fr iiq rwl dcr kdc mrw erf"
 UNREAD_SUFFIXES = frozenset(f".{each}" for each in UNREAD.split())
-PNG = b"\x89PNG\r\n\x1a\n"  # what such a file begins with
+BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".npz": b"PK"}
 # a folder within a data set: HR, LR, x4, LR_bicubic, GTmod12
 PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_]?)+", re.IGNORECASE)
 
@@ -72,7 +72,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def output_file(suffix: str) -> Callable[[str], Path]:
-    """The type of an option that names a file to write, .csv or .png: it takes the place of nothing but such a file."""
+    """The type of an option that names a .csv, .png or .npz to write, which may replace nothing but such a file."""
 
     def check(text: str) -> Path:
         path = Path(text)
@@ -86,13 +86,13 @@ def output_file(suffix: str) -> Callable[[str], Path]:
 
 
 def holds(path: Path, suffix: str) -> bool:
-    """Whether a file begins as a .png or a .csv does, which the name says it is; an empty one may become either."""
-    content = read_bytes(path)
-    if suffix == ".png" or not content:
-        return content.startswith(PNG) or not content
+    """Whether a file begins as those of this suffix do; an empty one may become anything."""
     try:
+        content = read_bytes(path)
+        if suffix in BEGINNINGS or not content:
+            return not content or content.startswith(BEGINNINGS[suffix])
         first = content.split(b"\n", 1)[0].decode()
-    except UnicodeDecodeError:
+    except ValueError:  # it cannot be read, or is no text
         return False
     return "," in first and first.strip().isprintable()
 

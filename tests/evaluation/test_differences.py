@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from evaluation.differences import interval
 from tests.conftest import TINY_PCSR, Cli, Outcome, make_folder, save_tiny
+from utils.files import output_file
 
 
 def table(path: Path, psnr: dict[str, list[float]], dataset: str = "Set", first: int = 0) -> Path:
@@ -197,6 +199,11 @@ def test_no_other_file_is_replaced(report: Cli, tmp_path: Path) -> None:
         outcome = report("images.csv", ".", "--csv", name)
         assert outcome.code == 2 and outcome.err.count("\n") == 1 and message in outcome.err
         assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(ArgumentTypeError, match=r"old\.csv: the name must end in \.png"):
+        output_file(".png")("old.csv")
+    (tmp_path / "text.png").write_text("a, text")
+    with pytest.raises(ArgumentTypeError, match=r"is no \.png file"):
+        output_file(".png")(str(tmp_path / "text.png"))
     for name in ("old.csv", "empty.csv", "new.csv"):
         assert report("images.csv", ".", "--csv", name, "--csv", name).code == 0
         assert "difference" in (tmp_path / name).read_text()
