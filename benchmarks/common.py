@@ -16,6 +16,7 @@ from models.checkpoint import load_model
 from models.pcsr import PCSR
 from utils.device import add_device_option
 from utils.errors import InputError, Parser
+from utils.files import output_file
 
 SCALE = 4
 OUT_DIR = Path("results/benchmarks")
@@ -34,8 +35,8 @@ def folders_parser(description: str | None, name: str) -> Parser:
     parser.add_argument("--hr_data", type=Path, nargs="+", required=True, help="folders of HR images, a data set each")
     parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights of phase 1")
     parser.add_argument("--rounds", type=count, default=3, help="timed runs of each image or decision (default: 3)")
-    parser.add_argument("--csv", type=Path, default=OUT_DIR / f"{name}.csv", help="means per data set")
-    parser.add_argument("--images_csv", type=Path, default=OUT_DIR / f"{name}-images.csv")
+    parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / f"{name}.csv", help="means per data set")
+    parser.add_argument("--images_csv", type=output_file(".csv"), default=OUT_DIR / f"{name}-images.csv")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, the means")
     return parser
 

@@ -42,7 +42,7 @@ from inference.onnx import INSTALL
 from utils.decode import read_image
 from utils.device import pick_device
 from utils.errors import run
-from utils.files import list_images, write_atomic
+from utils.files import list_images, output_file, write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
 
@@ -141,8 +141,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--original", type=Path, help="its original model (default: that of its backbone in save/)")
     parser.add_argument("--rounds", type=count, default=5, help="timed runs of each way per image (default: 5)")
     parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, a process start per way")
-    parser.add_argument("--csv", type=Path, default=OUT_DIR / "inference.csv")
-    parser.add_argument("--plot", type=Path, help="PNG to write: PSNR against seconds")
+    parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "inference.csv")
+    parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR against seconds")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, means per way")
     return parser.parse_args()
 

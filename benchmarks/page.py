@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 from benchmarks.tables import ROOT
 from models.checkpoint import SAVE
 from utils.errors import InputError, Parser, run
-from utils.files import write_atomic
+from utils.files import output_file, write_atomic
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MODULES = {name: importlib.util.find_spec(name) for name in ("gradio", "selenium")}
@@ -100,7 +100,7 @@ def wait_for(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--out", type=output_file(".png"), required=True, help="PNG to write")
     parser.add_argument("--model", type=Path, required=True, help="folder of weights to show")
     parser.add_argument("--width", type=int, default=1280, help="in pixels (default: 1280; at least 500)")
     parser.add_argument("--height", type=int, default=1480, help="in pixels, of a window with its bars (default: 1480)")

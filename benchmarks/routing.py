@@ -43,7 +43,7 @@ from models.flops import pcsr_flops
 from models.pcsr import PCSR, refine
 from utils.device import pick_device
 from utils.errors import InputError, run
-from utils.files import write_atomic
+from utils.files import output_file, write_atomic
 from utils.resize import scaled_size
 
 
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[5, 10, 20, 30, 50], help="percent of heavy pixels")
     parser.add_argument("--refinement", action="store_true", help="refine the borders between light and heavy")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
-    parser.add_argument("--plot", type=Path, help="PNG to write: PSNR over the share of heavy pixels")
+    parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR over the share of heavy pixels")
     args = parser.parse_args()
     if wrong := [share for share in args.shares if not 0 < share < 100]:
         raise InputError(f"--shares {wrong[0]:g}: must lie between 0 and 100 percent")

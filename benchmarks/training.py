@@ -29,6 +29,7 @@ from utils.config import load_config
 from utils.device import pick_device
 from utils.dist import Ranks
 from utils.errors import run
+from utils.files import output_file
 
 Step = Callable[[], None]  # one iteration
 QUEUE = 20  # iterations between two waits for a GPU, which a training loop does not wait for either
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--ways", default="", help="only the formulations whose name holds this, and the published one")
     parser.add_argument("--rounds", type=count, default=7, help="timed iterations of each")
-    parser.add_argument("--csv", type=Path, default=OUT_DIR / "training.csv")
+    parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "training.csv")
     args = parser.parse_args()
     device = pick_device(args.device)
     lr, hr = (torch.rand(args.batch_size, 3, *[args.patch_size * n] * 2, device=device) for n in (1, SCALE))

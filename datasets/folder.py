@@ -111,11 +111,18 @@ class PairedFolder:
 
 
 def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
-    """Folders by the name of their data set. Raises InputError for equal names."""
-    names = [data_name(folder) for folder in folders]
-    if len(set(names)) < len(names):
-        raise InputError("two data folders have the same name, and their results could not be told apart; rename one")
-    return dict(zip(names, map(str, folders), strict=True))
+    """Folders by the name of their data set. Raises InputError for equal names, and for a folder that comes twice."""
+    named: dict[str, str] = {}
+    for folder in map(str, folders):
+        name = data_name(folder)
+        other = named.get(name)
+        if other is not None and Path(folder).resolve() == Path(other).resolve():
+            raise InputError(f"{folder}: named twice; name every folder once")
+        if other is not None:
+            reason = f"data folders of the same name, {name}, so that their results could not be told apart; rename one"
+            raise InputError(f"{other} and {folder}: {reason}")
+        named[name] = folder
+    return named
 
 
 def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, PairedFolder]:

@@ -11,16 +11,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from evaluation.differences import read_table
+from evaluation.differences import images_csv, read_table
 from evaluation.plot import plot_curve
-from evaluation.record import read_record, results_folder, write_record
+from evaluation.record import in_words, incomparable, read_record, results_folder, write_record
 from evaluation.report import SUMMARY, format_table, summarise, summary_json
 from evaluation.tables import write_csv
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
-
-# of the records: what is the same wherever PSNR can be compared
-COMMON = ("hr_images", "lr_images", "crop", "float_lr", "psnr_type")
 
 
 class Results(NamedTuple):
@@ -42,9 +39,10 @@ class Results(NamedTuple):
 
 def read_results(folder: Path) -> Results:
     """Raises InputError for a folder without the results of an evaluation."""
-    table = read_table(folder / "images.csv")
+    path = images_csv(folder)
+    table, folder = read_table(path), path.parent
     if absent := [name for name in (*SUMMARY, "flops_paper_share") if name not in table]:
-        raise InputError(f"{folder}/images.csv: no column {', '.join(absent)}; give a folder that an evaluation wrote")
+        raise InputError(f"{path}: no column {', '.join(absent)}; give a folder that an evaluation wrote")
     return Results(folder, table, read_record(folder))
 
 
@@ -52,14 +50,12 @@ def check_comparable(one: Results, other: Results) -> None:
     """Raises InputError if both have a data set, and its PSNR is not of the same images under the same protocol."""
     first, second = one.names(), other.names()
     shared = first.keys() & second.keys()
-    both = one.record.keys() & other.record.keys()
-    differ = [key for key in COMMON if key in both and one.record[key] != other.record[key]]
-    differ += ["degrade"] if one.record.get("degrade") != other.record.get("degrade") else []  # only where it is used
+    differ = incomparable(one.record, other.record)
     if not differ and any(first[key] != second[key] for key in shared):
         differ = ["images"]
     if shared and differ:
         raise InputError(
-            f"{other.folder}: differs from {one.folder} in {', '.join(differ)}; their PSNR cannot be compared"
+            f"{other.folder}: differs from {one.folder} in {in_words(differ)}; their PSNR cannot be compared"
         )
 
 

@@ -9,9 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from evaluation.record import in_words, incomparable, read_record
 from evaluation.tables import Column, format_columns
 from utils.errors import InputError
 
+IMAGES = "images.csv"
 IMAGE = ["dataset", "image", "scale"]  # what rows of two files are matched by
 NAMES = {"dataset": str, "image": str, "setting": str}  # never numbers, not even 0801
 FEW = 3  # names in a message
@@ -54,6 +56,19 @@ class Evaluation(NamedTuple):
     def measured(self, setting: str) -> pd.DataFrame:
         """IMAGE, psnr and ssim under one setting."""
         return self.rows[self.rows["setting"] == setting].drop(columns="setting")
+
+
+def images_csv(path: Path) -> Path:
+    """The table of an evaluation that is given as a folder or as that file.
+
+    Raises InputError for a folder whose sub-folders hold evaluations.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / IMAGES).exists() and (below := sorted(each.parent.name for each in path.glob(f"*/{IMAGES}"))):
+        some = ", ".join(below[:FEW]) + ", ..." * (len(below) > FEW)
+        raise InputError(f"{path}: holds several results, {some}; name those folders instead")
+    return path / IMAGES
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -158,12 +173,16 @@ def format_comparison(summary: pd.DataFrame) -> str:
 
 
 def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
-    """The per-image differences of two evaluations' images.csv: under the settings named or the only ones there are,
-    or, if none is named and both files have the same, under each.
+    """The per-image differences of two evaluations, each a folder or its images.csv: under the settings named
+    or the only ones there are, or, if none is named and both files have the same, under each.
 
     Raises InputError for files that cannot be compared, and if it is not clear which settings are meant.
     """
+    a, b = images_csv(a), images_csv(b)
     one, two = read_images(a), read_images(b)
+    records = read_record(a.parent), read_record(b.parent)
+    if all(records) and (differ := incomparable(*records)):
+        raise InputError(f"{b}: differs from {a} in {in_words(differ)}; their PSNR cannot be compared")
     if setting_a is None and setting_b is None and sorted(one.settings()) == sorted(two.settings()):
         pairs = [(setting, setting) for setting in one.settings()]
     else:

@@ -41,7 +41,8 @@ def draw_curve(summary: pd.DataFrame) -> Figure:
     panels: list[tuple[Axes, pd.DataFrame]] = []
     for (_, group), axes in zip(sets, rows, strict=True):
         first = group.iloc[0]
-        axes[0].set_ylabel(f"PSNR (dB)\n{first['dataset']}, x{first['scale']:g}, {first['images']} images")
+        count = f"{first['images']} image{'s' * (first['images'] != 1)}"
+        axes[0].set_ylabel(f"PSNR (dB)\n{first['dataset']}, x{first['scale']:g}, {count}")
         for axis, account in zip(axes, ("paper", "executed"), strict=True):
             panels.append((axis, group.assign(gflops=group[f"flops_{account}"] / 1e9)))
             axis.set_xlabel(f"GFLOPs per image, {account} account")

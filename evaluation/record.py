@@ -1,7 +1,7 @@
 """What results are of, kept beside them: so results never replace those of other data, weights or settings."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,19 @@ from utils.files import list_images, read_bytes, write_atomic
 from utils.jobs import tell
 
 RECORD = "record.json"
+# what is the same wherever PSNR can be compared
+COMMON = ("hr_images", "lr_images", "crop", "float_lr", "psnr_type")
+# for people; what is missing here is called as in the record
+WORDS = {
+    "hr_data": "folder of HR images",
+    "hr_images": "HR images",
+    "lr_data": "folder of LR images",
+    "lr_images": "LR images",
+    "float_lr": "rounding of LR",
+    "psnr_type": "colours of PSNR (RGB or luma)",
+    "degrade": "degradation of LR",
+    "content": "image content",
+}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -26,6 +39,17 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_atomic(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def in_words(keys: Iterable[str]) -> str:
+    """Keys of records for people."""
+    return ", ".join(f"the {WORDS.get(key, key.replace('_', ' '))}" for key in keys)
+
+
+def incomparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In which keys two records differ so that their PSNR cannot be compared."""
+    differ = [key for key in COMMON if key in one and key in other and one[key] != other[key]]
+    return differ + ["degrade"] * (one.get("degrade") != other.get("degrade"))  # only where it is used
 
 
 def model_record(chosen: Chosen | None) -> dict[str, Any]:
@@ -57,8 +81,8 @@ def results_folder(wanted: Path, result: str, record: Mapping[str, Any], named: 
             break
         if not about:
             keys = {**record, **there}  # a key that only one of them has counts as well
-            other = [key for key in keys if there.get(key) != record.get(key)] if there else ["origin"]
-            about = f"{folder} holds results of other {', '.join(other)}"
+            other = in_words(key for key in keys if there.get(key) != record.get(key))
+            about = f"{folder} holds results that {f'differ in {other}' if there else 'do not say what they are of'}"
         if named:
             raise InputError(f"{about}; give another --out_dir")
     if about:

@@ -9,7 +9,7 @@ import torch
 from inference.restorers import computes_in
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
-from models.build import backbone_parts, resolved
+from models.build import backbone_parts, difference, facts, resolved
 from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
@@ -108,19 +108,12 @@ def chosen_model(args: argparse.Namespace) -> Chosen:
     model, spec = load_model(path)
     if args.model is None and (later := path.with_name(f"{path.name}-2")).exists():
         tell(f"warning: --config means {path}; there are later runs, and --model {later} takes the next one")
-    if expected not in (None, spec):
-        raise InputError(one_line(path, f"holds another model than {args.config}: {difference(spec, expected)}"))
+    if expected is not None and expected != spec:
+        differs = difference(facts(spec), facts(expected)) or "its options"
+        raise InputError(one_line(path, f"holds another model than {args.config}: {differs}"))
     named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
     # a file's suffix is kept, so that its results do not mix with those of a folder of that name
     return Chosen(model, spec, named.resolve().name, trained_on(path))
-
-
-def difference(spec: object, expected: object) -> str:
-    """Where a model is another than the one expected."""
-    found, wanted = vars(spec), vars(expected)
-    return ", ".join(
-        f"{key} is {value}, not {wanted[key]}" for key, value in found.items() if value != wanted.get(key, value)
-    )
 
 
 def refuse_decisions(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Specs -> modules: the backbones of this project by name."""
 
 import contextlib
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -17,7 +18,7 @@ from models.pcsr import PCSR
 from models.softgate import SoftgateEncoder, SoftgateTail
 from models.srresnet import SRResNetEncoder, SRResNetTail
 from utils.config import OriginalSpec, PCSRSpec
-from utils.errors import InputError
+from utils.errors import InputError, ending
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 SIZE = (9, 11)  # of an image, odd and small, that every encoder must take
@@ -112,3 +113,18 @@ def resolved(spec: OriginalSpec | PCSRSpec) -> OriginalSpec | PCSRSpec:
             with contextlib.suppress(PydanticSerializationError):  # a default that no config can hold
                 options[name] = to_jsonable_python(value)
     return spec.model_copy(update={"options": options})
+
+
+def facts(spec: OriginalSpec | PCSRSpec) -> dict[str, object]:
+    """A spec's values by their keys, each option by its own."""
+    return {**vars(spec), "options": {}, **{f"options.{name}": value for name, value in spec.options.items()}}
+
+
+def difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """In which value one model is another than the one wanted, of what both have; nothing if they agree."""
+    differ = [key for key in found.keys() & wanted.keys() if found[key] != wanted[key]]
+    if not differ:
+        return ""
+    first = min(differ, key=list(found).index)
+    more = f", and {len(differ) - 1} more differ" if differ[1:] else ""
+    return f"{first} is {ending(str(found[first]), 40)}, not {ending(str(wanted[first]), 40)}{more}"

@@ -27,7 +27,7 @@ def train_parser(description: str) -> Parser:
     parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: --set amp=true")
     parser.add_argument("--compile", action="store_true", help="torch.compile: --set compile=true")
     overrides = "override config keys: iter_max=2000"
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=overrides)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=overrides)
     add_device_option(parser)
     return parser
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from training.runs import job_folder, new_run, numbered_runs, read_state, states
 from utils.config import Config, Spec, make_config
-from utils.errors import InputError
+from utils.errors import InputError, ending
 
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
 CHANGEABLE = {
@@ -15,6 +15,7 @@ CHANGEABLE = {
     *("train.val_every", "train.val_ssim", "train.val_images"),
 }
 LENGTH = "train.iter_max"  # may grow
+FEW = 2  # of the changes, how many an error names
 
 
 class Run(NamedTuple):
@@ -67,12 +68,15 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: 
     if config.train.iter_max > saved.train.iter_max:
         del changed[LENGTH]
     changed |= {key: given.get(key) for key in now.keys() | given.keys() if given.get(key) != now.get(key)}
-    differences = [f"{key} (was {before.get(key)}, now {changed[key]})" for key in sorted(changed.keys() - CHANGEABLE)]
+    differences = [
+        f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(changed[key]), 20)})"
+        for key in sorted(changed.keys() - CHANGEABLE)
+    ]
     if differences:
-        raise InputError(
-            f"{folder} was trained with another config: {', '.join(differences)}; leave these settings and the config "
-            "out to go on with the run's own"
-        )
+        some = ", ".join([*differences[:FEW], *([f"{len(differences) - FEW} more"] if differences[FEW:] else [])])
+        grow = "; iter_max may only grow" if LENGTH in changed else ""
+        began = f"the run in {ending(str(folder), 30)} began otherwise"
+        raise InputError(f"{some}: {began}{grow}; leave out what differs to go on with the run's own")
     return config
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import OriginalModel
-from models.build import resolved
+from models.build import difference, facts, resolved
 from models.checkpoint import load_model
 from models.fast.fold import folded
 from models.mlp import rows_of
@@ -16,7 +16,7 @@ from training.losses import deviation, group_loss, summed
 from training.queries import Group, queries
 from utils.config import OriginalSpec, PCSRSpec, TrainSpec
 from utils.dist import Ranks
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 Model = TypeVar("Model", OriginalModel, PCSR)
 
@@ -126,10 +126,11 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
     Raises InputError if they do not fit, and if phase 1 would begin without a trained heavy upsampler.
     """
     trained, described = load_model(path)
-    wanted, given = resolved(spec).options, described.options
-    if any(wanted[name] != given[name] for name in wanted.keys() & given.keys()):
+    given, wanted = taken_from(described), taken_from(resolved(spec))
+    another = f"is another model than this config's: {difference(given, wanted) or 'its weights have other shapes'}"
+    if any(given[key] != wanted[key] for key in given.keys() & wanted.keys() if key.startswith("options.")):
         # such as a dilation, which no shape of a weight shows
-        raise InputError(f"train.init: {path} has model.options {given}, and this config has {wanted}")
+        raise InputError(one_line(f"train.init: {path}", another))
     taken: list[tuple[nn.Module, nn.Module]] = [(model.encoder, trained.encoder)]
     if isinstance(model, PCSR) and isinstance(trained, PCSR):
         taken.append((model.upsamplers[-1], trained.upsamplers[-1]))
@@ -141,5 +142,10 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
         for module, source in taken:
             module.load_state_dict(source.state_dict())
     except RuntimeError:
-        reason = "is another model than this config's, or has another encoder, tail or heavy upsampler"
-        raise InputError(f"train.init: {path} {reason}") from None
+        raise InputError(one_line(f"train.init: {path}", another)) from None
+
+
+def taken_from(spec: OriginalSpec | PCSRSpec) -> dict[str, object]:
+    """What of a model decides whether start_from can take its weights."""
+    known = {key: value for key, value in facts(spec).items() if key not in ("kind", "upsamplers", "classifier")}
+    return {**known, "heavy upsampler": spec.upsamplers[-1]} if isinstance(spec, PCSRSpec) else known

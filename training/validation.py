@@ -25,8 +25,8 @@ from utils.errors import InputError
 from utils.files import check_separate
 from utils.image import Array
 
-LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim", "val/heavy_share": "heavy_share"}  # of a Row
-LOGGED |= {"val/flops_share": "flops_paper_share"}
+LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}  # of a Row
+DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # by PCSR models
 
 
 class Validation(NamedTuple):
@@ -77,7 +77,8 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
         else:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
         rows = gather_rows(ranks, evaluate(pairs, restore, protocol, keep))
-        means = {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in LOGGED.items()}
+        logged = LOGGED if isinstance(model, OriginalModel) else LOGGED | DECIDED
+        means = {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in logged.items()}
         return Validation({name: mean for name, mean in means.items() if not math.isnan(mean)}, made)
 
     return validate

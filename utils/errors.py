@@ -1,6 +1,7 @@
 """Bad input ends a command with one line and exit code 2, never with a traceback."""
 
 import argparse
+import difflib
 import errno
 import io
 import os
@@ -8,15 +9,16 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
+FEW = 8  # known keys that a message names all of
 NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it
-LONGEST_LINE = 1500  # a list of all keys takes 900
+LONGEST_LINE = 1500  # of what a command ends with, whoever says it
 
 
 class InputError(ValueError):
@@ -27,9 +29,19 @@ def one_line(place: object, reason: str) -> str:
     """`place: reason`, cut so that it still is a line to read however long either is."""
     reason = " ".join(reason.split())
     reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
-    shown, room = str(place), LONGEST - len(reason) - 2
-    shown = shown if len(shown) <= room else "..." + shown[3 - room :]  # a path tells most at its end
-    return f"{shown}: {reason}"
+    return f"{ending(str(place), LONGEST - len(reason) - 2)}: {reason}"
+
+
+def ending(text: str, room: int) -> str:
+    """A text cut to so many characters; a path tells most at its end."""
+    return text if len(text) <= room else "..." + text[3 - room :]
+
+
+def suggested(key: str, known: Collection[str]) -> str:
+    """What may have been meant by an unknown key: the known ones that are close to it, or all if they are few."""
+    unique = list(dict.fromkeys(known))
+    some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > FEW else unique)
+    return f", one of: {some}" if some else "; the configs in configs/ show those that there are"
 
 
 class StoppedError(Exception):
@@ -44,11 +56,21 @@ NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNOR
 TWO_DASHES = re.compile("--[^=]+=--")  # argparse makes [] or "--" of it, as the version of Python has it
 
 
+class Store(argparse.Action):
+    """What argparse does with a value, but an option of several values that is given again adds to them."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        several = self.nargs in ("+", "*") and before is not self.default
+        setattr(namespace, self.dest, [*before, *values] if several else values)
+
+
 class Parser(argparse.ArgumentParser):
-    """Wrong options are bad input like any other, and a negative number in any notation is a value."""
+    """Wrong options are bad input like any other, a negative number in any notation is a value, and Store applies."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.register("action", None, Store)
         self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

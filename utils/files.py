@@ -4,7 +4,8 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
@@ -23,6 +24,7 @@ UNREAD = (
 )
 UNREAD += "raf pef srw x3f 3fr iiq rwl dcr kdc mrw erf"
 UNREAD_SUFFIXES = frozenset(f".{each}" for each in UNREAD.split())
+BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".npz": b"PK"}
 # a folder within a data set: HR, LR, x4, LR_bicubic, GTmod12
 PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_]?)+", re.IGNORECASE)
 
@@ -67,6 +69,32 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def output_file(suffix: str) -> Callable[[str], Path]:
+    """The type of an option that names a .csv, .png or .npz to write, which may replace nothing but such a file."""
+
+    def check(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() != suffix:
+            raise ArgumentTypeError(f"{text}: the name must end in {suffix}")
+        if path.exists() and not (path.is_file() and holds(path, suffix)):
+            raise ArgumentTypeError(f"{text}: exists and is no {suffix} file; give another name")
+        return path
+
+    return check
+
+
+def holds(path: Path, suffix: str) -> bool:
+    """Whether a file begins as those of this suffix do; an empty one may become anything."""
+    try:
+        content = read_bytes(path)
+        if suffix in BEGINNINGS or not content:
+            return not content or content.startswith(BEGINNINGS[suffix])
+        first = content.split(b"\n", 1)[0].decode()
+    except ValueError:  # it cannot be read, or is no text
+        return False
+    return "," in first and first.strip().isprintable()
 
 
 def check_folder(folder: Path) -> None:

@@ -7,13 +7,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a fil
 
 from datasets.pack import pack
 from utils.errors import Parser, run
+from utils.files import output_file
 
 
 def main() -> None:
     parser = Parser(description="Random crops of HR training images in one file, for benchmarks/gpu.py --pack.")
     about = "HR images of 8 bits, in subfolders too; LR is made from them"
     parser.add_argument("--input", type=Path, required=True, help=about)
-    parser.add_argument("--output", type=Path, required=True, help="the file to write, .npz")
+    parser.add_argument("--output", type=output_file(".npz"), required=True, help="the file to write, .npz")
     parser.add_argument("--size", type=int, default=192, help="side of a crop in pixels (default: 192)")
     parser.add_argument("--count", type=int, default=600, help="how many crops (default: 600)")
     parser.add_argument("--seed", type=int, default=0)

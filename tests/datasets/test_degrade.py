@@ -176,7 +176,11 @@ def test_the_option_of_commands() -> None:
     assert asked is not None and spelled(asked) == "noise=8 jpeg=40-100 subsampling=444"
     for setting, message in (
         ("jpeg", "--degrade jpeg: jpeg must be key=value, such as jpeg=75"),
-        ("jpg=3", "--degrade jpg=3: jpg: unknown key"),
+        ("jpg=3", "jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean (--degrade jpg=3)"),
+        (
+            "noise=[8,2]",
+            "noise: must be a number from 0 to 100, or a range [low, high] of them; low must not",
+        ),
         ("jpeg=[", "--degrade jpeg=[: while parsing"),
     ):
         with pytest.raises(InputError) as error:

@@ -75,11 +75,19 @@ def test_results_without_a_record(cli: Cli, evaluated: Path) -> None:
 
 def test_what_cannot_be_compared(cli: Cli, evaluated: Path) -> None:
     outcome = compare(cli, "results/pcsr/A-x4", "results/pcsr/A-x4-y")
-    assert "A-x4-y: differs from results/pcsr/A-x4 in psnr_type; their PSNR cannot be compared" in outcome.err
+    assert (
+        "A-x4-y: differs from results/pcsr/A-x4 in the colours of PSNR (RGB or luma); their PSNR cannot be compared"
+        in outcome.err
+    )
     table = evaluated / "results/original/B-x4/images.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-1]))
-    assert "differs from results/pcsr/B-x4 in images" in compare(cli, "results/pcsr/B-x4", table.parent).err
-    assert "nowhere/images.csv: No such file" in compare(cli, "nowhere").err
+    assert "differs from results/pcsr/B-x4 in the images" in compare(cli, "results/pcsr/B-x4", table.parent).err
+    several = (
+        "error: results/pcsr: holds several results, A-x4, A-x4-unrefined, A-x4-y, ...; name those folders instead\n"
+    )
+    assert compare(cli, "results/pcsr").err == several
+    assert cli("evaluation/report.py", "--compare", "results/pcsr", "results/pcsr").err == several
+    assert "nowhere: No such file" in compare(cli, "nowhere").err
     table.write_text("dataset,image,scale,setting,psnr\nSet,a,4,k=0,30\n")
     assert "no column ssim" in compare(cli, table.parent).err
     assert not (evaluated / "results/compare").exists()

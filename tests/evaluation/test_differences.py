@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from evaluation.differences import interval
 from tests.conftest import TINY_PCSR, Cli, Outcome, make_folder, save_tiny
+from utils.files import output_file
 
 
 def table(path: Path, psnr: dict[str, list[float]], dataset: str = "Set", first: int = 0) -> Path:
@@ -156,3 +158,52 @@ def test_bad_options(options: list[str], message: str, report: Cli, tmp_path: Pa
 def assert_refused(outcome: Outcome, message: str) -> None:
     assert outcome.code == 2 and outcome.out == ""
     assert outcome.err.count("\n") == 1 and outcome.err.startswith("error: ") and message in outcome.err
+
+
+def test_evaluations_of_other_images_or_protocols_are_refused(report: Cli, tmp_path: Path) -> None:
+    """By the records beside them; what has none is compared."""
+    plain = {"hr_images": "a", "psnr_type": "rgb", "model": "one", "refinement": True}
+    for name, record in {
+        "plain": plain,
+        "model": {**plain, "model": "two", "refinement": False},
+        "pictures": {**plain, "hr_images": "b"},
+        "worse": {**plain, "degrade": "jpeg=30"},
+        "none": {},
+    }.items():
+        (tmp_path / name).mkdir()
+        table(tmp_path / name / "images.csv", {"k=0": [30.0, 31.0]})
+        if record:
+            (tmp_path / name / "record.json").write_text(json.dumps(record))
+    for other in ("model", "none"):
+        assert report("plain", f"{other}/images.csv").code == 0
+    for other, what in (("pictures", "HR images"), ("worse", "degradation of LR")):
+        differs = f"{other}/images.csv: differs from plain/images.csv in the {what}; their PSNR cannot be compared"
+        for given in (("plain", other), ("plain/images.csv", f"{other}/images.csv")):
+            assert report(*given).err == f"error: {differs}\n"
+
+
+def test_no_other_file_is_replaced(report: Cli, tmp_path: Path) -> None:
+    table(tmp_path / "images.csv", {"k=0": [30.0, 31.0]})
+    (tmp_path / "README.md").write_text("a, b")
+    (tmp_path / "image.csv").write_bytes(b"\x89PNG\r\n\x1a\n,")
+    (tmp_path / "text.csv").write_text("a text")
+    (tmp_path / "old.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "empty.csv").touch()
+    for name, message in {
+        "README.md": "the name must end in .csv",
+        "image.csv": "exists and is no .csv file; give another name",
+        "text.csv": "exists and is no .csv file; give another name",
+        "images.csv": "is what is compared",
+    }.items():
+        before = (tmp_path / name).read_bytes()
+        outcome = report("images.csv", ".", "--csv", name)
+        assert outcome.code == 2 and outcome.err.count("\n") == 1 and message in outcome.err
+        assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(ArgumentTypeError, match=r"old\.csv: the name must end in \.png"):
+        output_file(".png")("old.csv")
+    (tmp_path / "text.png").write_text("a, text")
+    with pytest.raises(ArgumentTypeError, match=r"is no \.png file"):
+        output_file(".png")(str(tmp_path / "text.png"))
+    for name in ("old.csv", "empty.csv", "new.csv"):
+        assert report("images.csv", ".", "--csv", name, "--csv", name).code == 0
+        assert "difference" in (tmp_path / name).read_text()

@@ -283,6 +283,9 @@ def test_ambiguous_names_are_refused(work: Path) -> None:
 
 def test_bicubic(cli: Cli, work: Path) -> None:
     assert "--per_image" in cli("test.py", "--bicubic", "--hr_data", "hr").err
+    for option in ("--model", "--config"):
+        refused = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", option, "x")
+        assert refused.err == f"error: --bicubic: takes no model; leave out {option}, or --bicubic\n"
     outcome = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", "--scale", 2, "--save_images")
     assert outcome.code == 0 and "nan" not in outcome.out, outcome.err
     folder = work / "results" / "bicubic" / "hr-x2"

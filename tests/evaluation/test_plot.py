@@ -43,6 +43,12 @@ def test_labels_do_not_collide(several: bool) -> None:
         assert all({text.get_text() for text in axis.texts} == names for axis in figure.axes)
 
 
+def test_an_axis_counts_its_images() -> None:
+    for count, label in ((1, "Set, x4, 1 image"), (5, "Set, x4, 5 images")):
+        figure = draw_curve(rows("a", CROWDED).assign(dataset="Set", images=count))
+        assert figure.axes[0].get_ylabel() == f"PSNR (dB)\n{label}"
+
+
 def test_models_and_rules_are_in_the_legend() -> None:
     tables = [rows("a", CROWDED), rows("x4", {"original": (8, 29)}), rows("bicubic", {"bicubic": (0, 26.7)})]
     (legend,) = draw_curve(pd.concat(tables, ignore_index=True)).legends

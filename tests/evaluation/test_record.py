@@ -54,12 +54,13 @@ def test_other_results_stay(cli: Cli, work: Path) -> None:
     assert first.code == 0 and first.err == "", first.err
     kept = (results / "Set-x4/images.csv").read_bytes()
     outcome = cli(*PCSR, "--hr_data", "b/Set/HR")
-    assert "note: results/pcsr/Set-x4 holds results of other hr_data, hr_images; the new ones go to" in outcome.err
+    differ = "results that differ in the folder of HR images, the HR images; the new ones go to"
+    assert f"note: results/pcsr/Set-x4 holds {differ}" in outcome.err
     assert outcome.out.splitlines()[-1] == "written to results/pcsr/Set-x4-2"
     assert cli(*PCSR, "--hr_data", "b/Set/HR", "--k", 0).out.splitlines()[-1] == "written to results/pcsr/Set-x4-2"
-    assert "other settings" in cli(*PCSR, "--hr_data", "a/Set/HR", "--adaptive").err
+    assert "differ in the settings" in cli(*PCSR, "--hr_data", "a/Set/HR", "--adaptive").err
     save_tiny(work / "save/pcsr", TINY_PCSR.model_copy(update={"width": 5}))
-    assert "other weights" in cli(*PCSR, "--hr_data", "a/Set/HR").err
+    assert "differ in the weights" in cli(*PCSR, "--hr_data", "a/Set/HR").err
     assert (results / "Set-x4/images.csv").read_bytes() == kept
     assert {path.name for path in results.iterdir()} == {"Set-x4", "Set-x4-2", "Set-x4-3", "Set-x4-4"}
 
@@ -68,9 +69,10 @@ def test_a_folder_that_was_named_is_refused(cli: Cli, work: Path) -> None:
     args = (*PCSR, "--hr_data", "a/Set/HR", "--out_dir", "out")
     assert [cli(*args).code, cli(*args).code] == [0, 0]
     outcome = cli(*args, "--psnr_type", "y")
-    assert (outcome.code, outcome.err) == (2, "error: out holds results of other psnr_type; give another --out_dir\n")
+    about = "out holds results that differ in the colours of PSNR (RGB or luma); give another --out_dir"
+    assert (outcome.code, outcome.err) == (2, f"error: {about}\n")
     (work / "out/record.json").unlink()  # results from before there were records
-    assert "out holds results of other origin" in cli(*args).err
+    assert "out holds results that do not say what they are of" in cli(*args).err
 
 
 def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:
@@ -95,7 +97,8 @@ def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--hr_data", "a/Set/HR", "b/Set/HR"], "two data folders have the same name"),
+        (["--hr_data", "a/Set/HR", "b/Set/HR"], "a/Set/HR and b/Set/HR: data folders of the same name, Set, so that"),
+        (["--hr_data", "a/Set/HR", "--hr_data", "a/Set/HR/"], "a/Set/HR/: named twice; name every folder once"),
         (["--hr_data", "a/Set/HR", "Other", "--lr_data", "Other"], "--lr_data: give one folder for each"),
         (["--hr_data", "Other", "--lr_data", "Other", "--scale", 1, 2], "--lr_data: give one folder for each"),
         (["--hr_data", "Other", "nowhere"], "nowhere: no such folder"),
@@ -137,9 +140,9 @@ def test_results_of_other_degradations_stay(cli: Cli, work: Path) -> None:
         shutil.rmtree(work / "out", ignore_errors=True)
         assert cli(*PCSR, "--hr_data", "Other", "--out_dir", "out", *one).code == 0
         outcome = cli(*PCSR, "--hr_data", "Other", "--out_dir", "out", *other)
-        assert outcome.err == "error: out holds results of other degrade; give another --out_dir\n"
+        assert outcome.err == "error: out holds results that differ in the degradation of LR; give another --out_dir\n"
     refused = cli("evaluation/compare.py", *folders)
-    assert "differs from results/pcsr/Other-x4 in degrade; their PSNR cannot be compared" in refused.err
+    assert "differs from results/pcsr/Other-x4 in the degradation of LR; their PSNR cannot be compared" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,10 @@ def test_results_of_other_degradations_stay(cli: Cli, work: Path) -> None:
     [
         (["--degrade", "jpeg=75", "--lr_data", "Other"], "--degrade: is for 8-bit LR that is made from HR"),
         (["--degrade", "jpeg=75", "--float_lr"], "leave out --float_lr"),
-        (["--degrade", "jpeg=0"], "--degrade jpeg=0: jpeg: must be a whole number from 1 to 100"),
+        (
+            ["--degrade", "jpeg=0"],
+            "jpeg: must be a whole number from 1 to 100, or a range",
+        ),
         (["--degrade"], "expected at least one argument"),
     ],
 )

@@ -47,5 +47,9 @@ def test_the_shared_modules_are_taken(
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     path = str(save_tiny(tmp_path / "source", PHASE0.model_copy(update={"width": 7})))
-    with pytest.raises(InputError, match="has another encoder, tail or heavy upsampler"):
+    with pytest.raises(InputError, match=r"is another model than this config's: width is 7, not \d"):
+        start_from(build(PHASE0), PHASE0, path)
+    other = PHASE0.model_copy(update={"upsamplers": ((9,),)})
+    path = str(save_tiny(tmp_path / "other", other))
+    with pytest.raises(InputError, match=r"this config's: heavy upsampler is \(9,\), not \("):
         start_from(build(PHASE0), PHASE0, path)

@@ -204,7 +204,7 @@ def test_validation_leaves_the_model_as_it_is(folders: Path) -> None:
     modes = [module.training for module in model.modules()]
     state = {name: (value.clone(), value.stride()) for name, value in model.state_dict().items()}
     means, pictures = open_validation(spec, ALONE)(model)
-    assert 5 < means["val/psnr"] < 50 and means["val/heavy_share"] == 1 and 0 < means["val/ssim"] < 1 and not pictures
+    assert 5 < means["val/psnr"] < 50 and "val/heavy_share" not in means and 0 < means["val/ssim"] < 1 and not pictures
     assert [module.training for module in model.modules()] == modes
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name][0]) and value.stride() == state[name][1], name

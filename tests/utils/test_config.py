@@ -91,6 +91,33 @@ def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("foo=3", "setting foo: unknown key; the configs in configs/ show those that there are"),
+        ("iter_maxx=3", "setting iter_maxx: unknown key, one of: iter_max"),
+        ("iter_max=0", "train.iter_max: Input should be greater than 0 (config PATH with iter_max=0)"),
+        ("val_lr=[a, b]", "data: val_lr must name one folder for each of val (config PATH with val_lr=[a, b])"),
+        (
+            "degrade={jpg: 4}",
+            "data.degrade.jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean "
+            "(config PATH with degrade={jpg: 4})",
+        ),
+    ],
+)
+def test_an_error_names_the_key_first_and_only_the_setting_at_fault(setting: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_config("configs/fsrcnn-x4.yaml", ["log_every=5", "seed=2", setting])
+    assert str(error.value) == message.replace("PATH", "configs/fsrcnn-x4.yaml")
+
+
+@pytest.mark.parametrize("setting", ["x" * 500, "x" * 500 + "=3", f"seed={'[' * 500}", f"val_lr=[{'a, ' * 500}b]"])
+def test_no_error_is_longer_than_can_be_read(setting: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(ROOT / "configs/fsrcnn-x4.yaml", [setting, f"degrade={{{'k' * 500}: 3}}"])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
     "before,after,message",
     [
         ("iter_max:", "itermax:", "train.itermax: unknown key|train.iter_max: Field required"),
@@ -142,7 +169,7 @@ def test_what_no_config_holds(tmp_path: Path, nested: str) -> None:
     (tmp_path / "deep.yaml").write_text(nested)
     with pytest.raises(InputError, match=r"deep\.yaml: ") as of_file:
         load_config(tmp_path / "deep.yaml")
-    with pytest.raises(InputError, match=r"iter_max=") as of_setting:
+    with pytest.raises(InputError, match=r"setting iter_max: ") as of_setting:
         load_config(ROOT / "configs/carn-x4.yaml", [f"iter_max={nested}"])
     for error in (of_file, of_setting):
         assert error.value.__suppress_context__

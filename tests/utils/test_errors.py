@@ -1,6 +1,7 @@
 """However a command fails, it says so in one line."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,20 @@ def test_two_dashes_are_no_value(option: str) -> None:
     with pytest.raises(InputError, match=f"{option}: expected one argument"):
         parser.parse_args([f"{option}=--"])
     assert parser.parse_args(["--several", "-1", "k=--"]).several == ["-1", "k=--"]
+
+
+def test_an_option_of_several_values_that_is_given_again_adds_to_them() -> None:
+    parser = Parser()
+    parser.add_argument("images", nargs="*", default=[])
+    parser.add_argument_group("more").add_argument("--scale", type=float, nargs="+", default=[4.0])
+    parser.add_argument("--k", type=float, nargs="+")
+    parser.add_argument("--pair", nargs=2)
+    for _ in range(2):  # a default stays as it is
+        words = "a b --scale 2 3 --k -1 0 --pair 1 2 --k -inf --scale 8 --pair 3 4"
+        args = parser.parse_args(shlex.split(words))
+        assert (args.images, args.scale, args.k) == (["a", "b"], [2, 3, 8], [-1, 0, float("-inf")])
+        assert args.pair == ["3", "4"]
+        assert parser.parse_args([]).scale == [4] and parser.parse_args([]).images == []
 
 
 @pytest.mark.parametrize("option", ["--model", "--config", "--img_path", "--out_dir"])
