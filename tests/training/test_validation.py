@@ -1,5 +1,6 @@
 """What a validation measures and shows: SSIM beside PSNR, and pictures if they are asked for."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from utils.decode import read_image
 from utils.image import to_tensor
 from utils.resize import downscale
 
-SMALL = ["patch_size=8", "batch_size=2", "data.train=val", "data.val=val", "log_every=1", "save_every=2"]
+SMALL = ["patch_size=8", "batch_size=2", "data.train=train", "data.val=val", "log_every=1", "save_every=2"]
 
 
 def train(cli: Cli, name: str, *args: str) -> None:
+    shutil.copytree("val", "train", dirs_exist_ok=True)
     script = "train_pcsr.py" if "pcsr" in name else "train.py"
     outcome = cli(script, "--config", f"configs/{name}.yaml", *args)
     assert outcome.code == 0, outcome.err
@@ -36,7 +38,7 @@ def test_pictures(cli: Cli, tmp_path: Path) -> None:
         assert set(events.Tags()["images"]) == {f"val/{name}" for name in expected}
         assert [event.step for event in events.Images("val/img_0")] == [1, 2]
         lr = downscale(to_tensor(read_image(tmp_path / "val/img_1.png").pixels), 4)
-        sr, _ = Upscaler.load(folder, "cpu").upscale(lr[0].numpy().transpose(1, 2, 0))
+        sr, _ = Upscaler.load(folder, "cpu", "float32").upscale(lr[0].numpy().transpose(1, 2, 0))
         difference = np.rint(sr * 255) - read_image(folder / "val/img_1.png").pixels
         assert np.abs(difference).max() <= 1
 
