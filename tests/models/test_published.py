@@ -140,6 +140,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"model": with_value(pcsr("fsrcnn"), "light_sampler.imnet.layers.2.bias", float("inf"))},
         "upsamplers.0.layers.2.bias holds numbers that are not",
     ),
+    "integers": (
+        original("carn")["sd"] | {"exit.bias": torch.zeros(3, dtype=torch.int8)},
+        "tail.exit.bias is of the type int8; give weights in floating point",
+    ),
     "odd width": ({"args": {"upscale": 9}, "sd": original("fsrcnn")["sd"]}, "not for x9"),
 }
 
@@ -164,3 +168,13 @@ def test_the_remedy_for_an_unknown_scale(tmp_path: Path) -> None:
     weights = original("fsrcnn")["sd"]
     model = load_saved(tmp_path / "x.pth", {"args": {"upscale": 4}, "sd": weights})
     assert isinstance(model, OriginalModel) and model.scale == 4
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    """All numbers, the counter of BatchNorm's batches too, which float16 cannot hold."""
+    published = original("carn")
+    for name, tensor in published["sd"].items():
+        published["sd"][name] = (tensor + 10**6 if "num_batches" in name else tensor).half()
+    assert any(tensor.isinf().all() for tensor in published["sd"].values())
+    model = load_saved(tmp_path / "x.pth", published)
+    assert model(torch.rand(1, 3, 5, 6)).isfinite().all()
