@@ -60,6 +60,10 @@ def test_phase_0(tmp_path: Path, backbone: str) -> None:
     assert torch.equal(model.upsamplers[0].get_parameter("layers.0.bias").detach(), model.mlps()[0].linears()[0].bias)
 
 
+def changed(sd: Weights) -> Weights:
+    return {name: tensor + 1 for name, tensor in sd.items()}
+
+
 def wrapped_in(name: str, sd: Weights) -> dict[str, Any]:
     return {name: sd}
 
@@ -68,8 +72,12 @@ WRAPPED: dict[str, Callable[[Weights], dict[str, Any]]] = {
     "bare": lambda sd: sd,
     "DataParallel": lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
     "compiled": lambda sd: {f"module._orig_mod.{name}": tensor for name, tensor in sd.items()},
-    **{name: partial(wrapped_in, name) for name in ("params_ema", "params", "state_dict", "model")},
-    "average first": lambda sd: {"params": {name: tensor + 1 for name, tensor in sd.items()}, "params_ema": sd},
+    "Lightning": lambda sd: {"state_dict": {f"model.{name}": tensor for name, tensor in sd.items()}, "epoch": 3},
+    "prefixes": lambda sd: {f"net.generator.{name}": tensor for name, tensor in sd.items()},
+    **{name: partial(wrapped_in, name) for name in ("params_ema", "params", "state_dict", "model", "net", "weights")},
+    "EMA": lambda sd: {"model": changed(sd), "model_ema": sd, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    "GAN": lambda sd: {"discriminator": changed(sd), "generator": sd},
+    "average first": lambda sd: {"params": changed(sd), "params_ema": sd},
     "inside": lambda sd: {"model": {"state_dict": {f"module.{name}": tensor for name, tensor in sd.items()}}, "x": 1},
 }
 
@@ -120,7 +128,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         keys("conv1.weight", "x" * 999, "fc.weight"),
         "another network, whose first keys are conv1.weight, xxx",
     ),
-    "nothing": ({"epoch": 3}, "holds no state dict"),
+    "nothing": ({"epoch": 3}, "holds no state dict (names and their tensors), only epoch; expected"),
+    "several": ({"a": keys("x"), "b": keys("y")}, "holds several sets of weights (a, b); save the state dict of one"),
     "empty": ({"state_dict": {}}, "holds no state dict"),
     "numbers": ({1: torch.rand(2)}, "holds no state dict"),
     "objects": ({"model": Path("x")}, "holds Python objects"),
