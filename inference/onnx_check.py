@@ -44,9 +44,7 @@ def largest_difference(
             except InputError as error:
                 case = size + ("" if k is None else f", k = {k:g}")
                 raise InputError(f"exported, {case}: {error}; {remedy}") from None
-        remedy = (
-            f"{size} agrees, so the network's code depends on the size; 1 / (h - 1), as in linspace, has no value at 1"
-        )
+        remedy = f"{size} agrees, so the network's code depends on the size; linspace, for example, divides by h - 1"
     return largest
 
 
