@@ -32,7 +32,7 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
     """
     config = config.model_copy(update={"model": resolved(config.model)})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json()}
+    header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json(exclude_defaults=True)}
     write_atomic(folder / "config.yaml", dump_yaml(config).encode())
     write_atomic(folder / WEIGHTS, with_metadata(save(tensors), header))
 
