@@ -59,6 +59,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
     about = f"of the assignment's colours, 0 .. 1 (default: {OPACITY})"
     parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
+    about = "without --upscale: the original model to compare with (default: save/BACKBONE-x4)"
+    parser.add_argument("--original", metavar="PATH", help=about)
     add_upscale_options(parser.add_argument_group("with --upscale"))
     add_decision_options(parser)
     add_model_options(parser)
@@ -66,6 +68,8 @@ def parse_options() -> argparse.Namespace:
     args.images = [*args.images, *args.img_path] or [str(ASTRONAUT)]
     if args.config is None and args.model is None:
         args.config = CONFIG
+    if args.upscale and args.original:
+        raise InputError("--original: is for a comparison; leave it or --upscale out")
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity {args.opacity:g}: must lie between 0 and 1")
     return args
@@ -115,9 +119,13 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen)
         "device": device.type,
         **half_precision(args),
     }
-    if isinstance(chosen.model, PCSR) and (original := original_beside(chosen.spec.backbone, args.scale)):
-        restores.insert(0, original_restorer(original, device, tile_plan(args)))
-        record["original"] = fingerprint(original)
+    if isinstance(chosen.model, PCSR):
+        original = original_beside(chosen.spec.backbone, args.scale, args.original)
+        if original is not None:
+            restores.insert(0, original_restorer(original, device, tile_plan(args)))
+            record["original"] = fingerprint(original)
+    elif args.original:
+        raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
     folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
     summary = simulate(path, args.scale, restores, folder, args.opacity)
     write_record(folder, record)

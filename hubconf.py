@@ -64,14 +64,22 @@ def softgate(weights: str | None = None, device: str = "auto", precision: "Preci
 
 
 def _load(shipped: str, weights: str | None, device: str, precision: "Precision") -> "Upscaler":
-    """Weights that ship, or others. Raises ValueError, one line, if there are none."""
+    """Weights that ship, or others. Raises ValueError, one line, if there are none, or for those of another model."""
     path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
     with _own_packages():
-        from inference.upscaler import Upscaler  # noqa: PLC0415 - after this repository's packages have become visible
+        # after this repository's packages have become visible
+        from inference.upscaler import Upscaler  # noqa: PLC0415
+        from models.checkpoint import load_model  # noqa: PLC0415
+        from utils.device import pick_device  # noqa: PLC0415
 
         if weights is None and not path.is_dir():
             raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")
-        return Upscaler.load(path, device, precision)
+        model, spec = load_model(path)
+        meant = shipped.partition("-")[0], "pcsr" if "-pcsr-" in shipped else "original"
+        if meant != (spec.backbone, spec.kind):
+            found = f"{spec.backbone} ({spec.kind}), not of {meant[0]} ({meant[1]})"
+            raise ValueError(f"{path}: holds weights of {found}; take the entry of that name")
+        return Upscaler(model, pick_device(device), precision=precision)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from yaml import YAMLError
 
-from utils.config import DegradeSpec, as_tuple, checked
+from utils.config import DegradeSpec, checked
 from utils.errors import InputError
 from utils.parse import parse_value
 
@@ -100,12 +100,6 @@ def way_of(spec: DegradeSpec, name: str) -> Degradation:
     """That of an image of this name, the same whenever it is asked for."""
     key = int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:8])
     return draw_ways(spec, np.random.Generator(np.random.Philox(key)), 1)[0]
-
-
-def spelled(spec: DegradeSpec) -> str:
-    """All that is not as by default, such as `noise=8 jpeg=40-100`."""
-    values = {name: as_tuple(value) for name, value in spec.model_dump(exclude_defaults=True).items()}
-    return " ".join(f"{name}={'-'.join(dict.fromkeys(f'{n:g}' for n in each))}" for name, each in values.items())
 
 
 def add_degrade_option(parser: ArgumentParser) -> None:

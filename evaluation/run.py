@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datasets.degrade import add_degrade_option, asked_degradation, spelled
+from datasets.degrade import add_degrade_option, asked_degradation
 from datasets.folder import PairedFolder, named_folders
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
@@ -23,6 +23,7 @@ from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
 from utils.errors import InputError, Parser
+from utils.jobs import tell
 from utils.patches import Patches
 
 
@@ -83,6 +84,8 @@ def run_evaluation(
         print(protocol_line(args))
         if chosen:
             chosen.introduce(args, *restores)
+            if chosen.trained and not args.lr_data and (warning := chosen.trained.unlike(args.degrade)):
+                tell(f"warning: {warning}")
     about = {**model_record(chosen), "settings": settings, **protocol_record(args), "device": ranks.device.type}
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:
@@ -144,7 +147,7 @@ def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: Data
 
 def protocol_line(args: argparse.Namespace) -> str:
     """For people: which protocol runs, and how to get the other."""
-    worse = f"; LR degraded by {spelled(args.degrade)}" if args.degrade else ""
+    worse = f"; LR degraded by {args.degrade}" if args.degrade else ""
     if args.per_image:
         return f"protocol: whole images (without --per_image: overlapping patches, as published){worse}"
     size = f"{args.patch_size}x{args.patch_size} LR pixels, step {args.step}"
@@ -162,7 +165,7 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
         "refinement": not getattr(args, "no_refinement", True),  # PCSR only
         **half_precision(args),
     }
-    return {**record, "degrade": spelled(args.degrade)} if args.degrade else record  # older records lack it
+    return {**record, "degrade": str(args.degrade)} if args.degrade else record  # older records lack it
 
 
 def protocol_suffix(args: argparse.Namespace) -> str:
@@ -175,7 +178,7 @@ def protocol_suffix(args: argparse.Namespace) -> str:
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
     words = [*(word for word, holds in other.items() if holds), *half_precision(args).values()]
-    words += spelled(args.degrade).replace("=", "").split() if args.degrade else []
+    words += str(args.degrade).replace("=", "").split() if args.degrade else []
     return "".join(f"-{word}" for word in words)
 
 

@@ -26,19 +26,21 @@ COMPARISON = "comparison.png"
 WARM_UP = 128  # LR pixels on a side, enough for the first call's set-up and memory
 
 
-def original_beside(backbone: str, scale: float) -> OriginalModel | None:
-    """The backbone's original model; None if it has no weights or another scale. Says which.
+def original_beside(backbone: str, scale: float, path: str | None = None) -> OriginalModel | None:
+    """The original model of a path or, of none, the backbone's; that is None without weights or at another scale.
 
-    Raises InputError if its folder holds another kind of model.
+    Says which. Raises InputError for another kind of model, and if the path's has another scale.
     """
-    folder = found(SAVE / f"{backbone}-x4")
-    if not (folder / WEIGHTS).exists():
-        print(f"left out the original model: no weights in {folder}")
+    folder = found(path or SAVE / f"{backbone}-x4")
+    if path is None and not (folder / WEIGHTS).exists():
+        print(f"left out the original model: no weights in {folder}; --original names others")
         return None
     model, _ = load_model(folder)
     if not isinstance(model, OriginalModel):
         raise InputError(f"{folder}: not an original model")
     if model.scale != scale:
+        if path is not None:
+            raise InputError(f"--original {path}: does x{model.scale} only; give --scale {model.scale} or leave it out")
         print(f"left out the original model: {folder} does x{model.scale} only")
         return None
     print(f"original model: {folder}")

@@ -35,14 +35,16 @@ def largest_difference(
     Pixels on which two upsamplers tie may be assigned either way; sr is compared under the assignment that the session
     made. Raises InputError if it assigned another pixel otherwise, or if sr differs by more than the tolerance.
     """
-    largest = 0.0
+    largest, remedy = 0.0, "try the versions of requirements-bench.txt"
     for lr in images:
+        size = f"LR of {lr.shape[3]}x{lr.shape[2]}"
         for k in KS if decides(model) else (None,):
             try:
                 largest = max(largest, compared(session, model, setting, lr, k, tolerance))
             except InputError as error:
-                case = f"LR of {lr.shape[3]}x{lr.shape[2]}" + ("" if k is None else f", k = {k:g}")
-                raise InputError(f"exported, {case}: {error}; try the versions of requirements-bench.txt") from None
+                case = size + ("" if k is None else f", k = {k:g}")
+                raise InputError(f"exported, {case}: {error}; {remedy}") from None
+        remedy = f"{size} agrees, so the network's code depends on the size; linspace, for example, divides by h - 1"
     return largest
 
 
@@ -55,6 +57,8 @@ def compared(
         sr, *assigned = map(torch.from_numpy, session.run(None, inputs))
     except Exception as error:  # each of these programs has errors of its own
         raise InputError(f"it fails with: {first_line(error)}") from error
+    if not sr.isfinite().all():
+        raise InputError("sr holds numbers that are not finite")
     if isinstance(model, PCSR):
         size, feat = scaled_size(lr, setting.scale), model.encode(lr)
         grid = grid_over(lr, size)

@@ -21,6 +21,7 @@ from utils.files import write_atomic
 SAVE = Path("save")  # every run and every shipped model has a folder in it
 SHIPPED = Path(__file__).resolve().parents[1]  # this project, whose files a command finds from any working folder
 WEIGHTS = "model.safetensors"
+COUNTER = ".num_batches_tracked"  # BatchNorm's; only training uses it, and float16 is too small for it
 MODEL = "model"  # the spec's name in the header
 
 
@@ -31,7 +32,7 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
     """
     config = config.model_copy(update={"model": resolved(config.model)})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json()}
+    header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json(exclude_defaults=True)}
     write_atomic(folder / "config.yaml", dump_yaml(config).encode())
     write_atomic(folder / WEIGHTS, with_metadata(save(tensors), header))
 
@@ -111,7 +112,7 @@ def read_safetensors(path: Path) -> Described:
 def refuse_infinite(weights: Mapping[str, Tensor]) -> None:
     """Raises InputError, naming the tensor, for numbers that no network can compute with."""
     for name, tensor in weights.items():
-        if not tensor.isfinite().all():
+        if not name.endswith(COUNTER) and not tensor.isfinite().all():
             raise InputError(f"{name} holds numbers that are not finite; take weights from before the training failed")
 
 
@@ -127,3 +128,6 @@ def check_fit(model: OriginalModel | PCSR, weights: Mapping[str, Tensor], spec: 
         if weights[name].shape != expected[name].shape:
             found, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
             raise InputError(f"{title}: {name} has the shape {found}, not {wanted}")
+        if expected[name].is_floating_point() and not weights[name].is_floating_point():
+            kind = str(weights[name].dtype).removeprefix("torch.")
+            raise InputError(f"{title}: {name} is of the type {kind}; give weights in floating point")

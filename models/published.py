@@ -17,8 +17,10 @@ from torch import Tensor
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
-# where training programs put the weights in a file, from the outside in; of an average and the weights, the average
-WRAPPERS = ("model", "params_ema", "params", "state_dict", "sd")
+# Under one key or several, each in the other, training programs put the weights in a file. Of several sets of weights
+# the first of these is taken: an average, then what is named so
+PREFERRED = (r"(.*_)?ema(_.*)?", "model", "params", "state_dict", "sd", "generator")
+DEPTH = 4  # keys in each other at which weights are looked for
 EXPECTED = "expected is FSRCNN, CARN or SRResNet, alone or as encoder of PCSR"
 
 # Names in the files -> names here; what is done twice does no harm, so names of this project stay
@@ -86,6 +88,7 @@ def read_published(path: Path) -> Described:
         what = f"holds Python objects ({refused[1]:.60}), which may be unsafe to load"
         raise InputError(f"{what}; save its state dict alone") from None
     named, args = unwrap(content)
+    named = without_prefix(named)
     weights = {remap(key): tensor for key, tensor in named.items()}
     if not any(key.startswith("upsamplers.0.") for key in weights):  # phase 0 has the heavy upsampler alone
         weights = {re.sub(r"^upsamplers\.1\.", "upsamplers.0.", key): tensor for key, tensor in weights.items()}
@@ -96,16 +99,41 @@ def read_published(path: Path) -> Described:
 def unwrap(content: object) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """The state dict in a file, and what the file says about the model. Raises InputError if there is none."""
     args: object = {}
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            args, content = content.get("args", args), content[wrapper]
-    if not (isinstance(content, dict) and content and all(is_weight(*item) for item in content.items())):
+    while isinstance(content, dict) and not is_state_dict(content):
+        keys = [key for key, value in content.items() if holds_weights(value)]
+        if not keys:
+            found = f", only {', '.join(f'{key!s:.20}' for key in list(content)[:4])}" if content else ""
+            raise InputError(f"holds no state dict (names and their tensors){found}; {EXPECTED}")
+        named = [key for pattern in PREFERRED for key in keys if re.fullmatch(pattern, key)]
+        if not named and len(keys) > 1:
+            found = ", ".join(f"{key:.20}" for key in keys[:4])
+            raise InputError(f"holds several sets of weights ({found}); save the state dict of one alone")
+        args, content = content.get("args", args), content[(named or keys)[0]]
+    if not isinstance(content, dict):
         raise InputError(f"holds no state dict (names and their tensors); {EXPECTED}")
     return content, args if isinstance(args, dict) else {}
 
 
-def is_weight(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor)
+def holds_weights(value: object, depth: int = DEPTH) -> bool:
+    """Whether a value is a state dict, or has one under its names; an optimizer has numbers for names."""
+    if not depth or not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        return False
+    return is_state_dict(value) or any(holds_weights(each, depth - 1) for each in value.values())
+
+
+def is_state_dict(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(name, str) and isinstance(each, Tensor) for name, each in content.items())
+
+
+def without_prefix(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without what all names begin with, such as `model.`, if only then it is a network of this project."""
+    names = list(named)
+    while not any(remap(name) in MARKS for name in names):
+        heads = {name.partition(".")[0] for name in names}
+        names = [name.partition(".")[2] for name in names]
+        if len(heads) > 1 or not all(names):
+            return named
+    return dict(zip(names, named.values(), strict=True))
 
 
 def remap(key: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from datasets.crops import Crops
-from datasets.degrade import spelled
 from models.blocks import OriginalModel
 from models.flops import PATCH, Flops, mlp_flops, network_flops
 from models.mlp import PixelMLP
@@ -80,7 +79,7 @@ def start_lines(
 def data_sources(data: DataSpec) -> str:
     """Where the training images come from."""
     lr = f", with LR images in {', '.join(listed(data.train_lr))}" if data.train_lr else ""
-    worse = f", LR degraded by {spelled(data.degrade)}" if data.degrade else ""
+    worse = f", LR degraded by {data.degrade}" if data.degrade else ""
     return f"{', '.join(listed(data.train))}{lr}{worse}"
 
 

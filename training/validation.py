@@ -42,8 +42,11 @@ def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
     folders, lr_folders = listed(data.val), listed(data.val_lr)
     check_separate([*folders, *lr_folders])
     for folder, train in product([*folders, *lr_folders], [*listed(data.train), *listed(data.train_lr)]):
-        if Path(train).resolve() in Path(folder).resolve().parents:
-            raise InputError(f"{folder}: lies in {train}, so that it would be trained on as well; move it out of there")
+        one, other = Path(folder).resolve(), Path(train).resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            where = "is a folder of training images, too" if one == other else f"shares images with {train}"
+            remedy = "keep validation images apart"
+            raise InputError(f"{folder}: {where}, so that it would be trained on as well; {remedy}")
     scale, both = data.scales[1], zip(folders, lr_folders or repeat(None), strict=False)  # as many of LR, or none
     share = partial(PairedFolder, scale=scale, float_lr=not data.lr_round, rank=ranks.rank, world=ranks.world)
     return [pair for hr, lr in both for pair in share(hr, lr, below=True, degrade=data.degrade)]

@@ -116,6 +116,11 @@ class DegradeSpec(Spec):
             raise PydanticCustomError("degrade", "give blur, noise or jpeg")
         return self
 
+    def __str__(self) -> str:
+        """All that is not as by default, such as `noise=8 jpeg=40-100`."""
+        values = {name: as_tuple(value) for name, value in self.model_dump(exclude_defaults=True).items()}
+        return " ".join(f"{name}={'-'.join(dict.fromkeys(f'{n:g}' for n in each))}" for name, each in values.items())
+
 
 def listed(folders: str | Sequence[str] | None) -> list[str]:
     return [folders] if isinstance(folders, str) else list(folders or ())

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from datasets.cache import open_caches
 from datasets.crops import Crops
-from datasets.degrade import Degradation, asked_degradation, blurred, compressed, degraded, noisy, spelled, way_of
+from datasets.degrade import Degradation, asked_degradation, blurred, compressed, degraded, noisy, way_of
 from datasets.folder import PairedFolder
 from datasets.prepare import generate_mod_lr_bic
 from tests.conftest import Cli, make_folder, photo
@@ -139,6 +139,12 @@ def test_a_training_with_degradations_goes_on_exactly(cli: Cli, work: Path) -> N
     assert weights.read_bytes() == whole and (work / "save/run/metrics.csv").read_text() == table
     changed = cli(*command, "iter_max=4", "data.degrade={jpeg: 40}", "--resume")
     assert changed.code == 2 and "data.degrade (was " in changed.err
+    clean = ("test_pcsr.py", "--model", "save/run", "--hr_data", "val", "--per_image")
+    warning = "warning: trained on LR with jpeg=40; on clean LR a model trained for that would do better"
+    assert cli(*clean).err == cli(*clean, "--degrade", "noise=4").err == ""  # 40 % of the crops are clean
+    assert cli(*command, "iter_max=2", "data.degrade={jpeg: 40}").code == 0
+    outcome = cli(*clean[:2], "save/run-2", *clean[3:])
+    assert outcome.err == f"{warning}\n" and ", trained at x4 on train, LR with jpeg=40; computes" in outcome.out
     saved = load_config(work / "save/run/config.yaml")
     assert isinstance(saved, Config) and flatten(saved)["data.degrade"]["jpeg"] == [40, 100]
 
@@ -173,7 +179,7 @@ def test_options_that_contradict_each_other() -> None:
 def test_the_option_of_commands() -> None:
     assert asked_degradation(None) is None
     asked = asked_degradation(["noise=8", "jpeg=[40,100]", "subsampling=444"])
-    assert asked is not None and spelled(asked) == "noise=8 jpeg=40-100 subsampling=444"
+    assert asked is not None and str(asked) == "noise=8 jpeg=40-100 subsampling=444"
     for setting, message in (
         ("jpeg", "--degrade jpeg: jpeg must be key=value, such as jpeg=75"),
         ("jpg=3", "jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean (--degrade jpg=3)"),

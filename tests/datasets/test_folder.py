@@ -89,7 +89,8 @@ def test_no_image_counts_twice(folders: list[str], message: str, work: Path) -> 
 
 def test_training_with_several_folders(cli: Cli, work: Path) -> None:
     (work / "empty").mkdir()
-    ran = cli(*TRAIN, *SMALL, "data.train=[one,two]", "data.val=[val,two]")
+    make_folder(work / "three/deep", [(40, 40)])
+    ran = cli(*TRAIN, *SMALL, "data.train=[one,two]", "data.val=[val,three]")
     assert ran.code == 0, ran.err
     assert "data: 5 images in one, two" in ran.out
     for settings, message in (
@@ -97,7 +98,12 @@ def test_training_with_several_folders(cli: Cli, work: Path) -> None:
         (["data.train=one", "val=[val,val]"], "val: named twice"),
         (["data.train=[]", "val=val"], "data.train: must be a folder, or a list of folders"),
         (["data.train={a: 1}", "val=val"], "data.train: must be a folder, or a list of folders"),
-        (["data.train=one", "val=one/deep"], "one/deep: lies in one, so that it would be trained on as well"),
+        (
+            ["data.train=one", "val=one/deep"],
+            "one/deep: shares images with one, so that it would be trained on",
+        ),
+        (["data.train=[two,one]", "val=[val,./one]"], "./one: is a folder of training images, too, so that it would"),
+        (["data.train=three/deep", "val=three"], "three: shares images with three/deep, so that it would"),
     ):
         refused = cli(*TRAIN, *SMALL, *settings)
         assert refused.code == 2 and refused.err.count("\n") == 1 and message in refused.err
@@ -112,8 +118,8 @@ def test_equal_names_in_subfolders_are_no_clash(work: Path) -> None:
 
 @pytest.fixture
 def paired(work: Path) -> Path:
-    """LR images of what is in one/ and two/: each pixel is the mean of 4x4 pixels of HR."""
-    for folder in ("one", "two"):
+    """LR images of what is in one/, two/ and val/: each pixel is the mean of 4x4 pixels of HR."""
+    for folder in ("one", "two", "val"):
         for path in list_images(folder, below=True):
             hr = read_image(path).pixels
             height, width = (side // 4 for side in hr.shape[:2])
@@ -160,7 +166,7 @@ def test_pairs_that_do_not_fit_are_named(paired: Path) -> None:
 
 def test_training_with_pairs_goes_on_exactly(cli: Cli, paired: Path) -> None:
     """Trained on pairs and validated on them, a run that was stopped ends as one that was not."""
-    pairs = ("data.train=[one,two]", "data.train_lr=[one_lr,two_lr]", "data.val=two", "data.val_lr=two_lr")
+    pairs = ("data.train=[one,two]", "data.train_lr=[one_lr,two_lr]", "data.val=val", "data.val_lr=val_lr")
     command = (*TRAIN[:-1], *SMALL, *pairs, "save_every=2")
     ran = cli(*command, "iter_max=4")
     assert ran.code == 0 and "5 images in one, two, with LR images in one_lr, two_lr" in ran.out, ran.err
@@ -169,7 +175,7 @@ def test_training_with_pairs_goes_on_exactly(cli: Cli, paired: Path) -> None:
     (paired / "save/run/state/00000004.pth").unlink()
     assert cli(*command, "iter_max=4", "--resume").code == 0
     assert weights.read_bytes() == whole
-    made = cli(*command[:-4], "data.val=two", "iter_max=4", "data.train=[one,two]")
+    made = cli(*command[:-4], "data.val=val", "iter_max=4", "data.train=[one,two]")
     assert made.code == 0 and (paired / "save/run-2/model.safetensors").read_bytes() != whole
     scores = [(paired / f"save/{name}/metrics.csv").read_text() for name in ("run", "run-2")]
     assert scores[0] != scores[1]

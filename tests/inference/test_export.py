@@ -194,6 +194,20 @@ def test_what_the_runtime_cannot_do_is_said_in_a_line(capfd: pytest.CaptureFixtu
     assert "\n" not in str(caught.value) and not capfd.readouterr().err
 
 
+def below_one(feat: Tensor) -> Tensor:
+    return feat * torch.linspace(0, 1, feat.shape[2])[:, None]
+
+
+@pytest.mark.usefixtures("runtime")
+def test_a_size_at_which_the_graph_is_another_is_named() -> None:
+    """In torch, linspace of one number is its start; the graph divides 0 by 0."""
+    model = with_encoder(Altered(below_one))
+    images = [torch.rand(1, 3, *size) for size in ((9, 11), (1, 1))]
+    message = "LR of 1x1, k = 0: sr holds numbers that are not finite; LR of 11x9 agrees, so the network's code depends"
+    with pytest.raises(InputError, match=message):
+        largest_difference(start(to_onnx(model), 1), model, Setting(), images)
+
+
 @pytest.mark.usefixtures("runtime")
 def test_command(cli: Cli, tmp_path: Path) -> None:
     save_tiny(tmp_path / "tiny", TINY_PCSR)

@@ -6,9 +6,9 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from models.build import build
-from models.checkpoint import load_model, save_weights, trained_on
+from models.checkpoint import load_model, read_header, save_weights, trained_on
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.config import DegradeSpec, OriginalSpec, PCSRSpec, load_config
 from utils.errors import InputError
 from utils.files import write_atomic
 
@@ -87,6 +87,29 @@ def test_weights_say_what_they_were_trained_on(
     trained = trained_on(tmp_path / "a")
     assert str(trained) == f"{said} on DIV2K" and trained is not None
     assert all(trained.covers(each) for each in inside) and not any(trained.covers(each) for each in outside)
+
+
+def test_weights_say_what_their_lr_was(tmp_path: Path) -> None:
+    config = config_for(TINY_PCSR)
+    noise, some = DegradeSpec(noise=8, jpeg=(40, 100)), DegradeSpec(noise=8, clean=0.5)  # type: ignore[arg-type]
+    for changes, said, on_clean, on_noise in (
+        ({}, "", "", "trained on clean LR; on LR with noise=8 jpeg=40-100 a model trained for that would do better"),
+        (
+            {"degrade": noise},
+            ", LR with noise=8 jpeg=40-100",
+            "trained on LR with noise=8 jpeg=40-100; on clean LR a model trained for that would do better",
+            "",
+        ),
+        ({"degrade": some}, ", LR with noise=8 clean=0.5", "", ""),
+        ({"train_lr": "low"}, ", LR from files", "", ""),
+    ):
+        data = config.data.model_copy(update=changes)
+        save_weights(tmp_path / "a", build(TINY_PCSR), config.model_copy(update={"data": data}))
+        trained = trained_on(tmp_path / "a")
+        assert trained is not None and str(trained) == f"x4 on train{said}"
+        assert (trained.unlike(None), trained.unlike(noise)) == (on_clean, on_noise)
+    save_weights(tmp_path / "clean", build(TINY_PCSR), config)  # the header is as it was before
+    assert read_header(tmp_path / "clean/model.safetensors")["trained"] == '{"scale":4,"data":"train"}'
 
 
 def test_older_weights_have_no_record(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ def test_phase_0(tmp_path: Path, backbone: str) -> None:
     assert torch.equal(model.upsamplers[0].get_parameter("layers.0.bias").detach(), model.mlps()[0].linears()[0].bias)
 
 
+def changed(sd: Weights) -> Weights:
+    return {name: tensor + 1 for name, tensor in sd.items()}
+
+
 def wrapped_in(name: str, sd: Weights) -> dict[str, Any]:
     return {name: sd}
 
@@ -68,8 +72,12 @@ WRAPPED: dict[str, Callable[[Weights], dict[str, Any]]] = {
     "bare": lambda sd: sd,
     "DataParallel": lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
     "compiled": lambda sd: {f"module._orig_mod.{name}": tensor for name, tensor in sd.items()},
-    **{name: partial(wrapped_in, name) for name in ("params_ema", "params", "state_dict", "model")},
-    "average first": lambda sd: {"params": {name: tensor + 1 for name, tensor in sd.items()}, "params_ema": sd},
+    "Lightning": lambda sd: {"state_dict": {f"model.{name}": tensor for name, tensor in sd.items()}, "epoch": 3},
+    "prefixes": lambda sd: {f"net.generator.{name}": tensor for name, tensor in sd.items()},
+    **{name: partial(wrapped_in, name) for name in ("params_ema", "params", "state_dict", "model", "net", "weights")},
+    "EMA": lambda sd: {"model": changed(sd), "model_ema": sd, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+    "GAN": lambda sd: {"discriminator": changed(sd), "generator": sd},
+    "average first": lambda sd: {"params": changed(sd), "params_ema": sd},
     "inside": lambda sd: {"model": {"state_dict": {f"module.{name}": tensor for name, tensor in sd.items()}}, "x": 1},
 }
 
@@ -120,7 +128,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         keys("conv1.weight", "x" * 999, "fc.weight"),
         "another network, whose first keys are conv1.weight, xxx",
     ),
-    "nothing": ({"epoch": 3}, "holds no state dict"),
+    "nothing": ({"epoch": 3}, "holds no state dict (names and their tensors), only epoch; expected"),
+    "several": ({"a": keys("x"), "b": keys("y")}, "holds several sets of weights (a, b); save the state dict of one"),
     "empty": ({"state_dict": {}}, "holds no state dict"),
     "numbers": ({1: torch.rand(2)}, "holds no state dict"),
     "objects": ({"model": Path("x")}, "holds Python objects"),
@@ -139,6 +148,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "inf": (
         {"model": with_value(pcsr("fsrcnn"), "light_sampler.imnet.layers.2.bias", float("inf"))},
         "upsamplers.0.layers.2.bias holds numbers that are not",
+    ),
+    "integers": (
+        original("carn")["sd"] | {"exit.bias": torch.zeros(3, dtype=torch.int8)},
+        "tail.exit.bias is of the type int8; give weights in floating point",
     ),
     "odd width": ({"args": {"upscale": 9}, "sd": original("fsrcnn")["sd"]}, "not for x9"),
 }
@@ -164,3 +177,13 @@ def test_the_remedy_for_an_unknown_scale(tmp_path: Path) -> None:
     weights = original("fsrcnn")["sd"]
     model = load_saved(tmp_path / "x.pth", {"args": {"upscale": 4}, "sd": weights})
     assert isinstance(model, OriginalModel) and model.scale == 4
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    """All numbers, the counter of BatchNorm's batches too, which float16 cannot hold."""
+    published = original("carn")
+    for name, tensor in published["sd"].items():
+        published["sd"][name] = (tensor + 10**6 if "num_batches" in name else tensor).half()
+    assert any(tensor.isinf().all() for tensor in published["sd"].values())
+    model = load_saved(tmp_path / "x.pth", published)
+    assert model(torch.rand(1, 3, 5, 6)).isfinite().all()

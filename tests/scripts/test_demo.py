@@ -85,6 +85,22 @@ def test_default_picture_and_default_decisions(cli: Cli, work: Path) -> None:
     assert "original model" in outcome.out  # x4 only: said, not hidden
 
 
+def test_the_original_model_may_be_named(cli: Cli, work: Path) -> None:
+    (work / "save/fsrcnn-x4").rename(work / "mine")
+    assert demo(cli, "photo.png", "--original", "nowhere").err.startswith("error: nowhere: no such model")
+    outcome = demo(cli, "photo.png", "--original", "mine")
+    assert outcome.code == 0 and "original model: mine\n" in outcome.out
+    assert (work / "results/demo/photo/original.png").exists()
+    for options, message in (
+        (["--original", "save/pcsr"], "save/pcsr: not an original model"),
+        (["--original", "mine", "--scale", 2], "--original mine: does x4 only"),
+        (["--original", "mine", "--upscale"], "--original: is for a comparison"),
+        (["--original", "mine", "--model", "mine"], "--original: goes with a PCSR model"),
+    ):
+        refused = demo(cli, "photo.png", *options)
+        assert refused.code == 2 and message in refused.err
+
+
 def test_original_model_alone(cli: Cli, work: Path) -> None:
     """Simulated and shown without PCSR, and upscaling at its own scale, which nobody has to say."""
     outcome = cli("demo.py", "--model", "save/fsrcnn-x4", "--img_path", "photo.png", "--json")

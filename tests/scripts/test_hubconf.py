@@ -17,7 +17,7 @@ import numpy as np
 
 before = dict(sys.modules), list(sys.path)
 for again in range(2):
-    model = torch.hub.load(ROOT, "carn_pcsr", source="local", weights="tiny", device="cpu")
+    model = torch.hub.load(ROOT, "fsrcnn_pcsr", source="local", weights="tiny", device="cpu")
     assert sys.path == before[1]
     for name in ("utils", "models", "datasets"):
         assert sys.modules.get(name) is before[0].get(name), name
@@ -54,6 +54,14 @@ def test_a_caller_with_packages_of_the_same_names(tmp_path: Path) -> None:
 def test_missing_weights_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such model") as caught:
         torch.hub.load(str(ROOT), "carn_pcsr", source="local", weights=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("entry,meant", [("carn_pcsr", r"carn \(pcsr\)"), ("fsrcnn", r"fsrcnn \(original\)")])
+def test_weights_of_another_model_are_refused(entry: str, meant: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny", TINY_PCSR)
+    with pytest.raises(ValueError, match=rf"tiny: holds weights of fsrcnn \(pcsr\), not of {meant}") as caught:
+        torch.hub.load(str(ROOT), entry, source="local", weights=str(tmp_path / "tiny"))
     assert "\n" not in str(caught.value)
 
 

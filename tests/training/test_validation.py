@@ -1,5 +1,6 @@
 """What a validation measures and shows: SSIM beside PSNR, and pictures if they are asked for."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from utils.decode import read_image
 from utils.image import to_tensor
 from utils.resize import downscale
 
-SMALL = ["patch_size=8", "batch_size=2", "data.train=val", "data.val=val", "log_every=1", "save_every=2"]
+SMALL = ["patch_size=8", "batch_size=2", "data.train=train", "data.val=val", "log_every=1", "save_every=2"]
 
 
 def train(cli: Cli, name: str, *args: str) -> None:
+    shutil.copytree("val", "train", dirs_exist_ok=True)
     script = "train_pcsr.py" if "pcsr" in name else "train.py"
     outcome = cli(script, "--config", f"configs/{name}.yaml", *args)
     assert outcome.code == 0, outcome.err
