@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
-FEW = 8  # known keys that a message names all of
+LISTED = 8  # known keys that a message names all of
 NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it
 LONGEST_LINE = 1500  # of what a command ends with, whoever says it
 
@@ -40,7 +40,7 @@ def ending(text: str, room: int) -> str:
 def suggested(key: str, known: Collection[str]) -> str:
     """What may have been meant by an unknown key: the known ones that are close to it, or all if they are few."""
     unique = list(dict.fromkeys(known))
-    some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > FEW else unique)
+    some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > LISTED else unique)
     return f", one of: {some}" if some else "; the configs in configs/ show those that there are"
 
 

@@ -64,7 +64,10 @@ def test_a_run_is_extended(cli: Cli, run: Path) -> None:
     "options,named",
     [
         (["--set", "learning_rate=0.5", "log_every=3"], ["train.learning_rate (was 0.001, now 0.5)"]),
-        (["--set", "iter_max=3"], ["train.iter_max (was 4, now 3): ", "iter_max may only grow; leave out what differs"]),
+        (
+            ["--set", "iter_max=3"],
+            ["train.iter_max (was 4, now 3): ", "iter_max may only grow; leave out what"],
+        ),
         (["--amp"], ["train.amp (was False, now True)"]),
         (["--set", "learning_rat=0.5"], ["learning_rat: unknown key"]),
         ([*CONFIG, "--set", *SMALL[:5]], ["model.width (was 8, now 48)", "train.pixels_per_patch (was 50, now None)"]),
