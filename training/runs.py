@@ -1,7 +1,7 @@
 """A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
 save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
-save/<name>/best/                                         the same of the best validation so far
+save/<name>/best/                                         the same of the best validation so far, in phase 1 the newest
 save/<name>/val/                                          pictures of the newest validation, if they are asked for
 save/<name>/state/00012000.pth                            resumable training states, the last few
 save/<name>/log.txt, metrics.jsonl, tensorboard/          logs, see training/log.py
