@@ -8,6 +8,7 @@ from torch import Tensor
 from datasets.cache import Caches
 from datasets.degrade import Degradation, draw_ways
 from datasets.folder import check_sides
+from datasets.pairs import doubts
 from datasets.pool import Pool, Whole, lr_numbers
 from utils.config import DataSpec
 from utils.errors import InputError
@@ -28,10 +29,13 @@ class Crops:
             raise InputError(f"data.batch_size: {world} processes do not divide {spec.batch_size}")
         self.patch_size, self.scales = spec.patch_size, spec.scales
         self.hr = Pool(caches.hr, device)
+        self.doubts: list[str] = []  # about the pairing with LR images; in rank 0
         self.lr: Pool | None = None  # the LR image of each HR image, if they are read from files
         if caches.lr:
             self.lr = Pool(caches.lr, device, lr_numbers(caches))
             self.check_pairs(self.lr)
+            files = [path for cache in caches.lr for path in cache.paths]
+            self.doubts = list(doubts(self.hr, self.lr, round(self.scales[1]), files)) if rank == 0 else []
         images, largest = self.lr or self.hr, self.patch_size if self.lr else round(self.patch_size * self.scales[1])
         small = np.minimum(images.height, images.width) < largest
         if small.any():

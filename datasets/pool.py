@@ -37,6 +37,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def image(self, number: int) -> NDArray[np.uint8]:
+        """(H,W,3), a view of the file."""
+        first, height, width = (int(each[number]) for each in (self.offset, self.height, self.width))
+        cache = bisect_right(self.starts, first) - 1
+        begin = first - self.starts[cache]
+        return self.pixels[cache][begin : begin + height * width].reshape(height, width, 3)
+
     def steps(self, image: Whole, top: Whole, left: Whole, flips: NDArray[np.bool_], size: int) -> Whole:
         """Where squares lie, in pixels: (3,B), the first pixel, and from one row and column to the next.
 

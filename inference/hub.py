@@ -26,8 +26,8 @@ tags: [super-resolution, pcsr]
 
 # {title}
 
-{kind} super-resolution ({backbone}), trained {trained}. Clean pictures come out best: it takes noise and the traces of
-strong compression for details. With the code of PCSR (arXiv 2407.21448) in the working folder:
+{kind} super-resolution ({backbone}), trained {trained}. {advice}With the code of
+PCSR (arXiv 2407.21448) in the working folder:
 
 ```python
 from inference.hub import from_pretrained
@@ -35,6 +35,9 @@ from inference.hub import from_pretrained
 sr, info = from_pretrained("{name}").upscale("photo.jpg")
 ```
 """
+
+# about models whose LR was clean in training
+ADVICE = "Clean pictures come out best: it takes noise and the traces of strong compression for details. "
 
 
 def from_pretrained(
@@ -59,8 +62,10 @@ def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licen
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: give the weights of this project, which describe themselves")
     kind = "Pixel-adaptive (PCSR)" if isinstance(spec, PCSRSpec) else "Original"
-    trained = f"at {known}" if (known := trained_on(path)) else "on data that the file does not name"
+    known = trained_on(path)
+    trained = f"at {known}" if known else "on data that the file does not name"
     facts = {"licence": licence, "title": name.rpartition("/")[2], "kind": kind, "trained": trained, "name": name}
+    facts["advice"] = "" if known and (known.degrade or known.lr_files) else ADVICE
     write_atomic(folder / "README.md", MODEL_CARD.format(backbone=spec.backbone, **facts).encode())
     config = {"named_by_content": "pcsr", "model": spec.model_dump(mode="json")}
     write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())

@@ -29,6 +29,7 @@ from training.validation import Validate
 from utils.config import Config, DataSpec, TrainSpec
 from utils.dist import Ranks, first_on_node, from_main, gather
 from utils.errors import InputError
+from utils.jobs import tell
 from utils.resize import downscale
 
 
@@ -115,6 +116,8 @@ def open_crops(config: Config, ranks: Ranks) -> Crops:
     """The training data. Raises InputError if it cannot be used, or its batches not be divided as configured."""
     caches = first_on_node(ranks, lambda: open_caches(config.data))  # the first builds them
     crops = Crops(caches, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
+    for line in crops.doubts:
+        tell(line)
     share, passes = config.data.batch_size // ranks.world, config.train.accumulation
     if share % passes:
         raise InputError(f"train.accumulation: {passes} parts do not divide a batch of {share} per process")

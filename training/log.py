@@ -39,6 +39,7 @@ class Log:
     def __init__(self, folder: Path, start: int, began: float, spec: TrainSpec, ranks: Ranks) -> None:
         self.folder, self.start, self.total, self.active = folder, start, spec.iter_max, ranks.main
         self.device, self.iteration = ranks.device, start
+        self.newest_is_best = spec.phase == 1  # PSNR alone would choose the weights that make the most pixels heavy
         self.end = began + 60 * spec.time_limit if spec.time_limit else math.inf
         self.lines = folder / "metrics.jsonl"
         self.unwritten: list[str] = []  # lines for log.txt
@@ -93,9 +94,10 @@ class Log:
         self.last = (iteration, now)
 
     def validation(self, iteration: int, means: dict[str, float], pictures: dict[str, Array]) -> bool:
-        """The means of a validation; metrics.csv has those of all so far. Returns whether its PSNR is the best.
+        """The means of a validation; metrics.csv has those of all so far. Returns whether it is the best.
 
-        Its pictures, (H,W,3) of 8 bits by name, replace those of the last one.
+        That is the one of the highest PSNR; in phase 1 it is the newest. The pictures, (H,W,3) of 8 bits by name,
+        replace those of the last one.
         """
         self.write(iteration, means)
         best = False
@@ -108,9 +110,9 @@ class Log:
             columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
             table = records[columns].dropna(thresh=2)
             write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
-            best = not (table["val/psnr"].iloc[:-1] >= means["val/psnr"]).any()
+            best = self.newest_is_best or not (table["val/psnr"].iloc[:-1] >= means["val/psnr"]).any()
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
-            self.say(f"iteration {iteration}: {values}" + (", the best so far" if best else ""))
+            self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and not self.newest_is_best))
         self.last = (iteration, time.perf_counter())  # the time of a validation is no training
         return best
 

@@ -1,7 +1,7 @@
 """A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
 save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
-save/<name>/best/                                         the same of the best validation so far
+save/<name>/best/                                         the same of the best validation so far, in phase 1 the newest
 save/<name>/val/                                          pictures of the newest validation, if they are asked for
 save/<name>/state/00012000.pth                            resumable training states, the last few
 save/<name>/log.txt, metrics.jsonl, tensorboard/          logs, see training/log.py
@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.checkpoint import SAVE
-from utils.config import Config, check
+from utils.config import Config, checked
 from utils.dist import job_id
 from utils.errors import InputError
 from utils.files import write_atomic
@@ -122,5 +122,5 @@ def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
                 raise InputError(f"{path}: not a readable training state; delete it {remedy}") from None
             print(f"{path}: not a readable training state; the one before is used", file=sys.stderr, flush=True)
             continue
-        return check(Config, content, path), state
+        return checked(Config, content, f"config {path}"), state
     raise InputError(f"{folder / STATE}: no training state in it is readable; delete it to begin again")

@@ -265,11 +265,6 @@ def make_config(content: dict[str, Any], settings: Sequence[str], source: str | 
 S = TypeVar("S", bound=Spec)
 
 
-def check(spec: type[S], content: dict[str, Any], path: str | Path) -> S:
-    """Validate raw content, that of a config's file, against a spec."""
-    return checked(spec, content, f"config {path}")
-
-
 def checked(spec: type[S], content: dict[str, Any], source: str, settings: Mapping[str, str] | None = None) -> S:
     """Validate raw content against a spec. Raises InputError naming the key, the reason and the source.
 

@@ -164,12 +164,28 @@ def test_pairs_that_do_not_fit_are_named(paired: Path) -> None:
         open_caches(spec(train="one", train_lr="one/one_lr"))
 
 
+def test_pairs_that_show_different_things_are_named(paired: Path) -> None:
+    data = spec(**PAIRS)
+    alone = "note: LR images without an HR image, which are not used: 1, the first is one_lr/of_no_hr.png"
+    assert Crops(open_caches(data), data, 0, CPU).doubts == [alone]
+    path = paired / "two_lr/img_1x4.png"
+    pixels = read_image(path).pixels
+    noise = np.random.default_rng(0).normal(0, 10, pixels.shape)
+    for other, strange in ((0.5 * pixels + 60, False), (pixels + noise, False), (255.0 - pixels, True)):
+        write_image(path, other.clip(0, 255).astype(np.uint8))
+        found = Crops(open_caches(data), data, 0, CPU).doubts
+        assert found[-1] == alone and len(found) == 1 + strange
+    assert found[0].startswith("warning: 1 of 5 pairs that were compared show different things, such as two_lr/img_1x4")
+    assert not Crops(open_caches(data), data, 0, CPU, rank=1, world=2).doubts
+
+
 def test_training_with_pairs_goes_on_exactly(cli: Cli, paired: Path) -> None:
     """Trained on pairs and validated on them, a run that was stopped ends as one that was not."""
     pairs = ("data.train=[one,two]", "data.train_lr=[one_lr,two_lr]", "data.val=val", "data.val_lr=val_lr")
     command = (*TRAIN[:-1], *SMALL, *pairs, "save_every=2")
     ran = cli(*command, "iter_max=4")
     assert ran.code == 0 and "5 images in one, two, with LR images in one_lr, two_lr" in ran.out, ran.err
+    assert ran.err.startswith("note: LR images without an HR image") and ran.err.count("\n") == 1
     weights = paired / "save/run/model.safetensors"
     whole = weights.read_bytes()
     (paired / "save/run/state/00000004.pth").unlink()

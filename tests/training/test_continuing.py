@@ -11,6 +11,7 @@ from models.build import build
 from models.checkpoint import load_model
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder
 from training.describe import duration, flops_rows
+from training.log import Log
 from training.validation import open_validation
 from utils.config import load_config
 from utils.dist import Ranks
@@ -151,6 +152,16 @@ def test_the_best_weights_are_kept(cli: Cli, folders: Path) -> None:
     assert any(not torch.equal(one, other) for one, other in zip(kept.parameters(), last.parameters(), strict=True))
     validate = open_validation(load_config(run / "config.yaml"), Ranks(0, 1, torch.device("cpu")))
     assert validate(kept).means["val/psnr"] == pytest.approx(values[best])
+
+
+@pytest.mark.parametrize(("phase", "kept"), [(0, [True, False, True]), (1, [True, True, True])])
+def test_in_phase_1_the_newest_weights_are_kept(phase: int, kept: list[bool], tmp_path: Path) -> None:
+    """The highest PSNR would be that of the most heavy pixels."""
+    spec = config_for(TINY_PCSR, phase=phase).train
+    with Log(tmp_path / "run", 0, 0.0, spec, Ranks(0, 1, torch.device("cpu"))) as log:
+        best = [log.validation(number, {"val/psnr": psnr}, {}) for number, psnr in ((1, 30.0), (2, 29.0), (3, 31.0))]
+    assert best == kept
+    assert (tmp_path / "run/log.txt").read_text().count("best") == (0 if phase else 2)
 
 
 @pytest.mark.parametrize("name", ["carn-pcsr-phase1", "carn-x4"])
