@@ -73,7 +73,8 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: 
         for key in sorted(changed.keys() - CHANGEABLE)
     ]
     if differences:
-        some = ", ".join([*differences[:CHANGES], *([f"{len(differences) - CHANGES} more"] if differences[CHANGES:] else [])])
+        more = [f"{len(differences) - CHANGES} more"] if differences[CHANGES:] else []
+        some = ", ".join([*differences[:CHANGES], *more])
         grow = "; iter_max may only grow" if LENGTH in changed else ""
         began = f"the run in {ending(str(folder), 30)} began otherwise"
         raise InputError(f"{some}: {began}{grow}; leave out what differs to go on with the run's own")
