@@ -41,7 +41,7 @@ def draw_curve(summary: pd.DataFrame) -> Figure:
     panels: list[tuple[Axes, pd.DataFrame]] = []
     for (_, group), axes in zip(sets, rows, strict=True):
         first = group.iloc[0]
-        count = f"{first['images']} image{'s' * (first['images'] != 1)}"
+        count = "1 image" if first["images"] == 1 else f"{first['images']} images"
         axes[0].set_ylabel(f"PSNR (dB)\n{first['dataset']}, x{first['scale']:g}, {count}")
         for axis, account in zip(axes, ("paper", "executed"), strict=True):
             panels.append((axis, group.assign(gflops=group[f"flops_{account}"] / 1e9)))

@@ -15,7 +15,7 @@ CHANGEABLE = {
     *("train.val_every", "train.val_ssim", "train.val_images"),
 }
 LENGTH = "train.iter_max"  # may grow
-NAMED_CHANGES = 2  # of the changes, how many an error names
+CHANGES = 2  # of the changes, how many an error names
 
 
 class Run(NamedTuple):
@@ -73,12 +73,8 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: 
         for key in sorted(changed.keys() - CHANGEABLE)
     ]
     if differences:
-        some = ", ".join(
-            [
-                *differences[:NAMED_CHANGES],
-                *([f"{len(differences) - NAMED_CHANGES} more"] if differences[NAMED_CHANGES:] else []),
-            ]
-        )
+        more = [f"{len(differences) - CHANGES} more"] if differences[CHANGES:] else []
+        some = ", ".join([*differences[:CHANGES], *more])
         grow = "; iter_max may only grow" if LENGTH in changed else ""
         began = f"the run in {ending(str(folder), 30)} began otherwise"
         raise InputError(f"{some}: {began}{grow}; leave out what differs to go on with the run's own")
