@@ -161,10 +161,11 @@ def test_a_bare_pth_imports_nothing(folder: Path) -> None:
 def test_training_it_by_the_command(cli: Cli, folder: Path) -> None:
     config = """
     model: {kind: pcsr, backbone: "lab.nets:Encoder", width: 6, upsamplers: [[8, 8]], classifier: null}
-    data: {train: data, val: data, scale: 4, patch_size: 8, batch_size: 2}
+    data: {train: data, val: val, scale: 4, patch_size: 8, batch_size: 2}
     train: {phase: 0, iter_max: 2, learning_rate: 1.0e-3}
     """
     make_folder(folder / "data", [(140, 130)] * 2)
+    make_folder(folder / "val", [(40, 44)])
     (folder / "own.yaml").write_text(config)
     set_option = ("--set", "model.options.depth=3", "options.gain=2")
     outcome = cli("train_pcsr.py", "--config", "own.yaml", *set_option, "--device", "cpu")
