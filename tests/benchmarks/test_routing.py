@@ -179,7 +179,7 @@ def test_the_benchmark(cli: Cli, tmp_path: Path, refinement: tuple[str, ...]) ->
         (("--shares", "0"), "--shares 0"),
         (("--shares", "100"), "--shares 100"),
         (("--rounds", "0"), "--rounds: 0: must be 1 or more"),
-        (("--hr_data", "a", "a"), "same name"),
+        (("--hr_data", "a", "a"), "a: named twice"),
         (("--hr_data", "none"), "no such folder"),
         (("--model", "three"), "3 upsamplers"),
         (("--model", "single"), "nothing to decide"),
