@@ -75,7 +75,8 @@ def test_a_simulation_replaces_no_other(cli: Cli, work: Path) -> None:
     for options, folder in ([], "photo"), (["--k", "0"], "photo"), (["--k", "1"], "photo-2"), ([], "photo"):
         assert demo(cli, "--img_path", "photo.png", *options).out.endswith(f"written to results/demo/{folder}\n")
     write_image(work / "photo.png", photo(50, 70, 1))
-    assert "differ in the image content; the new ones go to results/demo/photo-3" in demo(cli, "--img_path", "photo.png").err
+    note = demo(cli, "--img_path", "photo.png").err
+    assert "differ in the image content; the new ones go to results/demo/photo-3" in note
 
 
 def test_default_picture_and_default_decisions(cli: Cli, work: Path) -> None:
