@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from inference.onnx import INSTALL, check_target, start, to_onnx, with_properties
 from inference.onnx_check import largest_difference
 from inference.restore import possible_scale
-from models.checkpoint import load_model
+from models.checkpoint import load_model, of_torch
 from models.setting import Setting
 from utils.errors import InputError, Parser, plain_text, run
 from utils.files import write_atomic
@@ -34,14 +34,14 @@ LARGEST = 64  # scale at which the pictures and what a network needs for them fi
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument("--model", required=True, help="a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
     parser.add_argument("--onnx", required=True, type=Path, help="file to write; may replace one of this command's")
     parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
     parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
     parser.add_argument(
         "--licence",
         type=plain_text,
-        help="of the weights, noted in the file (default: this project's, MIT; of a .pth: not stated)",
+        help="of the weights, noted in the file (default: this project's, MIT; of a .pth, .pt or .ckpt: not stated)",
     )
     return parser.parse_args()
 
@@ -69,7 +69,7 @@ def main() -> None:
     setting = Setting(refinement=not args.no_refinement, scale=possible_scale(model, args.scale))
     if setting.scale > LARGEST:
         raise InputError(f"--scale {setting.scale:g}: must not be over {LARGEST}, for the pictures that are compared")
-    licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
+    licence = args.licence or ("not stated" if of_torch(args.model) else "MIT")
     exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
     if find_spec("onnxruntime"):

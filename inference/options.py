@@ -23,7 +23,7 @@ from utils.jobs import tell
 def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
     """`precision` is the one that is taken if nothing is said."""
     parser.add_argument("--config", help="configs/NAME.yaml of a training, whose weights are in save/NAME")
-    parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
     about = "work on large images in tiles of about the area of N x N LR pixels (default: what the memory allows)"
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")

@@ -1,4 +1,4 @@
-"""Model files: self-describing safetensors of this project, and `.pth` through models/published.py."""
+"""Model files: self-describing safetensors of this project, and files of torch.save through published.py."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from models.blocks import OriginalModel
 from models.build import build, resolved
 from models.pcsr import PCSR
-from models.published import Described, read_published
+from models.published import SUFFIXES, Described, read_published
 from models.trained import TRAINED, Trained, record_of, with_metadata
 from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec, dump_yaml
 from utils.errors import InputError, one_line
@@ -40,13 +40,13 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
 def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | PCSRSpec]:
     """Build the model a file describes, in eval mode on the CPU.
 
-    `path` is a folder under save/, a `.safetensors` of this project, or a `.pth` of the paper's repository or with a
-    state dict of such a network. Raises InputError if it is missing, damaged, not finite, or of another network.
+    `path` is a folder under save/, a `.safetensors` of this project, or a `.pth`, `.pt` or `.ckpt` of the paper's
+    repository or with a state dict of such a network. Raises InputError if it is missing, damaged, not finite, or of another network.
     """
     path = weights_file(path)
     try:
         with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
-            spec, weights = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
+            spec, weights = read_published(path) if of_torch(path) else read_safetensors(path)
         refuse_infinite(weights)
         spec = resolved(spec)
         model = build(spec)
@@ -64,13 +64,18 @@ def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | P
 
 
 def trained_on(path: str | Path) -> Trained | None:
-    """What the model that load_model reads there was trained on; None of a `.pth` and of files without a record."""
+    """What the model that load_model reads there was trained on; None of a file of torch.save or without a record."""
     path = weights_file(path)
-    record = None if path.suffix == ".pth" else read_header(path).get(TRAINED)
+    record = None if of_torch(path) else read_header(path).get(TRAINED)
     try:
         return None if record is None else Trained.model_validate_json(record)
     except ValidationError:
         raise InputError(one_line(path, "what its header says of the training cannot be understood")) from None
+
+
+def of_torch(path: str | Path) -> bool:
+    """Whether a file is one of torch.save, by its name."""
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def found(path: str | Path) -> Path:
@@ -85,7 +90,7 @@ def weights_file(path: str | Path) -> Path:
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():
-        remedy = "give a folder that save/ has, a .safetensors or a published .pth, or train it"
+        remedy = "give a folder that save/ has, a .safetensors, a .pth, .pt or .ckpt, or train it"
         raise InputError(one_line(path, f"no such model; {remedy}"))
     return path
 
@@ -102,7 +107,8 @@ def read_safetensors(path: Path) -> Described:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except SafetensorError:
-        raise InputError("not a .safetensors file, or a damaged one") from None
+        reason = "not a .safetensors file, or a damaged one; a file of torch.save must end in .pth, .pt or .ckpt"
+        raise InputError(reason) from None
     try:
         return Described(TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_json(described or ""), weights)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""`.pth` files: the paper's published checkpoints, and bare state dicts of the same networks.
+"""Files of torch.save: the paper's published checkpoints, those of other training programs, and bare state dicts.
 
 Such a file says little about its model, but the names and shapes of its tensors do: names are brought to those of this
 project, and the spec is read off the shapes.
@@ -7,7 +7,7 @@ project, and the spec is read off the shapes.
 import math
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from utils.errors import InputError
 # the first of these is taken: an average, then what is named so
 PREFERRED = (r"(.*_)?ema(_.*)?", "model", "params", "state_dict", "sd", "generator")
 DEPTH = 4  # keys in each other at which weights are looked for
+SUFFIXES = (".pth", ".pt", ".ckpt")  # of torch.save; the last is that of PyTorch Lightning
+ARGUMENTS = ("args", "hyper_parameters")  # where the paper's repository and PyTorch Lightning say how a model was made
 EXPECTED = "expected is FSRCNN, CARN or SRResNet, alone or as encoder of PCSR"
 
 # Names in the files -> names here; what is done twice does no harm, so names of this project stay
@@ -81,6 +83,10 @@ def read_published(path: Path) -> Described:
     """Raises InputError for a file that is not of one of this project's networks, OSError if it cannot be read."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        if "TorchScript" not in str(error):
+            raise
+        raise InputError("a TorchScript program; save the state dict of its network with torch.save") from None
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -104,14 +110,20 @@ def unwrap(content: object) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         if not keys:
             found = f", only {', '.join(f'{key!s:.20}' for key in list(content)[:4])}" if content else ""
             raise InputError(f"holds no state dict (names and their tensors){found}; {EXPECTED}")
-        named = [key for pattern in PREFERRED for key in keys if re.fullmatch(pattern, key)]
-        if not named and len(keys) > 1:
-            found = ", ".join(f"{key:.20}" for key in keys[:4])
-            raise InputError(f"holds several sets of weights ({found}); save the state dict of one alone")
-        args, content = content.get("args", args), content[(named or keys)[0]]
+        args = next((content[name] for name in ARGUMENTS if name in content), args)
+        content = content[preferred(keys)]
     if not isinstance(content, dict):
         raise InputError(f"holds no state dict (names and their tensors); {EXPECTED}")
     return content, args if isinstance(args, dict) else {}
+
+
+def preferred(names: Sequence[str]) -> str:
+    """Which of several sets of weights to take. Raises InputError if no name tells."""
+    named = [name for pattern in PREFERRED for name in names if re.fullmatch(pattern, name)]
+    if not named and len(names) > 1:
+        found = ", ".join(f"{name:.20}" for name in names[:4])
+        raise InputError(f"holds several sets of weights ({found}); save the state dict of one alone")
+    return (named or names)[0]
 
 
 def holds_weights(value: object, depth: int = DEPTH) -> bool:
@@ -125,15 +137,22 @@ def is_state_dict(content: Mapping[Any, Any]) -> bool:
     return bool(content) and all(isinstance(name, str) and isinstance(each, Tensor) for name, each in content.items())
 
 
-def without_prefix(named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without what all names begin with, such as `model.`, if only then it is a network of this project."""
-    names = list(named)
-    while not any(remap(name) in MARKS for name in names):
-        heads = {name.partition(".")[0] for name in names}
-        names = [name.partition(".")[2] for name in names]
-        if len(heads) > 1 or not all(names):
-            return named
-    return dict(zip(names, named.values(), strict=True))
+def without_prefix(named: Mapping[str, Tensor], depth: int = DEPTH) -> Mapping[str, Tensor]:
+    """Without what the names of a network of this project begin with, such as `model.`, and without what stands beside
+    it under other names, such as the network of a loss. All of them if there is no such network."""
+    if is_known(named) or not depth:
+        return named
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in named.items():
+        head, dot, rest = name.partition(".")
+        groups.setdefault(head if dot else "", {})[rest] = tensor
+    inner = {head: without_prefix(group, depth - 1) for head, group in groups.items() if head}
+    networks = [head for head, group in inner.items() if is_known(group)]
+    return inner[preferred(networks)] if networks else named
+
+
+def is_known(named: Mapping[str, Tensor]) -> bool:
+    return any(remap(name) in MARKS for name in named)
 
 
 def remap(key: str) -> str:
