@@ -6,6 +6,9 @@ python demo.py                           simulates x4 on a picture that ships wi
 python demo.py hr.png                    the same on your HR image: it is shrunk, then restored and measured
 ./dist.sh demo.py photos --upscale --gpu 0,1    shares a folder out to two GPUs; --cpu N to N processes
 
+Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all pictures, the
+one with the most heavy pixels, all settings together.
+
 The models are trained on clean pictures: noise and the traces of strong compression are upscaled like details.
 """
 

@@ -34,8 +34,8 @@ class Crops:
         if caches.lr:
             self.lr = Pool(caches.lr, device, lr_numbers(caches))
             self.check_pairs(self.lr)
-            files = [path for cache in caches.lr for path in cache.paths]
-            self.doubts = list(doubts(self.hr, self.lr, round(self.scales[1]), files)) if rank == 0 else []
+            if rank == 0:
+                self.doubts = self.pairs_in_doubt(self.lr)
         images, largest = self.lr or self.hr, self.patch_size if self.lr else round(self.patch_size * self.scales[1])
         small = np.minimum(images.height, images.width) < largest
         if small.any():
@@ -54,6 +54,10 @@ class Crops:
         for number, (path, lr_path) in enumerate(zip(hr.paths, lr.paths, strict=True)):
             of_hr, of_lr = ((int(pool.height[number]), int(pool.width[number])) for pool in (hr, lr))
             check_sides(of_hr, of_lr, self.scales[1], path, lr_path)
+
+    def pairs_in_doubt(self, lr: Pool) -> list[str]:
+        files = list(zip(self.hr.paths, lr.paths, strict=True))
+        return doubts(files, lambda number: (self.hr.image(number), lr.image(number)), round(self.scales[1]))
 
     def batch(self, iteration: int) -> Tensor:
         """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = size(iteration)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datasets.degrade import degraded, way_of
 from utils.config import DegradeSpec
-from utils.decode import read_image
+from utils.decode import read_image, stored_size
 from utils.errors import InputError
 from utils.files import data_name, list_images
 from utils.image import to_tensor
@@ -76,7 +76,11 @@ class PairedFolder:
         degrade: DegradeSpec | None = None,
     ) -> None:
         hr = by_stem(list_images(hr_folder, below), hr_folder)
-        lr = lr_images(hr, lr_folder, list_images(lr_folder, below)) if lr_folder is not None else [None] * len(hr)
+        lr: list[Path | None] = [None] * len(hr)
+        if lr_folder is not None:
+            found = lr_images(hr, lr_folder, list_images(lr_folder, below))
+            check_stored(list(hr.values()), found, scale)
+            lr = [*found]
         self.names, self.hr_paths, self.lr_paths = list(hr)[rank::world], [*hr.values()][rank::world], lr[rank::world]
         self.scale = scale
         self.float_lr, self.degrade = float_lr, degrade
@@ -137,13 +141,38 @@ def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tens
     return hr[..., :rows, :cols]
 
 
-def check_sides(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path) -> None:
-    """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives."""
-    rows, cols = (round(side * scale) for side in lr)
-    if not (0 <= hr[0] - rows < scale and 0 <= hr[1] - cols < scale):
+def fits(hr: Sequence[int], lr: Sequence[int], scale: float) -> bool:
+    """Whether the sides of HR are about those that LR gives: less than one LR pixel more, and none less."""
+    return all(0 <= side - round(low * scale) < scale for side, low in zip(hr, lr, strict=True))
+
+
+def check_stored(hr: Sequence[Path], lr: Sequence[Path], scale: float) -> None:
+    """Compare the sizes that the files of all pairs claim; none is decoded, so that it takes about a second for 1000.
+
+    Raises InputError for the first pair that does not fit. What only decoding shows is left to it: a photograph that
+    lies on its side, and what cannot be read.
+    """
+    unfit = []
+    for path, lr_path in zip(hr, lr, strict=True):
+        size, low = stored_size(path)[::-1], stored_size(lr_path)[::-1]
+        if 0 not in (*size, *low) and not fits(size, low, scale) and not fits(size, low[::-1], scale):
+            unfit.append((size, low, scale, path, lr_path))
+    if unfit:
+        check_sides(*unfit[0], unfit=len(unfit))
+
+
+def check_sides(
+    hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path, unfit: int = 1
+) -> None:
+    """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives.
+
+    `unfit` is how many pairs do not fit.
+    """
+    if not fits(hr, lr, scale):
+        rows, cols = (round(side * scale) for side in lr)
         raise InputError(
             f"{path}: HR is {hr[1]}x{hr[0]} but {lr_path} at x{scale:g} gives {cols}x{rows}; "
-            "check the scale and the pairing"
+            f"{f'{unfit} pairs do not fit; ' if unfit > 1 else ''}check the scale and the pairing"
         )
 
 

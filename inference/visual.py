@@ -50,14 +50,19 @@ def busiest(load: Array) -> tuple[slice, slice]:
     return slice(row, row + height), slice(col, col + width)
 
 
-def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size: float = 3.2) -> bytes:
-    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG."""
+def panel(
+    images: Sequence[tuple[str, Array]], window: tuple[slice, slice], about: str = "", size: float = 3.2
+) -> bytes:
+    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG.
+
+    `about` is a line below all.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
     height, width = images[0][1].shape[:2]
     rows, cols = window
-    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.8), layout="constrained")
+    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 1.2), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     for column, (caption, image) in enumerate(images):
         whole, detail = axes[:, column]
@@ -68,6 +73,7 @@ def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size
         detail.imshow(image[window], interpolation="nearest")
         for axis in (whole, detail):
             axis.set_axis_off()
+    figure.supxlabel(about, fontsize=14)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from datasets.pairs import check_data
 from models.build import build
 from training.describe import model_lines
 from training.engine import train
@@ -16,6 +17,7 @@ from utils.config import Config, OriginalSpec, PCSRSpec, load_config
 from utils.device import add_device_option
 from utils.dist import Ranks, from_main, start_ranks, stop_ranks
 from utils.errors import InputError, Parser, StoppedError
+from utils.jobs import tell
 
 
 def train_parser(description: str) -> Parser:
@@ -81,6 +83,9 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     except InputError as error:
         raise InputError(f"--resume: {error}" if args.resume else str(error)) from None
     check(config, args.config or folder)
+    for note in from_main(ranks, lambda: check_data(config.data)):
+        if ranks.main:
+            tell(note)
     torch.manual_seed(config.train.seed)
     model = build(config.model)
     if state is not None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pillow
 from torch import Tensor
 
-from evaluation.simulate import simulate
+from evaluation.simulate import place_shown, simulate
 from inference.restore import Restored
 from inference.restorers import bicubic_restorer
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
@@ -47,7 +47,7 @@ def test_the_picture_says_what_it_shows(cli: Cli, work: Path, monkeypatch: pytes
     """A panel for each way, named, with PSNR and seconds as in the table; HR last."""
     captions: list[str] = []
 
-    def panel(row: list[tuple[str, np.ndarray]], window: object) -> bytes:
+    def panel(row: list[tuple[str, np.ndarray]], window: object, about: str) -> bytes:
         captions.extend(caption for caption, _ in row)
         return b""
 
@@ -57,6 +57,22 @@ def test_the_picture_says_what_it_shows(cli: Cli, work: Path, monkeypatch: pytes
     names = [caption.partition("\n") for caption in captions]
     assert [name for name, _, _ in names] == ["bicubic", "original model", "PCSR, k=0", "assignment", "HR"]
     assert [fact for _, _, fact in names[:3]] == facts and "heavy (red)" in captions[3]
+
+
+def test_the_place_that_is_magnified() -> None:
+    """By all settings together, in whatever order they are given; by the errors where all pixels are alike."""
+    few, many = np.zeros((2, 50, 60), np.uint8)
+    few[:6, :6], many[30:, 40:] = 1, 1
+    sr, hr = np.zeros((2, 50, 60, 3), np.uint8)
+    hr[30:, :13] = 9
+    window, about = place_shown([few], sr, hr)
+    assert many[window].sum() == 0 and few[window].sum() == 36 and about.endswith("with the most heavy pixels.")
+    for order in [few, many], [many, few]:
+        window, about = place_shown(order, sr, hr)
+        assert many[window].all() and "the most heavy pixels, all settings together" in about
+    for alike in [], [np.ones_like(few)]:
+        window, about = place_shown(alike, sr, hr)
+        assert hr[window].all() and "differs from HR the most" in about
 
 
 def test_every_way_is_warm_before_it_is_timed(work: Path) -> None:
