@@ -1,5 +1,7 @@
 """Several evaluations beside each other, in one table and one plot: models, settings, data sets, scales.
 
+A comparison of the same folders replaces its own table and plot; one of other folders gets a folder of its own.
+
 python -m evaluation.compare results/bicubic/Set14-x4 results/carn-x4/Set14-x4 results/carn-pcsr-phase1/Set14-x4
 """
 
@@ -18,6 +20,7 @@ from evaluation.report import SUMMARY, format_table, summarise, summary_json
 from evaluation.tables import write_csv
 from utils.errors import InputError, Parser, run
 from utils.files import write_atomic
+from utils.jobs import tell
 
 
 class Results(NamedTuple):
@@ -79,10 +82,13 @@ def main() -> None:
     parser.add_argument("--out_dir", type=Path, help="where table and plot go (default: results/compare)")
     parser.add_argument("--json", action="store_true", help="end with the table as one line of JSON")
     args = parser.parse_args()
-    results = [read_results(folder) for folder in dict.fromkeys(args.folders)]
-    summary = compare_results(results)
-    record = {"results": {str(each.folder): each.record for each in results}}
-    folder = results_folder(args.out_dir or Path("results/compare"), "summary.csv", record, bool(args.out_dir))
+    results = {str(each.folder.resolve()): each for each in map(read_results, args.folders)}  # each folder once
+    summary = compare_results(list(results.values()))
+    record = {"folders": sorted(results), "results": {folder: each.record for folder, each in results.items()}}
+    wanted, named = args.out_dir or Path("results/compare"), bool(args.out_dir)
+    folder = results_folder(wanted, "summary.csv", record, named, decides=["folders"])
+    if read_record(folder).get("results", record["results"]) != record["results"]:
+        tell(f"note: evaluations in these folders have changed since they were compared; {folder} is replaced")
     write_record(folder, record)
     write_csv(folder / "summary.csv", summary)
     write_atomic(folder / "curve.png", plot_curve(summary))

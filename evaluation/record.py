@@ -1,7 +1,7 @@
 """What results are of, kept beside them: so results never replace those of other data, weights or settings."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ WORDS = {
     "psnr_type": "colours of PSNR (RGB or luma)",
     "degrade": "degradation of LR",
     "content": "image content",
+    "folders": "folders that are compared",
 }
 
 
@@ -67,22 +68,26 @@ def images_record(kind: str, folder: str | None) -> dict[str, Any]:
     return {f"{kind}_data": str(Path(folder).resolve()), f"{kind}_images": short(sizes)}
 
 
-def results_folder(wanted: Path, result: str, record: Mapping[str, Any], named: bool = False) -> Path:
+def results_folder(
+    wanted: Path, result: str, record: Mapping[str, Any], named: bool = False, decides: Sequence[str] = ()
+) -> Path:
     """Where results of this record go: `wanted` or, if results of another are there, WANTED-2 and so on, with a note.
 
-    The file `result` tells that results are in a folder. Raises InputError, instead of taking another folder, if the
-    user has `named` this one.
+    The file `result` tells that results are in a folder. Of a record the keys that `decides` names tell whether results
+    are of another, and if it names none, all of them. Raises InputError, instead of taking another folder, if the user
+    has `named` this one.
     """
     about = ""
     for number in count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         there = read_record(folder)
-        if there == record or not (folder / result).exists():
+        keys = decides or {**record, **there}  # a key that only one of them has counts as well
+        differ = [key for key in keys if there.get(key) != record.get(key)]
+        if not differ or not (folder / result).exists():
             break
         if not about:
-            keys = {**record, **there}  # a key that only one of them has counts as well
-            other = in_words(key for key in keys if there.get(key) != record.get(key))
-            about = f"{folder} holds results that {f'differ in {other}' if there else 'do not say what they are of'}"
+            about = f"{folder} holds results that "
+            about += f"differ in {in_words(differ)}" if there else "do not say what they are of"
         if named:
             raise InputError(f"{about}; give another --out_dir")
     if about:
