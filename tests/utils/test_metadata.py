@@ -155,3 +155,16 @@ def test_quality_decides_the_size(suffix: str, tmp_path: Path) -> None:
         save_image(tmp_path / f"a{suffix}", Image(photo(64, 64), None, gray=False), quality)
         sizes.append((tmp_path / f"a{suffix}").stat().st_size)
     assert sizes[0] < sizes[1] < sizes[2] and (sizes[3] == sizes[2]) == (suffix == ".jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("block", [b"damaged", b"MM\0*", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\2\0\0\0\1no"])
+def test_a_damaged_exif_block_does_not_keep_the_picture_from_being_read(
+    kind: str, block: bytes, tmp_path: Path
+) -> None:
+    """The last is a block whose orientation is a letter."""
+    path = tmp_path / "a"
+    Pillow.fromarray(photo(20, 30)).save(path, kind, exif=block if kind == "PNG" else b"Exif\0\0" + block)
+    image = read_image(path)
+    assert image.pixels.shape == (20, 30, 3)
+    assert bool(image.notes) == (len(block) < 10) and all("EXIF block is damaged" in note for note in image.notes)
