@@ -59,6 +59,8 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
 
 def unread_kind(content: bytes) -> str:
     """What a file is that is of no kind which is read."""
+    if not content:
+        return "the file is empty"
     try:
         if content.startswith(TIFF_MARKS):
             return kind_of(content)

@@ -56,6 +56,7 @@ def read_exif(file: Pillow.Image) -> bytes | None:
             unwanted = isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE
             if unwanted or tag in (ORIENTATION, *OUTER_SIZE_TAGS):
                 del exif[tag]
+        exif.bigtiff = False  # as a block of EXIF always is
         return exif.tobytes() if len(exif) else None
     except Exception:  # as above
         return None

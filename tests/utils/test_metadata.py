@@ -2,6 +2,7 @@
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tests.utils.test_decode import COLOUR_TYPE, png, samples
 from utils.decode import read_image
 from utils.encode import save_image
 from utils.image import Image
-from utils.metadata import RGB, read_exif, space
+from utils.metadata import RGB, mark_exif, read_exif, read_mark, space
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -168,3 +169,12 @@ def test_a_damaged_exif_block_does_not_keep_the_picture_from_being_read(
     image = read_image(path)
     assert image.pixels.shape == (20, 30, 3)
     assert bool(image.notes) == (len(block) < 10) and all("EXIF block is damaged" in note for note in image.notes)
+
+
+def test_exif_of_a_big_tiff(tmp_path: Path) -> None:
+    """Its offsets have 64 bits, those of an EXIF block 32."""
+    Pillow.fromarray(photo(20, 30)).save(tmp_path / "a.tif", exif=exif(), big_tiff=True)
+    image = read_image(tmp_path / "a.tif")
+    save_image(tmp_path / "b.png", replace(image, exif=mark_exif(image.exif, "made")))
+    block = read_image(tmp_path / "b.png").exif
+    assert read_mark(tmp_path / "b.png") == "made" and block is not None and b"Camera" in block
