@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import lookup
 
 from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, chunks, comment, key, resolution, value
-from utils.metadata import DESCRIPTIVE
+from utils.metadata import DESCRIPTIVE, damaged_exif
 
 X_RESOLUTION = 282  # a tag of EXIF
 IPTC = 0x0404  # among the resources of Photoshop, in which a JPEG has it
@@ -108,6 +108,8 @@ def iptc(file: Pillow.Image) -> bytes | None:
 
 def notes(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
     """A line for everything that is left out."""
+    if damaged_exif(file):
+        yield "its EXIF block is damaged: left out"
     try:
         if (count := pictures(file)) > 1:
             kind = "pages" if file.format == "TIFF" else "pictures" if file.format == "MPO" else "frames"

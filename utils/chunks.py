@@ -15,6 +15,9 @@ PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # of sRGB: wh
 SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIES)}
 WHOLE = ((0, 0, 1, 1),)  # the passes of an image: left, top, and the steps across and down
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+FILTERS = 5  # of a row, from 0 on
+CLEAR_COLOUR = {0: 2, 2: 6}  # bytes of tRNS, the colour that is transparent, by the type of colours
+LIBPNG_SIDE = 10**6
 MUCH = 1 << 20  # bytes that are unpacked at a time
 LITTLE = 64  # bytes that are unpacked at a time, as what comes out before a damage is lost
 COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
@@ -98,26 +101,71 @@ def near(content: bytes, wanted: bytes | None) -> bool:
     return all(abs(one - other) <= 100 for one, other in pairs)
 
 
-def bytes_of_pixels(png: bytes) -> int:
-    """That IDAT unpacks to, by the header: of each row, in one pass or in seven, a filter's number and the pixels."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
-    pixel, needed = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), 0
+def passes_of(png: bytes) -> list[tuple[int, int]]:
+    """What IDAT unpacks to, by the header: in one pass or in seven so many rows, each of so many bytes.
+
+    A row is the number of a filter, then pixels. Raises ValueError for a header that no PNG has.
+    """
+    width, height, depth, colour, packing, filtering, interlaced = struct.unpack(">IIBBBBB", png[16:29])
+    if packing or filtering or interlaced > 1:
+        raise ValueError("packed, filtered or interlaced in an unknown way")
+    pixel, passes = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), []
     check_claim(width, height, len(png))
     for left, top, across, down in ADAM7 if interlaced else WHOLE:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        needed += rows * (1 + -(-columns * pixel // 8)) if columns > 0 else 0
-    return needed
+        if columns > 0:
+            passes.append((rows, 1 + -(-columns * pixel // 8)))
+    return passes
 
 
-def check_pixels(png: bytes) -> None:
-    """Raises ValueError if the pixels end early, which decoders do not tell, and zlib.error if they are damaged."""
-    stream, found = zlib.decompressobj(), 0
+def unknown_filter(unpacked: bytes | bytearray, place: int, passes: list[tuple[int, int]]) -> int | None:
+    """Where the first row begins whose filter there is none of, among those that begin in what is unpacked from place
+    on."""
+    start = 0
+    for rows, length in passes:
+        first, end = start + max(0, -((start - place) // length)) * length, start + rows * length
+        for number, kind in enumerate(unpacked[first - place : max(0, end - place) : length]):
+            if kind >= FILTERS:
+                return first + number * length
+        start = end
+    return None
+
+
+def check_pixels(png: bytes) -> bool:
+    """Whether IDAT holds nothing beside the pixels.
+
+    Raises ValueError if they end early, which decoders do not tell, or if they are damaged, and zlib.error likewise.
+    """
+    stream, found, passes, beyond = zlib.decompressobj(), 0, passes_of(png), b""
     for name, content in chunks(png):
-        while name == b"IDAT" and content and not stream.eof:
-            found += len(stream.decompress(content, MUCH))
-            content = stream.unconsumed_tail  # noqa: PLW2901
-    if found + len(stream.flush()) < bytes_of_pixels(png):
+        if name != b"IDAT":
+            continue
+        while content and not stream.eof:
+            unpacked = stream.decompress(content, MUCH)
+            if unknown_filter(unpacked, found, passes) is not None:
+                raise ValueError("a row with an unknown filter")
+            found, content = found + len(unpacked), stream.unconsumed_tail  # noqa: PLW2901
+        beyond += content
+    needed = sum(rows * length for rows, length in passes)
+    found += len(stream.flush())
+    if found < needed:
         raise ValueError("truncated")
+    return stream.eof and found == needed and not beyond + stream.unused_data
+
+
+def bare(png: bytes) -> bytes:
+    """A PNG of 16 bits with nothing but its header and pixels, as libpng prints what it finds wrong with the rest.
+
+    Raises ValueError for a picture that libpng does not take.
+    """
+    width, height, _, colour = struct.unpack(">IIBB", png[16:26])
+    if max(width, height) > LIBPNG_SIDE:
+        raise ValueError(f"wider or higher than {LIBPNG_SIDE} pixels")
+    own = list(chunks(png))
+    names = [name for name, _ in own]
+    clear = dict(own[: names.index(b"IDAT")]).get(b"tRNS", b"")[: CLEAR_COLOUR.get(colour, 0)]
+    kept = [chunk for chunk in own if chunk[0] == b"IDAT"]
+    return with_chunks(png[:HEADER], [(b"tRNS", clear)] * bool(clear) + [*kept, (b"IEND", b"")])
 
 
 def mended(png: bytes) -> bytes:
@@ -125,7 +173,8 @@ def mended(png: bytes) -> bytes:
 
     Raises ValueError or struct.error if no pixel can be.
     """
-    needed = bytes_of_pixels(png)
+    passes = passes_of(png)
+    needed = sum(rows * length for rows, length in passes)
     kept, pixels = [], bytearray()
     stream = zlib.decompressobj()
     for name, content in chunks(png, cut=True):
@@ -141,7 +190,7 @@ def mended(png: bytes) -> bytes:
                 break
     if not pixels:
         raise ValueError("nothing can be decoded")
-    whole = bytes(pixels[:needed]).ljust(needed, b"\0")
+    whole = bytes(pixels[: unknown_filter(pixels, 0, passes)])[:needed].ljust(needed, b"\0")
     ends = [(b"IDAT", zlib.compress(whole, 1)), (b"IEND", b"")]
     before = [chunk for chunk in kept if chunk[0] != b"IEND"]
     return png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in [*before, *ends])

@@ -17,11 +17,11 @@ from PIL import ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.about import about
-from utils.chunks import check_pixels, chunks, mended, mended_webp, webp_size
+from utils.chunks import bare, check_pixels, chunks, mended, mended_webp, webp_size
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, check_claim, quiet
-from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
+from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_orientation, read_profile
 from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # that Pillow may take a file for
@@ -59,6 +59,8 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
 
 def unread_kind(content: bytes) -> str:
     """What a file is that is of no kind which is read."""
+    if not content:
+        return "the file is empty"
     try:
         if content.startswith(TIFF_MARKS):
             return kind_of(content)
@@ -141,7 +143,8 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
     bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
         file.verify()  # the checksums, which decoding passes over; this uses the file up
-        check_pixels(content)
+        if not check_pixels(content):
+            content = mended(content)
         file = opened(io.BytesIO(content))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
@@ -154,7 +157,7 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         pixels, alpha = decode_parts(file, content, bits)
     else:
         pixels, alpha = decode_pixels(file, content, bits)
-    orientation = int(file.getexif().get(ORIENTATION, 1))  # of EXIF, else of XMP
+    orientation = read_orientation(file)
     if isinstance(file, TiffImageFile) and not damaged and (bits != 16 or ORIENTATION in file.tag_v2):
         orientation = 1  # the decoder has turned it: Pillow by either, OpenCV by the tag
     icc, exif = read_profile(file, gray), read_exif(file)
@@ -220,7 +223,8 @@ def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
 
 def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
     """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; `file` is not decoded, but gets the EXIF block of a PNG."""
-    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    alone = bare(content) if file.format == "PNG" else content
+    array = cv2.imdecode(np.frombuffer(alone, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is not None and array.dtype == np.float32:
         array = levels_of(array)
     if array is None or array.dtype != np.uint16:

@@ -1,10 +1,11 @@
 """An image in memory: its pixels and what a file says beside them, as arrays and as tensors."""
 
-import os
+import ctypes
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import _imaging
 from torch import Tensor
 
 Array = NDArray[Any]  # uint8 or uint16
@@ -19,29 +21,23 @@ Array = NDArray[Any]  # uint8 or uint16
 MAX_PIXELS = 2**30  # of an image, read or made; OpenCV ends there as well
 # A large picture has at most so many pixels in a byte: of a single colour 8256, as a PNG of one bit.
 HARMLESS, PACKED = 2**25, 2**14
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints what it also returns
 
-STDERR = 2
-QUIET = threading.RLock()  # stderr and the warnings belong to the whole process
+# OpenCV, Pillow and Pillow's libtiff print what they also return or raise. OpenCV's libpng cannot be told to be silent:
+# it only gets what it has nothing to say about, see utils.chunks.bare.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # handlers that the program has set up still get it
+with suppress(AttributeError, OSError):  # a Pillow without libtiff, or one that does not show its functions
+    for _setter in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        getattr(ctypes.CDLL(_imaging.__file__), _setter)(None)
+QUIET = threading.RLock()  # the filters of warnings belong to the whole process
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the lines that codecs print on stderr and warn of by themselves; what harms pixels they raise as well."""
-    with QUIET, warnings.catch_warnings(record=True, action="always"):
-        try:
-            kept = os.dup(STDERR)
-        except OSError:  # closed, so that nothing is seen anyway
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, STDERR)
-        try:
-            yield
-        finally:
-            os.dup2(kept, STDERR)
-            os.close(kept)
-            os.close(nowhere)
+    """Without Pillow's warnings; what harms pixels it raises as well."""
+    with QUIET, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def check_claim(width: int, height: int, size: int) -> None:

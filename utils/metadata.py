@@ -28,6 +28,23 @@ MARK_TAG = ExifTags.Base.ProcessingSoftware
 GRAY, RGB = b"GRAY", b"RGB "  # a profile's colour space, as its header says it
 
 
+def read_orientation(file: Pillow.Image) -> int:
+    """How a decoded file is to be turned, by EXIF, else by XMP: 1 .. 8, where 1 is upright."""
+    try:
+        return int(file.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow trips over damaged blocks anywhere
+        return 1
+
+
+def damaged_exif(file: Pillow.Image) -> bool:
+    """Whether a file has an EXIF block of which nothing can be read."""
+    try:
+        Pillow.Exif().load(file.info.get("exif", b""))
+    except Exception:  # as above
+        return True
+    return False
+
+
 def read_exif(file: Pillow.Image) -> bytes | None:
     """The EXIF block of a decoded file, without orientation, thumbnail and the picture's size; None if that is all."""
     try:
@@ -39,8 +56,9 @@ def read_exif(file: Pillow.Image) -> bytes | None:
             unwanted = isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE
             if unwanted or tag in (ORIENTATION, *OUTER_SIZE_TAGS):
                 del exif[tag]
+        exif.bigtiff = False  # as a block of EXIF always is
         return exif.tobytes() if len(exif) else None
-    except Exception:  # Pillow trips over damaged blocks anywhere
+    except Exception:  # as above
         return None
 
 
