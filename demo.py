@@ -43,10 +43,11 @@ from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
+from utils.cli import Parser, tell
 from utils.dist import Ranks, from_main, gather, run_rank, start_ranks, stop_ranks
-from utils.errors import InputError, Parser
+from utils.errors import InputError
 from utils.files import read_bytes
-from utils.jobs import Outcome, tell
+from utils.jobs import Outcome
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")

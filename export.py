@@ -24,7 +24,8 @@ from inference.onnx_check import largest_difference
 from inference.restore import possible_scale
 from models.checkpoint import load_model, of_torch
 from models.setting import Setting
-from utils.errors import InputError, Parser, plain_text, run
+from utils.cli import Parser, plain_text, run
+from utils.errors import InputError
 from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale

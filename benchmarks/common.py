@@ -14,8 +14,9 @@ from evaluation.tables import table_json, write_csv
 from inference.restore import Clock
 from models.checkpoint import load_model
 from models.pcsr import PCSR
+from utils.cli import Parser
 from utils.device import add_device_option
-from utils.errors import InputError, Parser
+from utils.errors import InputError
 from utils.files import output_file
 
 SCALE = 4

@@ -33,8 +33,9 @@ from benchmarks import gpu_inference, gpu_training
 from benchmarks.common import benchmark_parser
 from benchmarks.gpu_inference import Row
 from models.build import BACKBONES
+from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import InputError
 from utils.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,10 +36,10 @@ from models.flops import network_flops
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
 from models.tile import whole
-from utils.config import load_config
 from utils.decode import read_image
 from utils.files import list_images
 from utils.image import Array, to_tensor
+from utils.parse import load_config
 from utils.resize import downscale
 
 Row = dict[str, Any]

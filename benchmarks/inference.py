@@ -39,9 +39,9 @@ from demo import ASTRONAUT
 from evaluation.metrics import psnr
 from evaluation.tables import Column, figure_png, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
+from utils.cli import run
 from utils.decode import read_image
 from utils.device import pick_device
-from utils.errors import run
 from utils.files import list_images, output_file, write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale

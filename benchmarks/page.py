@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 
 from benchmarks.tables import ROOT
 from models.checkpoint import SAVE
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import output_file, write_atomic
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}

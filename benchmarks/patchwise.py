@@ -34,8 +34,9 @@ from inference.restore import Restored
 from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.setting import Setting
+from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import InputError
 from utils.image import to_tensor
 from utils.patches import Patches
 

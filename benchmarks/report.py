@@ -23,7 +23,8 @@ from benchmarks.page import MISSING
 from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
 from evaluation.tables import write_csv
 from models.checkpoint import SAVE, WEIGHTS
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import list_images, write_atomic
 
 LARGE = "2K"

@@ -41,8 +41,9 @@ from models.decide import heaviness
 from models.fast.engine import Encoded, Engine
 from models.flops import pcsr_flops
 from models.pcsr import PCSR, refine
+from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import InputError
 from utils.files import output_file, write_atomic
 from utils.resize import scaled_size
 

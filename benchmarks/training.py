@@ -25,11 +25,11 @@ from evaluation.tables import write_csv
 from models.build import BACKBONES, build
 from models.fast.accelerate import accelerate
 from training.tasks import build_task
-from utils.config import load_config
+from utils.cli import run
 from utils.device import pick_device
 from utils.dist import Ranks
-from utils.errors import run
 from utils.files import output_file
+from utils.parse import load_config
 
 Step = Callable[[], None]  # one iteration
 QUEUE = 20  # iterations between two waits for a GPU, which a training loop does not wait for either

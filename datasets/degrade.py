@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from yaml import YAMLError
 
-from utils.config import DegradeSpec, checked
+from utils.config import DegradeSpec
 from utils.errors import InputError
-from utils.parse import parse_value
+from utils.parse import checked, parse_value
 
 Pixels = NDArray[np.uint8]  # (H,W,3) RGB
 SAMPLING_FACTORS = {

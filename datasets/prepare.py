@@ -17,10 +17,11 @@ import torch
 
 from datasets.degrade import Degradation, after_shrinking, blurred, way_of
 from datasets.folder import lr_size, mod_crop
+from utils.cli import Parser
 from utils.config import DegradeSpec
 from utils.decode import is_whole, read_image, stored_size
 from utils.encode import write_image
-from utils.errors import InputError, Parser
+from utils.errors import InputError
 from utils.files import list_images
 from utils.image import Array, to_pixels, to_tensor
 from utils.jobs import Job, check_outputs, run_jobs

@@ -18,7 +18,8 @@ from evaluation.plot import plot_curve
 from evaluation.record import in_words, incomparable, read_record, results_folder, write_record
 from evaluation.report import SUMMARY, format_table, summarise, summary_json
 from evaluation.tables import write_csv
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import write_atomic
 from utils.jobs import tell
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from inference.options import Chosen
 from inference.outputs import fingerprint, short
+from utils.cli import tell
 from utils.errors import InputError
 from utils.files import list_images, read_bytes, write_atomic
-from utils.jobs import tell
 
 RECORD = "record.json"
 # what is the same wherever PSNR can be compared

@@ -11,7 +11,8 @@ import pandas as pd
 
 from evaluation.evaluate import Row
 from evaluation.tables import format_columns, table_json, write_csv
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import output_file, write_atomic
 
 SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # what --json promises

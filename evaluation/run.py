@@ -19,11 +19,11 @@ from evaluation.report import format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, half_precision, settle_precision
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
+from utils.cli import Parser, tell
 from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
-from utils.errors import InputError, Parser
-from utils.jobs import tell
+from utils.errors import InputError
 from utils.patches import Patches
 
 

@@ -15,13 +15,14 @@ from inference.picture import restore_image
 from inference.reduce import reduce_to
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
+from utils.cli import say, tell
 from utils.decode import read_image
 from utils.dist import Ranks
 from utils.encode import QUALITY, save_image
 from utils.errors import InputError
 from utils.files import read_bytes
 from utils.image import Image
-from utils.jobs import Job, Outcome, check_outputs, run_jobs, say, tell
+from utils.jobs import Job, Outcome, check_outputs, run_jobs
 from utils.metadata import mark_exif
 
 Report = Callable[[str, Restored], None]  # is told of every result: the image's name, and what the model made

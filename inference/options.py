@@ -14,10 +14,11 @@ from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
 from models.trained import Trained
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.cli import Parser, tell
+from utils.config import OriginalSpec, PCSRSpec
 from utils.device import add_device_option
-from utils.errors import InputError, Parser, one_line
-from utils.jobs import tell
+from utils.errors import InputError, one_line
+from utils.parse import load_config
 
 
 def add_model_options(parser: Parser, precision: Precision = "auto") -> None:

@@ -14,9 +14,10 @@ from models.build import build, resolved
 from models.pcsr import PCSR
 from models.published import SUFFIXES, Described, read_published
 from models.trained import TRAINED, Trained, record_of, with_metadata
-from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec, dump_yaml
+from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec
 from utils.errors import InputError, one_line
 from utils.files import write_atomic
+from utils.parse import dump_yaml
 
 SAVE = Path("save")  # every run and every shipped model has a folder in it
 SHIPPED = Path(__file__).resolve().parents[1]  # this project, whose files a command finds from any working folder

@@ -13,11 +13,13 @@ from training.engine import train
 from training.resume import open_run
 from training.tasks import build_task, start_from
 from training.validation import open_validation
-from utils.config import Config, OriginalSpec, PCSRSpec, load_config
+from utils.cli import Parser
+from utils.config import Config, OriginalSpec, PCSRSpec
 from utils.device import add_device_option
 from utils.dist import Ranks, from_main, start_ranks, stop_ranks
-from utils.errors import InputError, Parser, StoppedError
+from utils.errors import InputError, StoppedError
 from utils.jobs import tell
+from utils.parse import load_config
 
 
 def train_parser(description: str) -> Parser:

@@ -26,10 +26,10 @@ from training.schedule import learning_rate, progress_made
 from training.stop import noted_signals, stopped
 from training.tasks import Task
 from training.validation import Validate
+from utils.cli import tell
 from utils.config import Config, DataSpec, TrainSpec
 from utils.dist import Ranks, first_on_node, from_main, gather
 from utils.errors import InputError
-from utils.jobs import tell
 from utils.resize import downscale
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.runs import job_folder, new_run, numbered_runs, read_state, states
-from utils.config import Config, Spec, make_config
+from utils.config import Config, Spec
 from utils.errors import InputError, ending
+from utils.parse import make_config
 
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
 CHANGEABLE = {

@@ -24,10 +24,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.checkpoint import SAVE
-from utils.config import Config, checked
+from utils.config import Config
 from utils.dist import job_id
 from utils.errors import InputError
 from utils.files import write_atomic
+from utils.parse import checked
 
 STATE = "state"
 BEST = "best"

@@ -1,7 +1,6 @@
 """The same work on many files: with a bar, on several cores if asked, and one file that fails stops no other."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from utils.cli import tell
 from utils.dist import Ranks
 from utils.errors import InputError
 from utils.files import caseless, check_folder
@@ -71,17 +71,6 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ranks: Ranks | None = None) 
         else:
             outcome.kept += 1
     return outcome
-
-
-def say(line: str) -> None:
-    """A line on stdout, above the bar if there is one."""
-    tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()
-
-
-def tell(line: str) -> None:
-    """A line on stderr, above the bar if there is one."""
-    tqdm.write(" ".join(line.split()), file=sys.stderr)
 
 
 def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:

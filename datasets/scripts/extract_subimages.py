@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
 from datasets.prepare import extract_subimages, folders_parser
-from utils.errors import run
+from utils.cli import run
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a fil
 
 from datasets.degrade import add_degrade_option, asked_degradation
 from datasets.prepare import folders_parser, generate_mod_lr_bic
-from utils.errors import run
+from utils.cli import run
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a fil
 
 from datasets.div8k import TEST_SETS, make_test_sets
 from datasets.prepare import folders_parser
-from utils.errors import run
+from utils.cli import run
 
 
 def main() -> None:

@@ -16,10 +16,11 @@ from datasets.prepare import generate_mod_lr_bic
 from tests.conftest import Cli, make_folder, photo
 from training.engine import patches
 from training.resume import flatten
-from utils.config import Config, DataSpec, DegradeSpec, load_config
+from utils.config import Config, DataSpec, DegradeSpec
 from utils.decode import read_image
 from utils.errors import InputError
 from utils.image import to_pixels, to_tensor
+from utils.parse import load_config
 from utils.resize import downscale
 
 CPU = torch.device("cpu")
