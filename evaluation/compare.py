@@ -18,10 +18,9 @@ from evaluation.plot import plot_curve
 from evaluation.record import in_words, incomparable, read_record, results_folder, write_record
 from evaluation.report import SUMMARY, format_table, summarise, summary_json
 from evaluation.tables import write_csv
-from utils.cli import Parser, run
+from utils.cli import Parser, run, tell
 from utils.errors import InputError
 from utils.files import write_atomic
-from utils.jobs import tell
 
 
 class Results(NamedTuple):

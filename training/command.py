@@ -13,12 +13,11 @@ from training.engine import train
 from training.resume import open_run
 from training.tasks import build_task, start_from
 from training.validation import open_validation
-from utils.cli import Parser
+from utils.cli import Parser, tell
 from utils.config import Config, OriginalSpec, PCSRSpec
 from utils.device import add_device_option
 from utils.dist import Ranks, from_main, start_ranks, stop_ranks
 from utils.errors import InputError, StoppedError
-from utils.jobs import tell
 from utils.parse import load_config
 
 

@@ -19,10 +19,10 @@ from inference.visual import as_pictures
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
+from utils.cli import tell
 from utils.config import Config, DataSpec, listed
 from utils.dist import Ranks
 from utils.image import Array, to_pixels
-from utils.jobs import tell
 
 LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}  # of a Row
 DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # by PCSR models
