@@ -66,17 +66,23 @@ def reach(network: nn.Module) -> int | None:
 
 
 def same_in_tiles(probe: Probe, halo: Halo) -> bool:
-    """Whether a tile with no more than its halo is computed as in the whole image, at all places within a period."""
+    """Whether tiles with no more than their halo are computed as in the whole image: one in the middle, at all places
+    within a period, and one at either end, where a network may read from the other."""
     far, period = halo
     start, tile_width = far + period, -2 * far % period + 4 * period  # then the halo ends where a period does
-    image = noise(start + tile_width + far + period + 1)  # whose end is no multiple
-    tile = Tile(slice(0, ACROSS), slice(start, start + tile_width))
-    seen, inside = with_halo(image, tile, halo)
-    whole, part = probe(image), probe(seen)
-    scale = whole.shape[-1] // image.shape[-1]
-    (rows, cols), (own_rows, own_cols) = tile.times(scale), inside.times(scale)
-    difference = whole[..., rows, cols] - part[..., own_rows, own_cols]
-    return bool(difference.abs().max() <= SAME * whole.abs().max())
+    stop = start + tile_width
+    image = noise(stop + far + period + 1)  # whose end is no multiple
+    length = image.shape[-1]
+    whole = probe(image)
+    scale = whole.shape[-1] // length
+    for line in (slice(start, stop), slice(0, period), slice(length - period, length)):
+        tile = Tile(slice(0, ACROSS), line)
+        seen, inside = with_halo(image, tile, halo)
+        (rows, cols), (own_rows, own_cols) = tile.times(scale), inside.times(scale)
+        difference = whole[..., rows, cols] - probe(seen)[..., own_rows, own_cols]
+        if not difference.abs().max() <= SAME * whole.abs().max():
+            return False
+    return True
 
 
 def noise(length: int) -> Tensor:
