@@ -50,6 +50,7 @@ from utils.files import read_bytes
 from utils.jobs import Outcome
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
+UPSCALING = "suffix", "format", "quality", "overwrite", "assignment"  # options that mean nothing to a simulation
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
 
 
@@ -61,6 +62,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--upscale", action="store_true", help="take the images themselves as LR and write their SR")
     parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
+    about = "of a damaged file, take what can be decoded, and say so"
+    parser.add_argument("--accept_damaged", action="store_true", help=about)
     about = f"of the assignment's colours, 0 .. 1 (default: {OPACITY})"
     parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
     about = "without --upscale: the original model to compare with (default: save/BACKBONE-x4)"
@@ -72,6 +75,9 @@ def parse_options() -> argparse.Namespace:
     args.images = [*args.images, *args.img_path] or [str(ASTRONAUT)]
     if args.config is None and args.model is None:
         args.config = CONFIG
+    given = [f"--{name}" for name in UPSCALING if getattr(args, name) != parser.get_default(name)]
+    if given and not args.upscale:
+        raise InputError(f"{' '.join(given)}: goes with --upscale; add that, or leave it out")
     if args.upscale and args.original:
         raise InputError("--original: is for a comparison; leave it or --upscale out")
     if not 0 <= args.opacity <= 1:
@@ -131,7 +137,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen)
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
     folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
-    summary = simulate(path, args.scale, restores, folder, args.opacity)
+    summary = simulate(path, args.scale, restores, folder, args.opacity, args.accept_damaged)
     write_record(folder, record)
     print(format_table(summary))
     print(f"written to {folder}")

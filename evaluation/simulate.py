@@ -10,6 +10,7 @@ from datasets.folder import mod_crop
 from evaluation.evaluate import Protocol, measure
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
+from inference.picture import notes_on_colours
 from inference.restore import Restore
 from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
@@ -20,6 +21,7 @@ from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import write_atomic
 from utils.image import Array, to_pixels, to_tensor
+from utils.jobs import tell
 from utils.resize import downscale
 
 COMPARISON = "comparison.png"
@@ -47,13 +49,24 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
     return model
 
 
-def simulate(path: Path, scale: float, restores: Sequence[Restore], folder: Path, opacity: float) -> pd.DataFrame:
+def simulate(
+    path: Path,
+    scale: float,
+    restores: Sequence[Restore],
+    folder: Path,
+    opacity: float,
+    accept_damaged: bool = False,
+) -> pd.DataFrame:
     """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
 
-    Bicubic comes first. Each setting has a panel, and below all panels is magnified what place_shown says. `opacity` is that of the assignment's colours, in [0,1]. Raises InputError for an image that
-    cannot be read or is too small.
+    Bicubic comes first. Each setting has a panel. Below, the place that place_shown names is magnified for all of them.
+    `opacity` is that of the assignment's colours, in [0,1]. A line on stderr says what of the file is left out. Raises
+    InputError for an image that cannot be read or is too small.
     """
-    hr = mod_crop(to_tensor(read_image(path).pixels), scale, path)
+    image = read_image(path, accept_damaged)
+    if notes := notes_on_colours(image):
+        tell(f"note: {path}: {'; '.join(notes)}")
+    hr = mod_crop(to_tensor(image.pixels), scale, path)
     lr = downscale(hr, scale)
     results = []
     for restore in (bicubic_restorer(scale), *restores):

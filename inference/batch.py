@@ -116,8 +116,6 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--assignment", action="store_true", help=about)
     about = "make what is up to date again, and replace what was not made from the picture; never an input"
     group.add_argument("--overwrite", action="store_true", help=about)
-    about = "of a damaged file, take what can be decoded, and say so"
-    group.add_argument("--accept_damaged", action="store_true", help=about)
 
 
 def chosen_output(args: argparse.Namespace) -> OutputFiles:

@@ -17,7 +17,7 @@ import torch
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
 from inference.encoding import Encoding, held_bytes
-from inference.picture import like, visible
+from inference.picture import like, notes_on_colours, visible
 from inference.reduce import reduce_to
 from inference.restore import Restored
 from inference.restorers import computes_in
@@ -118,7 +118,7 @@ class Picture:
             self.lr = visible(self.image)  # (1,3,h,w)
         else:
             self.lr = downscale(self.hr, ask.scale)
-            self.image = Image(to_pixels(self.lr), None, gray=False)
+            self.image = Image(to_pixels(self.lr), None, gray=False, notes=notes_on_colours(self.image))
         height, width = scaled_size(self.lr, ask.scale)
         refuse(name, f"x{ask.scale:g} makes {width}x{height}, ", height * width, most)
         if ask.reference is not None and not ask.shrink:

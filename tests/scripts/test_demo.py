@@ -216,8 +216,12 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         (["--k", "nan"], "k must be a number, not nan"),
         *[
             (["--model", "save/fsrcnn-x4", *options], f"{options[0]}: save/fsrcnn-x4 is an original model")
-            for options in (["--k", "0"], ["--budget", "0.5"], ["--adaptive"], ["--no_refinement"], ["--assignment"])
+            for options in (["--k", "0"], ["--budget", "0.5"], ["--adaptive"], ["--no_refinement"])
         ],
+        (
+            ["--model", "save/fsrcnn-x4", "--upscale", "--assignment"],
+            "--assignment: save/fsrcnn-x4 is an original model",
+        ),
         (["--model", "save/fsrcnn-x4", "--upscale", "--scale", "2"], "this original model does x4 only"),
         (["--model", "photo.png"], "photo.png"),
         (["--upscale", "--scale", "1e6"], "more than"),
@@ -247,3 +251,22 @@ def test_hidden_colours_do_not_bleed(cli: Cli, work: Path) -> None:
     assert after.alpha is not None
     seen = after.pixels[after.alpha > 0].astype(int)
     assert (seen[:, 1] - seen[:, 0]).max() < 40
+
+
+def test_a_simulation_says_what_it_leaves_out(cli: Cli, work: Path) -> None:
+    frames = [Pillow.fromarray(photo(50, 70, seed)).convert("RGBA") for seed in range(2)]
+    frames[0].putalpha(128)
+    frames[0].save(work / "a.png", save_all=True, append_images=frames[1:])
+    note = "note: a.png: the first of 2 frames is taken, the others are left out; its transparency is left out\n"
+    assert demo(cli, "a.png").err == note
+    Pillow.fromarray(photo(50, 70)).save(work / "b.jpg")
+    (work / "b.jpg").write_bytes((work / "b.jpg").read_bytes()[:-40])
+    assert "accept_damaged" in demo(cli, "b.jpg").err
+    accepted = demo(cli, "b.jpg", "--accept_damaged")
+    assert accepted.code == 0 and accepted.err.startswith("note: b.jpg: damaged (")
+
+
+@pytest.mark.parametrize("options", [["--format", "jpg"], ["--overwrite"], ["--quality", 50], ["--suffix=-big"]])
+def test_options_of_upscaling_do_not_go_with_a_simulation(cli: Cli, work: Path, options: list[object]) -> None:
+    refused = demo(cli, "photo.png", *options)
+    assert refused.code == 2 and "goes with --upscale" in refused.err and not (work / "results").exists()
