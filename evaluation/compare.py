@@ -1,6 +1,7 @@
 """Several evaluations beside each other, in one table and one plot: models, settings, data sets, scales.
 
 A comparison of the same folders replaces its own table and plot; one of other folders gets a folder of its own.
+To see by how much two of them differ image by image, and how sure that is, use evaluation.differences.
 
 python -m evaluation.compare results/bicubic/Set14-x4 results/carn-x4/Set14-x4 results/carn-pcsr-phase1/Set14-x4
 """

@@ -1,5 +1,11 @@
-"""Two evaluations of the same images: by how much their PSNR and SSIM differ, and how sure that is."""
+"""Two evaluations of the same images: by how much their PSNR and SSIM differ image by image, and how sure that is.
 
+python -m evaluation.differences results/refined results/plain
+
+To see any number of evaluations in one table and one plot, without differences, use evaluation.compare.
+"""
+
+import argparse
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from evaluation.record import in_words, incomparable, read_record
-from evaluation.tables import Column, format_columns
-from utils.errors import InputError
+from evaluation.tables import Column, format_columns, table_json, write_csv
+from utils.cli import Parser, run
+from utils.errors import InputError, first_few
+from utils.files import output_file
 
 IMAGES = "images.csv"
 IMAGE = ["dataset", "image", "scale"]  # what rows of two files are matched by
@@ -66,8 +74,7 @@ def images_csv(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / IMAGES).exists() and (below := sorted(each.parent.name for each in path.glob(f"*/{IMAGES}"))):
-        some = ", ".join(below[:FEW]) + ", ..." * (len(below) > FEW)
-        raise InputError(f"{path}: holds several results, {some}; name those folders instead")
+        raise InputError(f"{path}: holds several results, {first_few(below, FEW)}; name those folders instead")
     return path / IMAGES
 
 
@@ -118,10 +125,7 @@ def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: s
 
 def named(table: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
     """A few of the chosen images, and how many there are; nothing if there are none."""
-    rows = table[chosen]
-    names = [f"{row.dataset}/{row.image} x{row.scale:g}" for row in rows.head(FEW).itertuples()]
-    more = [f"{len(rows) - FEW} more"] if len(rows) > FEW else []
-    return ", ".join([*names, *more])
+    return first_few([f"{row.dataset}/{row.image} x{row.scale:g}" for row in table[chosen].itertuples()], FEW)
 
 
 def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
@@ -189,3 +193,33 @@ def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | Non
         pairs = [(one.chosen(setting_a, "setting_a"), two.chosen(setting_b, "setting_b"))]
     images = pd.concat([image_differences(one, two, *pair) for pair in pairs], ignore_index=True)
     return images.dropna(axis=1)  # SSIM, if an image has none
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = "two folders of results, or their images.csv; they may be the same"
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=about)
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="the same two, given as an option")
+    for name, which in (("a", "first"), ("b", "second")):
+        about = f"setting of the {which}, such as k=0 (default: the only setting, or every setting that both have)"
+        parser.add_argument(f"--setting_{name}", help=about)
+    parser.add_argument("--csv", type=output_file(".csv"), help="file to write: the differences image by image")
+    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
+    args = parser.parse_args()
+    given = [*args.folders, *(args.compare or [])]
+    if len(given) != 2:
+        raise InputError(f"{len(given)} folders of results are given; give two (see --help)")
+    if args.csv and args.csv.resolve() in {images_csv(path).resolve() for path in given}:
+        raise InputError(f"--csv {args.csv}: is one of the two files that are compared; give another name")
+    images = compare(*given, args.setting_a, args.setting_b)
+    summary = summarise_differences(images)
+    print(format_comparison(summary))
+    if args.csv:
+        write_csv(args.csv, images)
+        print(f"written to {args.csv}")
+    if args.json:
+        print(table_json(summary))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,7 +1,4 @@
-"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON.
-
-python -m evaluation.report --compare A B    two evaluations of the same images: by how much they differ
-"""
+"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,9 +8,8 @@ import pandas as pd
 
 from evaluation.evaluate import Row
 from evaluation.tables import format_columns, table_json, write_csv
-from utils.cli import Parser, run
-from utils.errors import InputError
-from utils.files import output_file, write_atomic
+from utils.cli import run
+from utils.files import write_atomic
 
 SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # what --json promises
 
@@ -77,32 +73,7 @@ def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) 
     return summary
 
 
-def main() -> None:
-    # scipy.stats takes a second to import, which evaluations need not wait for
-    from evaluation.differences import compare, format_comparison, images_csv, summarise_differences  # noqa: PLC0415
+if __name__ == "__main__":  # an earlier name of evaluation.differences
+    from evaluation.differences import main
 
-    parser = Parser(description="Compare the PSNR and SSIM of two evaluations of the same images, image by image.")
-    about = "their folders, or images.csv; may be the same"
-    parser.add_argument("--compare", type=Path, nargs=2, required=True, metavar=("A", "B"), help=about)
-    for name in "ab":
-        parser.add_argument(
-            f"--setting_{name}", help=f"of {name.upper()}, such as k=0 (default: its only one, or each with its like)"
-        )
-    parser.add_argument("--csv", type=output_file(".csv"), help="file to write: the differences image by image")
-    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
-    args = parser.parse_args()
-    first, second = args.compare
-    if args.csv and args.csv.resolve() in {images_csv(path).resolve() for path in args.compare}:
-        raise InputError(f"--csv {args.csv}: is what is compared; give another name")
-    images = compare(first, second, args.setting_a, args.setting_b)
-    summary = summarise_differences(images)
-    print(format_comparison(summary))
-    if args.csv:
-        write_csv(args.csv, images)
-        print(f"written to {args.csv}")
-    if args.json:
-        print(table_json(summary))
-
-
-if __name__ == "__main__":
     run(main)

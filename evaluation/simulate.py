@@ -15,6 +15,7 @@ from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, found, load_model
+from utils.cli import say
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
@@ -33,7 +34,7 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
     """
     folder = found(path or SAVE / f"{backbone}-x4")
     if path is None and not (folder / WEIGHTS).exists():
-        print(f"left out the original model: no weights in {folder}; --original names others")
+        say(f"left out the original model: no weights in {folder}; --original names others")
         return None
     model, _ = load_model(folder)
     if not isinstance(model, OriginalModel):
@@ -41,9 +42,9 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
     if model.scale != scale:
         if path is not None:
             raise InputError(f"--original {path}: does x{model.scale} only; give --scale {model.scale} or leave it out")
-        print(f"left out the original model: {folder} does x{model.scale} only")
+        say(f"left out the original model: {folder} does x{model.scale} only")
         return None
-    print(f"original model: {folder}")
+    say(f"original model: {folder}")
     return model
 
 

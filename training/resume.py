@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from training.runs import job_folder, new_run, numbered_runs, read_state, states
 from utils.config import Config, Spec
-from utils.errors import InputError, ending
+from utils.errors import InputError, ending, first_few
 from utils.parse import make_config
 
 # what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
@@ -74,11 +74,11 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: 
         for key in sorted(changed.keys() - CHANGEABLE)
     ]
     if differences:
-        more = [f"{len(differences) - CHANGES} more"] if differences[CHANGES:] else []
-        some = ", ".join([*differences[:CHANGES], *more])
         grow = "; iter_max may only grow" if LENGTH in changed else ""
         began = f"the run in {ending(str(folder), 30)} began otherwise"
-        raise InputError(f"{some}: {began}{grow}; leave out what differs to go on with the run's own")
+        raise InputError(
+            f"{first_few(differences, CHANGES)}: {began}{grow}; leave out what differs to go on with the run's own"
+        )
     return config
 
 

@@ -11,7 +11,6 @@ save/<name>/job                                           torchrun's name for th
 import io
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.checkpoint import SAVE
+from utils.cli import tell
 from utils.config import Config
 from utils.dist import job_id
 from utils.errors import InputError
@@ -121,7 +121,7 @@ def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
             if not restarted:
                 remedy = "to use the one before" if before else "and begin a new run, as there is no other"
                 raise InputError(f"{path}: not a readable training state; delete it {remedy}") from None
-            print(f"{path}: not a readable training state; the one before is used", file=sys.stderr, flush=True)
+            tell(f"{path}: not a readable training state; the one before is used")
             continue
         return checked(Config, content, f"config {path}"), state
     raise InputError(f"{folder / STATE}: no training state in it is readable; delete it to begin again")

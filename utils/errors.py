@@ -1,7 +1,7 @@
 """What the user gave and cannot be used is an InputError, whose message is one line: what is wrong, and the remedy."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200
@@ -22,6 +22,12 @@ def one_line(place: object, reason: str) -> str:
 def ending(text: str, room: int) -> str:
     """A text cut to so many characters; a path tells most at its end."""
     return text if len(text) <= room else "..." + text[3 - room :]
+
+
+def first_few(names: Sequence[str], count: int) -> str:
+    """Names for a message: `a, b, 3 more`."""
+    more = [f"{len(names) - count} more"] if len(names) > count else []
+    return ", ".join([*names[:count], *more])
 
 
 def suggested(key: str, known: Collection[str]) -> str:

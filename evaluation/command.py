@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datasets.degrade import add_degrade_option, asked_degradation
 from datasets.folder import PairedFolder, named_folders
+from datasets.options import add_degrade_option, asked_degradation
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
