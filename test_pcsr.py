@@ -9,7 +9,7 @@ from utils.errors import InputError
 
 
 def main() -> None:
-    parser = eval_parser("Evaluate a PCSR model, at several decisions at once from one encoding of each image.")
+    parser = eval_parser("Evaluate a PCSR model under one setting or several; each image is encoded only once.")
     add_decision_options(parser)
     args = parser.parse_args()
     chosen = chosen_model(args)

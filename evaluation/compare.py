@@ -25,7 +25,7 @@ from utils.files import write_atomic
 
 
 class Results(NamedTuple):
-    """One evaluation."""
+    """The results of one evaluation."""
 
     folder: Path
     images: pd.DataFrame  # its images.csv
@@ -36,7 +36,7 @@ class Results(NamedTuple):
         return {key: set(names) for key, names in self.images.groupby(["dataset", "scale"])["image"]}
 
     def summary(self) -> pd.DataFrame:
-        """The means, with what they are of."""
+        """The means, with the model, its backbone and the folder."""
         known = {"backbone": self.record.get("backbone"), "folder": str(self.folder)}
         return summarise(self.images).assign(model=self.record.get("model", self.folder.resolve().parent.name), **known)
 
@@ -51,7 +51,7 @@ def read_results(folder: Path) -> Results:
 
 
 def check_comparable(one: Results, other: Results) -> None:
-    """Raises InputError if both have a data set, and its PSNR is not of the same images under the same protocol."""
+    """Raises InputError if both have a data set in common, but not its images or the protocol."""
     first, second = one.names(), other.names()
     shared = first.keys() & second.keys()
     differ = incomparable(one.record, other.record)
@@ -64,9 +64,9 @@ def check_comparable(one: Results, other: Results) -> None:
 
 
 def compare_results(results: Sequence[Results]) -> pd.DataFrame:
-    """A row per setting of each evaluation, those of one data set together.
+    """A row for each setting of each evaluation, grouped by data set.
 
-    Models of one name are told apart by their folder. Raises InputError for what cannot be compared.
+    Models of the same name are told apart by their folders. Raises InputError if evaluations cannot be compared.
     """
     for one, other in combinations(results, 2):
         check_comparable(one, other)

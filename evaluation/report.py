@@ -11,7 +11,7 @@ from evaluation.tables import format_columns, table_json, write_csv
 from utils.cli import run
 from utils.files import write_atomic
 
-SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # what --json promises
+SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # --json has all of these
 
 
 def image_table(rows: Sequence[Row], dataset: str, scale: float) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def image_table(rows: Sequence[Row], dataset: str, scale: float) -> pd.DataFrame
 
 
 def summarise(images: pd.DataFrame) -> pd.DataFrame:
-    """Means per image, a line per setting in the order they were asked for."""
+    """Means over the images, a line per setting, in the order in which they were given."""
     groups = images.groupby(["dataset", "scale", "setting"], sort=False)
     summary = groups.mean(numeric_only=True).reset_index()
     summary.insert(1, "images", groups.size().to_numpy())
@@ -31,23 +31,23 @@ def summarise(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def original_share(summary: pd.DataFrame) -> "pd.Series[float]":
-    """Of FLOPs, paper account, that of the original model in the same table: of the same data, scale and backbone."""
+    """FLOPs (paper account) relative to the original model in the table, on the same data, scale and backbone."""
     same = [name for name in ("dataset", "scale", "backbone") if name in summary]
     paper, original = summary["flops_paper"], summary["setting"] == "original"
     return paper / paper.where(original).groupby([summary[name] for name in same]).transform("max")
 
 
 def format_table(summary: pd.DataFrame) -> str:
-    """The summary with units, for a terminal; what all rows have in common stands above."""
+    """The summary with units, for a terminal; whatever all rows have in common stands above the table."""
     common = ["dataset", "scale", "images"]
     several = len(summary[common].drop_duplicates()) > 1
     spent = summary["flops_paper"] > 0
-    bills = ["flops_paper", "flops_paper_share", "original_share", "flops_executed"]
+    flops = ["flops_paper", "flops_paper_share", "original_share", "flops_executed"]
     shown = summary.assign(original_share=original_share(summary))
     shown["flops_paper_share"] = shown["flops_paper_share"].mask(summary["setting"] == "original")
-    shown[["heavy_share", *bills]] = shown[["heavy_share", *bills]].where(spent)  # bicubic has no bill
+    shown[["heavy_share", *flops]] = shown[["heavy_share", *flops]].where(spent)  # bicubic has no FLOPs
     names = [*(common if several else []), *(["model"] if "model" in summary else []), "setting", "psnr", "ssim"]
-    table = format_columns(shown, [*names, "heavy_share", *bills, "seconds"])
+    table = format_columns(shown, [*names, "heavy_share", *flops, "seconds"])
     if several:
         return f"means per image\n{table}"
     first = summary.iloc[0]
@@ -67,7 +67,7 @@ def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) 
     summary = summarise(images)
     write_csv(folder / "images.csv", images)
     write_csv(folder / "summary.csv", summary)
-    from evaluation.plot import plot_curve  # noqa: PLC0415 - evaluations that draw nothing need not wait for it
+    from evaluation.plot import plot_curve  # noqa: PLC0415 - takes long to import, and not all that import this draw
 
     write_atomic(folder / "curve.png", plot_curve(summary))
     return summary

@@ -19,7 +19,7 @@ from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
 HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
-QUALITY = 95  # of JPEG, where none is asked for
+QUALITY = 95  # of a JPEG, if the user asks for none
 
 
 def write_image(path: Path, pixels: Array, alpha: Array | None = None) -> None:
@@ -90,8 +90,8 @@ def encode_16(array: Array) -> memoryview:
 
 
 def png_chunks(about: Image) -> list[Chunk]:
-    """All that an image says beside its pixels, as chunks of a PNG."""
-    made = [chunk for chunk in about.chunks if not (about.icc and chunk[0] == b"sRGB")]  # of the two there is one
+    """All metadata of an image, as chunks of a PNG."""
+    made = [chunk for chunk in about.chunks if not (about.icc and chunk[0] == b"sRGB")]  # a PNG has one of the two
     if about.icc:
         made.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(about.icc)))
     if about.dpi:
@@ -102,7 +102,7 @@ def png_chunks(about: Image) -> list[Chunk]:
         made.append((b"iTXt", XMP + bytes(5) + about.xmp))
     if about.iptc:
         resources = photoshop(about.iptc)
-        text = f"\niptc\n{len(resources):8d}\n{resources.hex()}\n".encode()  # as ImageMagick and ExifTool have it
+        text = f"\niptc\n{len(resources):8d}\n{resources.hex()}\n".encode()  # as ImageMagick and ExifTool write it
         made.append((b"zTXt", RAW_IPTC + b"\0\0" + zlib.compress(text)))
     return made
 
@@ -119,5 +119,5 @@ def photoshop_segment(iptc: bytes) -> bytes:
 
 
 def comment_of(about: Image) -> bytes | None:
-    """What a JPEG has as its comment."""
+    """The comment for a JPEG, None if the image has none."""
     return next((value(chunk) for chunk in about.chunks if key(chunk) == COMMENT), None)
