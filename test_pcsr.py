@@ -1,6 +1,6 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
-from evaluation.run import eval_parser, run_evaluation
+from evaluation.command import eval_parser, run_evaluation
 from inference.options import add_decision_options, chosen_model, settings, tile_plan
 from inference.restorers import pcsr_restorer
 from models.pcsr import PCSR
@@ -9,7 +9,7 @@ from utils.errors import InputError
 
 
 def main() -> None:
-    parser = eval_parser("Evaluate a PCSR model, at several decisions at once from one encoding of each image.")
+    parser = eval_parser("Evaluate a PCSR model under one setting or several; each image is encoded only once.")
     add_decision_options(parser)
     args = parser.parse_args()
     chosen = chosen_model(args)

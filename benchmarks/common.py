@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datasets.folder import Pair, paired_folders
+from datasets.folder import Pair, PairedFolder, named_folders
 from evaluation.tables import table_json, write_csv
 from inference.restore import Clock
 from models.checkpoint import load_model
@@ -76,8 +76,8 @@ def run_folders(
     Returns the summaries of all data sets as one table. Raises InputError for folders without images.
     """
     tables, summaries = [], []
-    for dataset, pairs in paired_folders(args.hr_data, SCALE).items():
-        bar = tqdm(pairs, desc=dataset, unit="image", disable=None)
+    for dataset, folder in named_folders(args.hr_data).items():
+        bar = tqdm(PairedFolder(folder, None, SCALE), desc=dataset, unit="image", disable=None)
         table = pd.DataFrame([row for pair in bar for row in measure(pair)])
         table.insert(0, "dataset", dataset)
         tables.append(table)

@@ -13,11 +13,13 @@ from benchmarks.common import SCALE, timed
 from benchmarks.gpu_inference import Row, tf32
 from benchmarks.training import JOBS, QUEUE, Way
 from benchmarks.ways import MB
-from datasets.pack import unpack, write_crops
+from datasets.pack import unpack
 from models.checkpoint import SAVE, WEIGHTS
 from training.command import check_pcsr, run_training, train_parser
 from utils.decode import stored_size
+from utils.encode import write_image
 from utils.files import list_images
+from utils.image import Array
 
 # name, whether TF32 is allowed, the way
 WAYS = [
@@ -110,3 +112,10 @@ def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Itera
             "files": kept,
         }
     shutil.rmtree(folder)
+
+
+def write_crops(crops: Array, folder: Path) -> None:
+    """Write each crop as an image, so that trainings and evaluations can read the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, crop in enumerate(crops):
+        write_image(folder / f"crop-{index:05d}.png", crop)

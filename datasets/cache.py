@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from utils.cli import say
 from utils.config import DataSpec, listed
 from utils.decode import read_image
 from utils.errors import InputError
@@ -145,7 +146,7 @@ def read_cache(place: Path, folder: Path, paths: Sequence[Path], sources: Sequen
 def build_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> None:
     """Decode the images, one in memory at a time. Nothing is left of it if it fails."""
     made = not place.exists()
-    print(f"decoding {len(paths)} images into {place}")
+    say(f"decoding {len(paths)} images into {place}")
     try:
         images = write_pixels(place, paths, sources)
         content = {"pcsr_cache": VERSION, "pixels": pixels_name(sources), "images": images}
@@ -166,7 +167,7 @@ def write_pixels(place: Path, paths: Sequence[Path], sources: Sequence[Source]) 
     offset = 0
     with replacing(place / pixels_name(sources)) as file, tqdm(paths, unit="image", disable=None) as bar:
         for path, source in zip(bar, sources, strict=True):
-            array = decode(path)
+            array = decode_8_bits(path)
             file.write(array.data)
             height, width = array.shape[:2]
             images.append({**source._asdict(), "offset": offset, "height": height, "width": width})
@@ -174,7 +175,7 @@ def write_pixels(place: Path, paths: Sequence[Path], sources: Sequence[Source]) 
     return images
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode_8_bits(path: Path) -> NDArray[np.uint8]:
     """(H,W,3) RGB. Raises InputError for an image that is damaged or has more than 8 bits per channel."""
     image = read_image(path)
     if image.bits != 8:

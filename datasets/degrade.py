@@ -3,7 +3,6 @@
 HR -> blur -> antialiased bicubic, rounded to 8 bits -> noise -> JPEG -> LR
 """
 
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -13,11 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from yaml import YAMLError
 
 from utils.config import DegradeSpec
-from utils.errors import InputError
-from utils.parse import checked, parse_value
 
 Pixels = NDArray[np.uint8]  # (H,W,3) RGB
 SAMPLING_FACTORS = {
@@ -55,10 +51,6 @@ def compressed(lr: Pixels, quality: int, subsampling: int = 420) -> Pixels:
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)[:, :, ::-1]
 
 
-def before_shrinking(hr: Pixels, way: Degradation) -> Pixels:
-    return blurred(hr, way.blur) if way.blur else hr
-
-
 def after_shrinking(lr: Pixels, way: Degradation) -> Pixels:
     lr = noisy(lr, way.noise, way.seed) if way.noise else lr
     return compressed(lr, way.quality, way.subsampling) if way.quality else lr
@@ -69,7 +61,7 @@ def degraded(hr: Tensor, ways: Sequence[Degradation], shrink: Callable[[Tensor],
 
     Blur, noise and JPEG are the CPU's work, so that a CUDA device is waited for if there is any.
     """
-    hr = each_image(before_shrinking, hr, ways, [way.blur > 0 for way in ways])
+    hr = each_image(lambda pixels, way: blurred(pixels, way.blur), hr, ways, [way.blur > 0 for way in ways])
     return each_image(after_shrinking, shrink(hr), ways, [way.noise > 0 or way.quality > 0 for way in ways])
 
 
@@ -100,24 +92,3 @@ def way_of(spec: DegradeSpec, name: str) -> Degradation:
     """That of an image of this name, the same whenever it is asked for."""
     key = int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:8])
     return draw_ways(spec, np.random.Generator(np.random.Philox(key)), 1)[0]
-
-
-def add_degrade_option(parser: ArgumentParser) -> None:
-    about = "make LR from HR with blur (sigma in HR pixels), noise (sigma in levels), JPEG (quality), or several: "
-    parser.add_argument("--degrade", nargs="+", metavar="KEY=VALUE", help=about + "blur=0.8 noise=8 jpeg=75")
-
-
-def asked_degradation(settings: Sequence[str] | None) -> DegradeSpec | None:
-    """What that option asks for. Raises InputError naming what is wrong."""
-    if not settings:
-        return None
-    content, source = {}, f"--degrade {' '.join(settings)}"
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"{source}: {setting} must be key=value, such as jpeg=75")
-        try:
-            content[key] = parse_value(value)
-        except (ValueError, YAMLError) as error:
-            raise InputError(f"{source}: {' '.join(str(error).split())}") from None
-    return checked(DegradeSpec, content, source)

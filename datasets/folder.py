@@ -129,11 +129,6 @@ def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
     return named
 
 
-def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, PairedFolder]:
-    """Data sets by name, LR made from HR. Raises InputError as PairedFolder does, and for equal names."""
-    return {name: PairedFolder(folder, None, scale) for name, folder in named_folders(folders).items()}
-
-
 def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:
     """Cut (..., H, W) at the left/top to the size that LR gives. Raises InputError if it is not about that size."""
     check_sides(hr.shape[-2:], lr.shape[-2:], scale, path, lr_path)
@@ -161,9 +156,7 @@ def check_stored(hr: Sequence[Path], lr: Sequence[Path], scale: float) -> None:
         check_sides(*unfit[0], unfit=len(unfit))
 
 
-def check_sides(
-    hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path, unfit: int = 1
-) -> None:
+def check_sides(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path, unfit: int = 1) -> None:
     """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives.
 
     `unfit` is how many pairs do not fit.

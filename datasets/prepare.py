@@ -3,9 +3,7 @@
 What exists is kept, so that an interrupted command goes on where it stopped; to use other options, delete it first.
 """
 
-import argparse
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -17,7 +15,7 @@ import torch
 
 from datasets.degrade import Degradation, after_shrinking, blurred, way_of
 from datasets.folder import lr_size, mod_crop
-from utils.cli import Parser
+from utils.cli import say
 from utils.config import DegradeSpec
 from utils.decode import is_whole, read_image, stored_size
 from utils.encode import write_image
@@ -58,7 +56,7 @@ def data_augmentation(source: Path, output: Path, scales: Sequence[float], min_s
         if targets:
             recipes.append(Recipe(path, [*targets], partial(augment, targets=targets)))
     if left_out:
-        print(f"{left_out} images are left out: they would have a side under {min_size} pixels")
+        say(f"{left_out} images are left out: they would have a side under {min_size} pixels")
     make_all(recipes, source, [output], workers)
 
 
@@ -188,7 +186,7 @@ def make_all(
     # where all exists no worker need be started; but to verify takes time, and belongs to the work
     outcome = run_jobs([job for job in jobs if verify or not all(map(there, job.outputs))], workers)
     outcome.check()
-    print(f"{folders[0]}: {len(outcome.made)} images done, {len(jobs) - len(outcome.made)} were done already")
+    say(f"{folders[0]}: {len(outcome.made)} images done, {len(jobs) - len(outcome.made)} were done already")
 
 
 def make_missing(recipe: Recipe, there: Callable[[Path], bool]) -> bool:
@@ -199,14 +197,3 @@ def make_missing(recipe: Recipe, there: Callable[[Path], bool]) -> bool:
         if not there(path):
             write_image(path, pixels)
     return True
-
-
-def folders_parser(description: str, source: str, output: str) -> Parser:
-    """A parser with the options all jobs share; `source` and `output` say what the folders hold."""
-    parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = f"{description} Images that exist in the output are kept."
-    required = partial(parser.add_argument, type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR")
-    required("--input", help=source)
-    required("--output", help=output)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images done at a time")
-    return parser

@@ -1,6 +1,7 @@
 """Several evaluations beside each other, in one table and one plot: models, settings, data sets, scales.
 
 A comparison of the same folders replaces its own table and plot; one of other folders gets a folder of its own.
+To see by how much two of them differ image by image, and how sure that is, use evaluation.differences.
 
 python -m evaluation.compare results/bicubic/Set14-x4 results/carn-x4/Set14-x4 results/carn-pcsr-phase1/Set14-x4
 """
@@ -24,7 +25,7 @@ from utils.files import write_atomic
 
 
 class Results(NamedTuple):
-    """One evaluation."""
+    """The results of one evaluation."""
 
     folder: Path
     images: pd.DataFrame  # its images.csv
@@ -35,7 +36,7 @@ class Results(NamedTuple):
         return {key: set(names) for key, names in self.images.groupby(["dataset", "scale"])["image"]}
 
     def summary(self) -> pd.DataFrame:
-        """The means, with what they are of."""
+        """The means, with the model, its backbone and the folder."""
         known = {"backbone": self.record.get("backbone"), "folder": str(self.folder)}
         return summarise(self.images).assign(model=self.record.get("model", self.folder.resolve().parent.name), **known)
 
@@ -50,7 +51,7 @@ def read_results(folder: Path) -> Results:
 
 
 def check_comparable(one: Results, other: Results) -> None:
-    """Raises InputError if both have a data set, and its PSNR is not of the same images under the same protocol."""
+    """Raises InputError if both have a data set in common, but not its images or the protocol."""
     first, second = one.names(), other.names()
     shared = first.keys() & second.keys()
     differ = incomparable(one.record, other.record)
@@ -63,9 +64,9 @@ def check_comparable(one: Results, other: Results) -> None:
 
 
 def compare_results(results: Sequence[Results]) -> pd.DataFrame:
-    """A row per setting of each evaluation, those of one data set together.
+    """A row for each setting of each evaluation, grouped by data set.
 
-    Models of one name are told apart by their folder. Raises InputError for what cannot be compared.
+    Models of the same name are told apart by their folders. Raises InputError if evaluations cannot be compared.
     """
     for one, other in combinations(results, 2):
         check_comparable(one, other)

@@ -16,6 +16,7 @@ from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, found, load_model
+from utils.cli import say
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
@@ -25,27 +26,27 @@ from utils.jobs import tell
 from utils.resize import downscale
 
 COMPARISON = "comparison.png"
-WARM_UP = 128  # LR pixels on a side, enough for the first call's set-up and memory
+WARMED_UP = 128  # LR pixels on a side of a first, untimed call: enough for set-up and memory, as seconds are shown
 
 
 def original_beside(backbone: str, scale: float, path: str | None = None) -> OriginalModel | None:
-    """The original model of a path or, of none, the backbone's; that is None without weights or at another scale.
+    """The original model at a path, or else that of the backbone: None if it has no weights or another scale.
 
-    Says which. Raises InputError for another kind of model, and if the path's has another scale.
+    A line says which model is taken. Raises InputError if the path holds another kind of model or another scale.
     """
     folder = found(path or SAVE / f"{backbone}-x4")
     if path is None and not (folder / WEIGHTS).exists():
-        print(f"left out the original model: no weights in {folder}; --original names others")
+        say(f"left out the original model: no weights in {folder}, and no other model is named")
         return None
     model, _ = load_model(folder)
     if not isinstance(model, OriginalModel):
         raise InputError(f"{folder}: not an original model")
     if model.scale != scale:
         if path is not None:
-            raise InputError(f"--original {path}: does x{model.scale} only; give --scale {model.scale} or leave it out")
-        print(f"left out the original model: {folder} does x{model.scale} only")
+            raise InputError(f"{path}: an original model of x{model.scale} only; use that scale or another model")
+        say(f"left out the original model: {folder} only works at x{model.scale}")
         return None
-    print(f"original model: {folder}")
+    say(f"original model: {folder}")
     return model
 
 
@@ -59,9 +60,9 @@ def simulate(
 ) -> pd.DataFrame:
     """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
 
-    Bicubic comes first. Each setting has a panel. Below, the place that place_shown names is magnified for all of them.
-    `opacity` is that of the assignment's colours, in [0,1]. A line on stderr says what of the file is left out. Raises
-    InputError for an image that cannot be read or is too small.
+    Bicubic comes first. Each setting has a panel, and a row below all panels magnifies the place that place_shown
+    chooses. `opacity` is that of the assignment's colours, in [0,1]. A line on stderr reports what is left out of the
+    file. Raises InputError for an image that cannot be read or is too small.
     """
     image = read_image(path, accept_damaged)
     if notes := notes_on_colours(image):
@@ -70,7 +71,7 @@ def simulate(
     lr = downscale(hr, scale)
     results = []
     for restore in (bicubic_restorer(scale), *restores):
-        restore(lr[..., :WARM_UP, :WARM_UP])  # the first call pays for set-up
+        restore(lr[..., :WARMED_UP, :WARMED_UP])
         results += restore(lr)
     table = image_table([measure(path.stem, each, hr, Protocol(scale)) for each in results], path.stem, scale)
     files = {"hr": to_pixels(hr), "lr": to_pixels(lr)}

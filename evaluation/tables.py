@@ -12,7 +12,7 @@ import pandas as pd
 from utils.files import write_atomic
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # which takes long to import
+    from matplotlib.figure import Figure  # it takes long to import
 
 
 class Column(NamedTuple):
@@ -37,9 +37,9 @@ COLUMNS = {
 
 
 def format_columns(table: pd.DataFrame, names: Sequence[str], more: Mapping[str, Column] | None = None) -> str:
-    """These columns of a table for a terminal: as COLUMNS and `more` say, others as they are.
+    """Columns of a table for a terminal, formatted as COLUMNS and `more` say, or else as they are.
 
-    A missing number is a dash, and a column in which all are missing is left out.
+    A missing number is shown as a dash, and a column in which all are missing is left out.
     """
     known, shown = {**COLUMNS, **(more or {})}, {}
     for name in names:
@@ -52,7 +52,7 @@ def format_columns(table: pd.DataFrame, names: Sequence[str], more: Mapping[str,
 
 
 def table_json(table: pd.DataFrame) -> str:
-    """One line, a list with an object per row; what is not finite is null, which JSON can say."""
+    """One line, a list with an object per row; numbers that are not finite become null, as JSON has none."""
 
     def finite(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -146,6 +146,6 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
 
 
 def taken_from(spec: OriginalSpec | PCSRSpec) -> dict[str, object]:
-    """What of a model decides whether start_from can take its weights."""
+    """The values of a spec that must agree if start_from is to take the weights."""
     known = {key: value for key, value in facts(spec).items() if key not in ("kind", "upsamplers", "classifier")}
     return {**known, "heavy upsampler": spec.upsamplers[-1]} if isinstance(spec, PCSRSpec) else known

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -20,20 +20,31 @@ from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.cli import tell
-from utils.config import Config, DataSpec, listed
+from utils.config import Config, DataSpec, TrainSpec, listed
 from utils.dist import Ranks
 from utils.image import Array, to_pixels
 
-LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}  # of a Row
-DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # by PCSR models
+# names in the log -> fields of a Row; the second ones only for PCSR models
+LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}
+DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}
 
 
 class Validation(NamedTuple):
-    means: dict[str, float]  # over the images of all processes; without what was not measured
+    """The results of one validation."""
+
+    means: dict[str, float]  # over the images of all processes; a measure that was not taken is missing
     pictures: dict[str, Array]  # by name, of this process's first images
 
 
 Validate = Callable[[OriginalModel | PCSR], Validation]
+
+
+def is_best(spec: TrainSpec, psnr: float, before: Iterable[float]) -> bool:
+    """Whether a validation is the best so far: the one with the highest PSNR.
+
+    In phase 1 it is always the newest, as PSNR alone would choose the weights that make the most pixels heavy.
+    """
+    return spec.phase == 1 or not any(earlier >= psnr for earlier in before)
 
 
 def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
@@ -64,8 +75,8 @@ def in_doubt(folder: PairedFolder, pairs: Sequence[Pair]) -> list[str]:
 def open_validation(config: Config, ranks: Ranks) -> Validate:
     """Read this process's share of the validation images. Raises InputError if they cannot be used.
 
-    The result works on a copy: what evaluation does to a model (eval mode, another memory layout) does not reach the
-    one that is trained.
+    The function that is returned works on a copy, because evaluation changes a model (eval mode, memory layout), and
+    the one that is trained must stay as it is.
     """
     data, spec = config.data, config.train
     pairs, (_, scale) = validation_pairs(data, ranks), data.scales

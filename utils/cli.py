@@ -1,4 +1,4 @@
-"""What all commands share: their options, lines for people, and how they end.
+"""All commands share this: how they read options, how they print lines for people, and how they end.
 
 Bad input ends a command with one line and exit code 2, never with a traceback.
 """
@@ -19,13 +19,14 @@ from tqdm import tqdm
 from utils.errors import InputError, StoppedError
 
 NO_MEMORY = re.compile("can't allocate memory|out of memory")  # how torch says it
-LONGEST_LINE = 1500  # characters of the line that a command ends with, longer ones lose their middle
+LONGEST_LINE = 1500  # characters of an error line; a longer one loses its middle
+# a negative number in any notation: argparse itself knows -1 and -1.5 alone, and takes -inf for an option
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNORECASE)
-TWO_DASHES = re.compile("--[^=]+=--")  # argparse makes [] or "--" of it, as the version of Python has it
+TWO_DASHES = re.compile("--[^=]+=--")  # argparse reads its value as [] or as "--", depending on the version of Python
 
 
 class Store(argparse.Action):
-    """What argparse does with a value, but an option of several values that is given again adds to them."""
+    """Stores a value as argparse does, but an option of several values that is given again adds to its values."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         before = getattr(namespace, self.dest, self.default)
@@ -39,7 +40,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.register("action", None, Store)
-        self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
+        self._negative_number_matcher = NEGATIVE
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         for word in sys.argv[1:] if args is None else args:
@@ -52,35 +53,35 @@ class Parser(argparse.ArgumentParser):
 
 
 def plain_text(text: str) -> str:
-    """The type of an option whose value goes into files of other programs."""
+    """The type of an option whose text is written into files that other programs read."""
     if not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not one line of text")
     return text
 
 
 def say(line: str) -> None:
-    """A line on stdout, above the bar if there is one."""
+    """Print a line on stdout, above the progress bar if there is one."""
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()
 
 
 def tell(line: str) -> None:
-    """A line on stderr, above the bar if there is one."""
+    """Print a line on stderr, above the progress bar if there is one."""
     tqdm.write(" ".join(line.split()), file=sys.stderr)
 
 
 def print_error(message: str) -> None:
-    """One line, whose middle is left out if what the user gave is very long."""
+    """Print one line on stderr; the middle of a very long one is left out."""
     line = " ".join(message.split())
     shown = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
     print(f"error: {shown}", file=sys.stderr)
 
 
 def call(main: Callable[[], None]) -> None:
-    """Call a script's main. Raises InputError also for a file, or for memory, that the system does not let it have."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot say
+    """Call a script's main. Raises InputError also if the system refuses it a file or memory."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may have characters that the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    # tqdm's own lock is one between processes, and Python 3.14 warns of it where a process ends without clearing up
+    # by default tqdm's lock is shared between processes, and Python 3.14 warns of it if a process does not clean up
     tqdm.set_lock(threading.RLock())
     try:
         main()
@@ -92,7 +93,7 @@ def call(main: Callable[[], None]) -> None:
                 raise
         raise InputError(f"{error.filename or 'output'}: {error.strerror}") from error
     except (MemoryError, RuntimeError) as error:
-        if str(error).startswith("Symlink loop"):  # Python's own words, and a path
+        if str(error).startswith("Symlink loop"):  # pathlib's message, which names the path
             raise InputError(str(error)) from error
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             raise InputError("needs more memory than there is; try smaller pictures, patches or batches") from error
@@ -109,7 +110,7 @@ def run(main: Callable[[], None]) -> None:
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.code) from None
-    except BrokenPipeError:  # who reads the output, such as `head`, has enough
+    except BrokenPipeError:  # the reader, for example `head`, closed the pipe
         raise SystemExit(128 + signal.SIGPIPE) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

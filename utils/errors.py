@@ -1,11 +1,11 @@
 """What the user gave and cannot be used is an InputError, whose message is one line: what is wrong, and the remedy."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
-LONGEST_REASON = 200
-LISTED = 8  # known keys that a message names all of
+LONGEST_REASON = 200  # characters of the reason in it, which leaves room for the name of a file
+LISTED = 8  # up to this many known keys are listed in full
 
 
 class InputError(ValueError):
@@ -13,19 +13,25 @@ class InputError(ValueError):
 
 
 def one_line(place: object, reason: str) -> str:
-    """`place: reason`, cut so that it still is a line to read however long either is."""
+    """`place: reason`, both shortened so that the message fits on one line."""
     reason = " ".join(reason.split())
     reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
     return f"{ending(str(place), LONGEST - len(reason) - 2)}: {reason}"
 
 
 def ending(text: str, room: int) -> str:
-    """A text cut to so many characters; a path tells most at its end."""
+    """A text shortened to `room` characters; its end stays, because the end of a path tells most."""
     return text if len(text) <= room else "..." + text[3 - room :]
 
 
+def first_few(names: Sequence[str], count: int) -> str:
+    """Names for a message: `a, b, 3 more`."""
+    more = [f"{len(names) - count} more"] if len(names) > count else []
+    return ", ".join([*names[:count], *more])
+
+
 def suggested(key: str, known: Collection[str]) -> str:
-    """What may have been meant by an unknown key: the known ones that are close to it, or all if they are few."""
+    """The end of a message about an unknown key: the known keys that are close to it, or all if they are few."""
     unique = list(dict.fromkeys(known))
     some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > LISTED else unique)
     return f", one of: {some}" if some else "; the configs in configs/ show those that there are"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
-from datasets.prepare import extract_subimages, folders_parser
+from datasets.options import folders_parser
+from datasets.prepare import extract_subimages
 from utils.cli import run
 
 

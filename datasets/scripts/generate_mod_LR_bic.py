@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
-from datasets.degrade import add_degrade_option, asked_degradation
-from datasets.prepare import folders_parser, generate_mod_lr_bic
+from datasets.options import add_degrade_option, asked_degradation, folders_parser
+from datasets.prepare import generate_mod_lr_bic
 from utils.cli import run
 
 

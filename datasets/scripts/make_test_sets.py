@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
 from datasets.div8k import TEST_SETS, make_test_sets
-from datasets.prepare import folders_parser
+from datasets.options import folders_parser
 from utils.cli import run
 
 

@@ -10,8 +10,9 @@ from PIL import Image as Pillow
 
 from datasets.cache import open_caches
 from datasets.crops import Crops
-from datasets.degrade import Degradation, asked_degradation, blurred, compressed, degraded, noisy, way_of
+from datasets.degrade import Degradation, blurred, compressed, degraded, noisy, way_of
 from datasets.folder import PairedFolder
+from datasets.options import asked_degradation
 from datasets.prepare import generate_mod_lr_bic
 from tests.conftest import Cli, make_folder, photo
 from training.engine import patches

@@ -110,7 +110,7 @@ def test_the_original_model_may_be_named(cli: Cli, work: Path) -> None:
     assert (work / "results/demo/photo/original.png").exists()
     for options, message in (
         (["--original", "save/pcsr"], "save/pcsr: not an original model"),
-        (["--original", "mine", "--scale", 2], "--original mine: does x4 only"),
+        (["--original", "mine", "--scale", 2], "mine: an original model of x4 only"),
         (["--original", "mine", "--upscale"], "--original: is for a comparison"),
         (["--original", "mine", "--model", "mine"], "--original: goes with a PCSR model"),
     ):
