@@ -1,4 +1,4 @@
-"""What is checked before a training: its folders, all pairs of HR and LR files, and whether some pairs show the same."""
+"""Checks before a training: its folders, all pairs of HR and LR files, and whether some pairs show the same."""
 
 from collections.abc import Callable, Sequence
 from itertools import product

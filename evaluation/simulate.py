@@ -16,13 +16,12 @@ from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, found, load_model
-from utils.cli import say
+from utils.cli import say, tell
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import write_atomic
 from utils.image import Array, to_pixels, to_tensor
-from utils.jobs import tell
 from utils.resize import downscale
 
 COMPARISON = "comparison.png"
