@@ -69,7 +69,7 @@ def reach(network: nn.Module) -> int | None:
 def same_in_tiles(probe: Probe, halo: Halo) -> bool:
     """Whether tiles that see only their halo get the same values as in the whole image.
 
-    It tries a tile in the middle, at all places in a period, and one at each end, where a network may read the other end.
+    It tries a tile in the middle, at all places in a period, and one at each end: a network may read the other end there.
     """
     far, period = halo
     start, tile_width = far + period, -2 * far % period + 4 * period  # the halo then ends where a period ends
