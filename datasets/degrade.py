@@ -1,4 +1,4 @@
-"""LR images that are worse than HR made small: blurred, noisy, compressed. The blur is one of HR, the others are of LR.
+"""Degraded LR images: HR is blurred before it is shrunk, and LR gets noise and is compressed.
 
 HR -> blur -> antialiased bicubic, rounded to 8 bits -> noise -> JPEG -> LR
 """
@@ -24,13 +24,13 @@ SAMPLING_FACTORS = {
 
 
 class Degradation(NamedTuple):
-    """What happens to one image; nothing by default."""
+    """How one image is degraded; by default it is not."""
 
     blur: float = 0.0  # sigma in HR pixels
-    noise: float = 0.0  # sigma in levels
-    quality: int = 0  # of JPEG; 0: none
+    noise: float = 0.0  # sigma in levels of 8 bits
+    quality: int = 0  # of the JPEG; 0: no JPEG
     subsampling: int = 420
-    seed: int = 0  # of the noise
+    seed: int = 0  # for the noise
 
 
 def blurred(hr: Pixels, sigma: float) -> Pixels:
@@ -39,13 +39,13 @@ def blurred(hr: Pixels, sigma: float) -> Pixels:
 
 
 def noisy(lr: Pixels, sigma: float, seed: int) -> Pixels:
-    """White Gaussian noise, another in each channel; rounded and clipped."""
+    """White Gaussian noise, independent in each channel; rounded and clipped."""
     noise = np.random.Generator(np.random.Philox(seed)).normal(0, sigma, lr.shape)
     return np.rint(lr + noise).clip(0, 255).astype(np.uint8)
 
 
 def compressed(lr: Pixels, quality: int, subsampling: int = 420) -> Pixels:
-    """As a JPEG file gives it back. OpenCV makes the same values of small crops as Pillow, ten times as fast."""
+    """The image as a JPEG gives it back. OpenCV gives the same values for small crops as Pillow, ten times as fast."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLING_FACTORS[subsampling]]
     _, content = cv2.imencode(".jpg", lr[:, :, ::-1], options)
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)[:, :, ::-1]
@@ -57,9 +57,10 @@ def after_shrinking(lr: Pixels, way: Degradation) -> Pixels:
 
 
 def degraded(hr: Tensor, ways: Sequence[Degradation], shrink: Callable[[Tensor], Tensor]) -> Tensor:
-    """LR images of hr (b,3,H,W) in [0,1], each in its own way, or clean without any ways; `shrink` makes LR of 8 bits.
+    """LR images of hr (b,3,H,W) in [0,1], each degraded in its own way, or clean if there are no `ways`.
 
-    Blur, noise and JPEG are the CPU's work, so that a CUDA device is waited for if there is any.
+    `shrink` makes LR, rounded to 8 bits if there are ways. The CPU does blur, noise and JPEG: if any is due, it waits
+    for a CUDA device.
     """
     hr = each_image(lambda pixels, way: blurred(pixels, way.blur), hr, ways, [way.blur > 0 for way in ways])
     return each_image(after_shrinking, shrink(hr), ways, [way.noise > 0 or way.quality > 0 for way in ways])
@@ -68,7 +69,7 @@ def degraded(hr: Tensor, ways: Sequence[Degradation], shrink: Callable[[Tensor],
 def each_image(
     change: Callable[[Pixels, Degradation], Pixels], images: Tensor, ways: Sequence[Degradation], chosen: Sequence[bool]
 ) -> Tensor:
-    """The images (b,3,H,W) in [0,1] of which the chosen ones, rounded to 8 bits, are changed."""
+    """The images (b,3,H,W) in [0,1]; `change` is applied to the chosen ones, rounded to 8 bits."""
     numbers = np.flatnonzero(chosen).tolist()
     if not numbers:
         return images
@@ -79,7 +80,7 @@ def each_image(
 
 
 def draw_ways(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[Degradation]:
-    """A way for each of so many images, drawn evenly from the ranges."""
+    """A degradation for each of `count` images, drawn uniformly from the ranges."""
     clean = rng.random(count) < spec.clean
     blur, noise = rng.uniform(*spec.blur, count), rng.uniform(*spec.noise, count)
     quality = rng.integers(*(spec.jpeg or (0, 0)), count, endpoint=True)  # 0: no JPEG
@@ -89,6 +90,6 @@ def draw_ways(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[D
 
 
 def way_of(spec: DegradeSpec, name: str) -> Degradation:
-    """That of an image of this name, the same whenever it is asked for."""
+    """The degradation of an image, drawn from its name, so that it is always the same."""
     key = int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:8])
     return draw_ways(spec, np.random.Generator(np.random.Philox(key)), 1)[0]

@@ -21,7 +21,7 @@ def folders_parser(description: str, source: str, output: str) -> Parser:
     required = partial(parser.add_argument, type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR")
     required("--input", help=source)
     required("--output", help=output)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images done at a time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images at the same time")
     return parser
 
 
