@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from datasets.degrade import Pixels
 from datasets.folder import PairedFolder
 from utils.config import DataSpec, listed
 from utils.errors import InputError
@@ -15,7 +15,6 @@ from utils.files import check_separate, list_images
 SAMPLED = 8  # so many pairs are compared, which is enough to notice a wrong folder
 MIDDLE = 256  # of each image a square in the middle is compared, so many LR pixels on a side
 FAINT = 25.0  # levels: a smaller difference may be noise, or the image shows too little to tell
-Pixels = NDArray[np.uint8]
 
 
 def check_data(spec: DataSpec) -> list[str]:

@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from utils.about import IPTC, RAW_IPTC
 from utils.chunks import COMMENT, XMP, Chunk, key, resolution_chunk, value, with_chunks
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
-from utils.metadata import with_resolution
+from utils.metadata import IPTC, RAW_IPTC, with_resolution
 from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
