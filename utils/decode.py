@@ -26,8 +26,8 @@ from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # Pillow may only try these
 PNG, WEBP = b"\x89PNG", b"WEBP"
 WEBP_REACH = 8  # rows above the first damaged one that may be wrong too, because blocks are smoothed at their edges
-# A JPEG usually has about ten scans. Each may take few bytes in the file, but the decoder passes over all pixels for it:
-# a small file with very many scans would keep it busy for very long.
+# A JPEG usually has about ten scans. Each may take few bytes in the file, but the decoder passes over all pixels for
+# it, so that a small file with very many scans would keep it busy for very long.
 SCANS = 100
 # bytes that are found at the beginning of files of other kinds
 UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
