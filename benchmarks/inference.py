@@ -37,8 +37,9 @@ from benchmarks.ways import IN_HALF, SETTINGS, Way, load_models, peak_mb, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
 from evaluation.metrics import psnr
-from evaluation.tables import Column, figure_png, format_columns, table_json, write_csv
+from evaluation.tables import Column, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
+from inference.visual import figure_png
 from utils.cli import run
 from utils.decode import read_image
 from utils.device import pick_device

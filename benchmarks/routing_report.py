@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.common import protocol, title
-from evaluation.tables import figure_png
+from inference.visual import figure_png
 
 STYLES = {
     "random": "k:",

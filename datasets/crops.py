@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.cache import Caches
-from datasets.degrade import Degradation, draw_ways
+from datasets.degrade import Degradation, draw_degradations
 from datasets.folder import check_sides
 from datasets.pairs import doubts
 from datasets.pool import Pool, Whole, lr_numbers
@@ -70,12 +70,12 @@ class Crops:
         steps = self.lr.steps(*self.places(iteration), self.patch_size)
         return self.lr.squares(steps[:, self.rank :: self.world], self.patch_size)
 
-    def ways(self, iteration: int) -> list[Degradation]:
+    def degradations(self, iteration: int) -> list[Degradation]:
         """The degradation of each LR patch in this process' share; empty if there is none."""
         if self.degrade is None:
             return []
         rng = np.random.Generator(np.random.Philox((self.seed, 3, iteration)))
-        return draw_ways(self.degrade, rng, self.total)[self.rank :: self.world]
+        return draw_degradations(self.degrade, rng, self.total)[self.rank :: self.world]
 
     def size(self, iteration: int) -> int:
         """The side P of the HR patches: patch_size times a scale drawn uniformly from the range, rounded.

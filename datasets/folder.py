@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from datasets.degrade import degraded, way_of
+from datasets.degrade import degradation_of, degraded
 from utils.config import DegradeSpec
 from utils.decode import read_image, stored_size
 from utils.errors import InputError
@@ -109,8 +109,8 @@ class PairedFolder:
         hr, lr = self.read(number)
         if lr is None:
             shrink = partial(downscale, scale=self.scale, eight_bit=not self.float_lr)
-            ways = [way_of(self.degrade, self.names[number])] if self.degrade else []
-            lr = degraded(hr, ways, shrink)
+            degradations = [degradation_of(self.degrade, self.names[number])] if self.degrade else []
+            lr = degraded(hr, degradations, shrink)
         return Pair(self.names[number], hr, lr)
 
 

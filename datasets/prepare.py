@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.degrade import Degradation, after_shrinking, blurred, way_of
+from datasets.degrade import Degradation, after_shrinking, blurred, degradation_of
 from datasets.folder import lr_size, mod_crop
 from utils.cli import say
 from utils.config import DegradeSpec
@@ -88,8 +88,8 @@ def generate_mod_lr_bic(
     for path in list_images(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
         check_stored_scale(path, lr, scale)
-        way = way_of(degrade, path.stem) if degrade else Degradation()
-        make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8, way=way)
+        how = degradation_of(degrade, path.stem) if degrade else Degradation()
+        make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8, degradation=how)
         recipes.append(Recipe(path, [hr, lr] if hr else [lr], make))
     make_all(recipes, source, [output, mod_output] if mod_output else [output], workers)
 
@@ -128,7 +128,7 @@ def make_pair(
     source: Path,
     scale: float,
     matlab_uint8: bool = False,
-    way: Degradation = Degradation(),  # noqa: B008 - it cannot be changed
+    degradation: Degradation = Degradation(),  # noqa: B008 - it cannot be changed
 ) -> Files:
     """HR cut to fit the scale, if its path is given, and LR as the evaluation makes it: 8 bits, even if HR has 16."""
     fitting = crop_to_fit(pixels, scale, source)
@@ -136,14 +136,14 @@ def make_pair(
         raise InputError(f"{source}: 16 bits per channel; matlab_uint8 takes 8")
     if hr:
         yield hr, fitting
-    if way.blur:
-        fitting = blurred(to_pixels(to_tensor(fitting)), way.blur)
+    if degradation.blur:
+        fitting = blurred(to_pixels(to_tensor(fitting)), degradation.blur)
     if matlab_uint8:
         size = (round(fitting.shape[0] / scale), round(fitting.shape[1] / scale))
         small = by_channel(fitting, lambda plane: imresize_matlab_uint8(torch.from_numpy(plane), size).numpy())
     else:
         small = by_channel(fitting, lambda plane: to_pixels(downscale(to_tensor(plane), scale)))
-    yield lr, after_shrinking(small, way)
+    yield lr, after_shrinking(small, degradation)
 
 
 def shrink(pixels: Array, size: tuple[int, int]) -> Array:
