@@ -12,7 +12,7 @@ from torch import Tensor
 from models.grid import bilinear, grid_over
 from utils.errors import InputError
 
-DITHER = 0.5  # of a rank: random numbers below it order the pixels of one patch, but not two patches
+DITHER = 0.5  # random numbers below this part of a rank order the pixels of one patch, but not two patches
 
 
 def heaviest(score: Tensor, share: float) -> Tensor:

@@ -1,7 +1,7 @@
 """The images of a training folder, decoded once: a file of their pixels, mapped into memory and shared by processes.
 
 data/train.cache/pixels-0123456789abcdef.bin   RGB uint8, image after image, row by row
-data/train.cache/index.json                    what images these are, and where each lies
+data/train.cache/index.json                    the names of the images, and the place of each
 
 The name of the file of pixels is made from the images: a process that still maps old pixels never meets new ones, and
 processes that build the same cache at the same time do no harm, because they write the same.
@@ -35,7 +35,7 @@ ABANDONED = 3600.0  # seconds: a temporary file that was not written to for so l
 
 
 class Source(NamedTuple):
-    """An image file as it was when it was decoded; a link stands for what it points to."""
+    """An image file as it was when it was decoded; for a link, the file that it points to."""
 
     name: str  # its path in the folder
     size: int  # bytes

@@ -28,7 +28,7 @@ class Degradation(NamedTuple):
 
     blur: float = 0.0  # sigma in HR pixels
     noise: float = 0.0  # sigma in levels of 8 bits
-    quality: int = 0  # of the JPEG; 0: no JPEG
+    quality: int = 0  # JPEG quality; 0: no JPEG
     subsampling: int = 420
     seed: int = 0  # for the noise
 

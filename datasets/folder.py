@@ -20,7 +20,7 @@ MIN_SIDE = 2  # LR pixels; a smaller image cannot be restored
 
 
 class Pair(NamedTuple):
-    """One evaluation image; lr is what the model gets."""
+    """One evaluation image; the model gets lr."""
 
     name: str
     hr: Tensor  # (1,3,H,W) in [0,1]
@@ -144,8 +144,8 @@ def fits(hr: Sequence[int], lr: Sequence[int], scale: float) -> bool:
 def check_stored(hr: Sequence[Path], lr: Sequence[Path], scale: float) -> None:
     """Compare the sizes that the files of all pairs claim; none is decoded, so that it takes about a second for 1000.
 
-    Raises InputError for the first pair that does not fit. What only decoding shows is left to it: a photograph that
-    lies on its side, and what cannot be read.
+    Raises InputError for the first pair that does not fit. Files that cannot be read, and photographs that lie on their
+    side, are only found when they are decoded.
     """
     unfit = []
     for path, lr_path in zip(hr, lr, strict=True):

@@ -8,10 +8,10 @@ from utils.image import check_claim
 
 Chunk = tuple[bytes, bytes]  # name, content
 SIGNATURE, HEADER = 8, 33  # bytes: the signature; the signature with the first chunk, IHDR
-LONGEST_TEXT = 1 << 24  # bytes: what unpacks to more is not read
+LONGEST_TEXT = 1 << 24  # bytes: a longer text is only read so far
 XMP = b"XML:com.adobe.xmp"
 # gamma and primaries of sRGB as libpng writes them: a program that ignores them shows the same colours
-PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # of sRGB: white, red, green and blue, x and y
+PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # x and y of sRGB's white, red, green and blue
 SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIES)}
 WHOLE = ((0, 0, 1, 1),)  # the passes of an image: left, top, and the steps across and down
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))

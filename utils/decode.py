@@ -138,7 +138,7 @@ def is_whole(path: Path) -> bool:
 
 
 def decode_image(content: bytes, damaged: bool = False) -> Image:
-    """Decode the content of a file; what is there of a TIFF, if it is damaged. Raises whatever the decoders raise."""
+    """Decode the content of a file; with `damaged`, a TIFF as far as possible. Raises whatever the decoders raise."""
     if content[8:12] == WEBP and 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise ValueError("truncated")
     file = opened(io.BytesIO(content))

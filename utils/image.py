@@ -18,14 +18,14 @@ from torch import Tensor
 
 Array = NDArray[Any]  # uint8 or uint16
 
-MAX_PIXELS = 2**30  # of an image that is read or made; OpenCV has the same limit
+MAX_PIXELS = 2**30  # an image that is read or made has no more; OpenCV has the same limit
 HARMLESS = 2**25  # pixels: smaller images may claim any size, as they cannot fill the memory
 PACKED = 2**14  # pixels per byte of file that are believed; a PNG of one bit and one colour reaches 8256
 
-# OpenCV, Pillow and Pillow's libtiff print what they also return or raise. OpenCV's libpng cannot be told to be silent:
-# it only gets what it has nothing to say about, see utils.chunks.bare.
+# OpenCV, Pillow and Pillow's libtiff print errors that they also return or raise; here they are silenced.
+# OpenCV's libpng cannot be silenced, and only gets data that cause no message, see utils.chunks.bare.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # handlers that the program has set up still get it
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # handlers that a program has set up still get the messages
 with suppress(AttributeError, OSError):  # a Pillow without libtiff, or one that does not show its functions
     for _setter in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
         getattr(ctypes.CDLL(_imaging.__file__), _setter)(None)
@@ -58,7 +58,7 @@ class Image:
     xmp: bytes | None = None  # the same
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch of the print, across and down
-    chunks: tuple[tuple[bytes, bytes], ...] = ()  # of a PNG: texts, and the meaning of the values as colours
+    chunks: tuple[tuple[bytes, bytes], ...] = ()  # chunks of a PNG: texts, and the meaning of the values as colours
     notes: tuple[str, ...] = ()  # for people: things that were left out or changed in reading the file
 
     @property

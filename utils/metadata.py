@@ -34,7 +34,7 @@ MARK_TAG = ExifTags.Base.ProcessingSoftware
 GRAY, RGB = b"GRAY", b"RGB "  # colour spaces as the header of a profile names them
 X_RESOLUTION = 282  # a tag of EXIF
 IPTC = 0x0404  # its number among the resources of Photoshop, in which a JPEG stores it
-# keywords of text chunks in which older programs store what has chunks of its own by now
+# keywords of text chunks in which older programs store EXIF, XMP and ICC; today these have chunks of their own
 RAW = b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp", b"Raw profile type icc"
 RAW_IPTC = b"Raw profile type iptc"
 # segments of a JPEG that are read, or that say how its pixels are stored
