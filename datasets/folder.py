@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from datasets.degrade import degraded, way_of
+from datasets.degrade import degradation_of, degraded
 from utils.config import DegradeSpec
 from utils.decode import read_image, stored_size
 from utils.errors import InputError
@@ -16,11 +16,11 @@ from utils.files import data_name, list_images
 from utils.image import to_tensor
 from utils.resize import downscale, scaled_size
 
-MIN_SIDE = 2  # LR pixels; less is no image to restore
+MIN_SIDE = 2  # LR pixels; a smaller image cannot be restored
 
 
 class Pair(NamedTuple):
-    """One evaluation image; lr is what the model gets."""
+    """One evaluation image; the model gets lr."""
 
     name: str
     hr: Tensor  # (1,3,H,W) in [0,1]
@@ -28,9 +28,9 @@ class Pair(NamedTuple):
 
 
 def by_stem(paths: Sequence[Path], folder: str | Path, strip_marker: bool = False) -> dict[str, Path]:
-    """Files by their place in the folder, without suffix, and if asked without an LR marker such as `x4` or `_x2.5`.
+    """Files by their path in the folder, without suffix, and optionally without an LR marker such as `x4` or `_x2.5`.
 
-    Raises InputError if two have the same.
+    Raises InputError if two files get the same name.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -43,7 +43,7 @@ def by_stem(paths: Sequence[Path], folder: str | Path, strip_marker: bool = Fals
 
 
 def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path]) -> list[Path]:
-    """For each HR image, by_stem, that of the LR images in a folder. Raises InputError if there is none."""
+    """The LR image of each HR image, which are given by_stem. Raises InputError if one is missing."""
     found = by_stem(paths, folder)
     if not hr.keys() <= found.keys():
         found = by_stem(paths, folder, strip_marker=True)
@@ -55,11 +55,11 @@ def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path])
 class PairedFolder:
     """Iterates over evaluation pairs, in the order of the HR names, one in memory at a time.
 
-    With `below` the images in subfolders belong to them. Of several processes each gets its share, every `world`-th
-    image from the `rank`-th on, which may be none.
+    With `below` the images in subfolders count too. If there are several processes, each gets a share: every `world`-th
+    image from the `rank`-th on. A share may be empty.
 
     Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`, and
-    degraded if that is asked for, in a way that depends on their names.
+    degraded if `degrade` is given, in a way that depends on their names.
     HR is cut at the left and top to a multiple of the scale (for one that is not an integer: to the size LR implies).
     Raises InputError for a missing or empty folder, an HR image without an LR one, and a pair that does not fit.
     """
@@ -92,12 +92,12 @@ class PairedFolder:
         return (self.load(number) for number in range(len(self)))
 
     def check(self) -> None:
-        """Decode everything once. Raises InputError for what iterating would raise it for."""
+        """Decode everything once. Raises InputError wherever iterating would raise it."""
         for number in range(len(self)):
             self.read(number)
 
     def read(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """HR cut to fit, and LR if there are files of it."""
+        """HR, cut to fit, and LR if it is read from a file."""
         path, lr_path = self.hr_paths[number], self.lr_paths[number]
         hr = to_tensor(read_image(path).pixels)
         if lr_path is None:
@@ -109,13 +109,13 @@ class PairedFolder:
         hr, lr = self.read(number)
         if lr is None:
             shrink = partial(downscale, scale=self.scale, eight_bit=not self.float_lr)
-            ways = [way_of(self.degrade, self.names[number])] if self.degrade else []
-            lr = degraded(hr, ways, shrink)
+            degradations = [degradation_of(self.degrade, self.names[number])] if self.degrade else []
+            lr = degraded(hr, degradations, shrink)
         return Pair(self.names[number], hr, lr)
 
 
 def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
-    """Folders by the name of their data set. Raises InputError for equal names, and for a folder that comes twice."""
+    """Folders by the name of their data set. Raises InputError for equal names and for a folder that is named twice."""
     named: dict[str, str] = {}
     for folder in map(str, folders):
         name = data_name(folder)
@@ -144,8 +144,8 @@ def fits(hr: Sequence[int], lr: Sequence[int], scale: float) -> bool:
 def check_stored(hr: Sequence[Path], lr: Sequence[Path], scale: float) -> None:
     """Compare the sizes that the files of all pairs claim; none is decoded, so that it takes about a second for 1000.
 
-    Raises InputError for the first pair that does not fit. What only decoding shows is left to it: a photograph that
-    lies on its side, and what cannot be read.
+    Raises InputError for the first pair that does not fit. Files that cannot be read, and photographs that lie on their
+    side, are only found when they are decoded.
     """
     unfit = []
     for path, lr_path in zip(hr, lr, strict=True):

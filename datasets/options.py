@@ -15,13 +15,13 @@ from utils.parse import checked, parse_value
 
 
 def folders_parser(description: str, source: str, output: str) -> Parser:
-    """The options that all scripts share; `source` and `output` say in the help what the folders hold."""
+    """The options that all scripts share; `source` and `output` are the help texts of the folders."""
     parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.description = f"{description} Images that exist in the output are kept."
     required = partial(parser.add_argument, type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR")
     required("--input", help=source)
     required("--output", help=output)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images done at a time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images at the same time")
     return parser
 
 
@@ -31,7 +31,7 @@ def add_degrade_option(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_degradation(settings: Sequence[str] | None) -> DegradeSpec | None:
-    """What the user asks for with --degrade, None without it. Raises InputError if that cannot be understood."""
+    """The degradation that --degrade describes, None without it. Raises InputError for a wrong description."""
     if not settings:
         return None
     content, source = {}, f"--degrade {' '.join(settings)}"

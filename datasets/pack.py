@@ -1,7 +1,7 @@
-"""Random crops of a training folder in one file, to be carried to another machine; and back to a folder there.
+"""Random crops of a training folder in one file, which can be carried to another machine and unpacked there.
 
 The file is numpy's compressed .npz with one array, `differences` (n,P,P,3) uint8: each pixel minus its left neighbour,
-modulo 256. In this form photographs take about half as much room as raw pixels.
+modulo 256. In this form photographs take about half the space of raw pixels.
 """
 
 import io
@@ -37,7 +37,7 @@ def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
             top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
             crops[filled] = pixels[top : top + size, left : left + size]
             filled += 1
-    rng.shuffle(crops)  # so that the last ones, which may be kept for validation, are of all images
+    rng.shuffle(crops)  # so that the last crops, which may be used for validation, come from all images
     crops[:, :, 1:] -= crops[:, :, :-1].copy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, differences=crops)

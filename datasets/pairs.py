@@ -1,21 +1,20 @@
-"""Checks before a training: its folders, all pairs of HR and LR files, and whether some pairs show the same."""
+"""Checks before a training: of its folders, of all pairs of HR and LR files, and whether some pairs show the same."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from datasets.degrade import Pixels
 from datasets.folder import PairedFolder
 from utils.config import DataSpec, listed
 from utils.errors import InputError
 from utils.files import check_separate, list_images
 
-SAMPLED = 8  # pairs
-MIDDLE = 256  # LR pixels on a side, in the middle of an image
-FAINT = 25.0  # levels: LR that differs by no more is noisy, or of an image that shows little
-Pixels = NDArray[np.uint8]
+SAMPLED = 8  # so many pairs are compared, which is enough to notice a wrong folder
+MIDDLE = 256  # LR pixels on a side of the square that is compared, in the middle of each image
+FAINT = 25.0  # levels: a smaller difference may be noise, or the image shows too little to tell
 
 
 def check_data(spec: DataSpec) -> list[str]:
@@ -47,7 +46,7 @@ def check_apart(val: Sequence[str], train: Sequence[str]) -> None:
 
 
 def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pixels, Pixels]], scale: int) -> list[str]:
-    """A warning if some pairs (HR, LR), of which a few are looked at, show different things."""
+    """A warning if some of the pairs (HR, LR) show different things; a few pairs are compared."""
     numbers = np.unique(np.linspace(0, len(files) - 1, SAMPLED).round().astype(int)).tolist() if files else []
     strange = [number for number in numbers if not alike(*images(number), scale)]
     if not strange:
@@ -59,7 +58,7 @@ def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pix
 
 
 def alike(hr: Pixels, lr: Pixels, scale: int) -> bool:
-    """Whether HR made small, whatever its brightness, is nearer to LR than a plain colour is, or near in any case."""
+    """Whether shrunk HR, whatever its brightness, is nearer to LR than a plain colour, or differs by at most FAINT."""
     height, width = (min(side, MIDDLE) for side in lr.shape[:2])
     top, left = (lr.shape[0] - height) // 2, (lr.shape[1] - width) // 2
     window = hr[scale * top : scale * (top + height), scale * left : scale * (left + width)]

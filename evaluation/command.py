@@ -105,7 +105,7 @@ def run_evaluation(
 
 
 def degradation(args: argparse.Namespace) -> DegradeSpec | None:
-    """What --degrade asks for. Raises InputError also for options that exclude it."""
+    """The degradation that --degrade describes. Raises InputError also for options that exclude it."""
     for option, given in (("--lr_data", args.lr_data), ("--float_lr", args.float_lr)):
         if args.degrade and given:
             raise InputError(f"--degrade: is for 8-bit LR that is made from HR; leave out {option}")

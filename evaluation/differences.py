@@ -34,7 +34,7 @@ class Measure(NamedTuple):
     """A measure that is compared, and how it is printed."""
 
     name: str  # its column in images.csv
-    prefix: str  # of its columns in the comparison
+    prefix: str  # with which its columns in the comparison begin
     unit: str
     form: str
     change: str  # how a difference is printed
@@ -105,8 +105,8 @@ def read_images(path: Path) -> Evaluation:
 
 
 def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
-    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b, and what a has more than b:
-    difference, of PSNR in dB, and ssim_difference.
+    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b; and a minus b: difference, which is
+    of PSNR in dB, and ssim_difference.
 
     Raises InputError, naming them, for images that only one of the two has.
     """

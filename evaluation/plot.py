@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from evaluation.tables import figure_png
+from inference.visual import figure_png
 
 STYLES = {"k": "o-", "budget": "s--", "adaptive": "*", "heavy": "^", "original": "D"}
 BICUBIC = "bicubic"  # has no FLOPs in either account, so it gets a mark at the edge

@@ -1,4 +1,4 @@
-"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON."""
+"""From rows to a report: CSV files, a printed table, a plot of PSNR over FLOPs, one line of JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -25,7 +25,7 @@ from utils.image import Array, to_pixels, to_tensor
 from utils.resize import downscale
 
 COMPARISON = "comparison.png"
-WARMED_UP = 128  # LR pixels on a side of a first, untimed call: enough for set-up and memory, as seconds are shown
+FIRST_CALL = 128  # LR pixels on a side of a first, untimed call: enough for set-up and memory, as seconds are shown
 
 
 def original_beside(backbone: str, scale: float, path: str | None = None) -> OriginalModel | None:
@@ -70,7 +70,7 @@ def simulate(
     lr = downscale(hr, scale)
     results = []
     for restore in (bicubic_restorer(scale), *restores):
-        restore(lr[..., :WARMED_UP, :WARMED_UP])
+        restore(lr[..., :FIRST_CALL, :FIRST_CALL])
         results += restore(lr)
     table = image_table([measure(path.stem, each, hr, Protocol(scale)) for each in results], path.stem, scale)
     files = {"hr": to_pixels(hr), "lr": to_pixels(lr)}

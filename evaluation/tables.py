@@ -1,18 +1,14 @@
-"""A table or a figure as text for a terminal, CSV, JSON or PNG."""
+"""A table as text for a terminal, as CSV or as JSON."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from utils.files import write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # it takes long to import
 
 
 class Column(NamedTuple):
@@ -63,10 +59,3 @@ def table_json(table: pd.DataFrame) -> str:
 def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
     """Write a table without its index, atomically. Raises InputError if that fails."""
     write_atomic(path, table.to_csv(index=False, float_format=float_format).encode(errors="backslashreplace"))
-
-
-def figure_png(figure: "Figure", dpi: int) -> bytes:
-    """A figure as PNG."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ import torch.nn.functional as F
 from inference.restore import Restored
 from utils.image import Array
 from utils.patches import bands
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # it takes long to import
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
 OPACITY = 0.6  # of the colour, over the gray image
@@ -74,6 +78,11 @@ def panel(
         for axis in (whole, detail):
             axis.set_axis_off()
     figure.supxlabel(about, fontsize=14)
+    return figure_png(figure, 100)
+
+
+def figure_png(figure: "Figure", dpi: int) -> bytes:
+    """A figure as PNG."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

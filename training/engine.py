@@ -144,7 +144,7 @@ def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tenso
     hr = crops.batch(iteration).float().div_(255)
     stored = crops.lr_batch(iteration)
     shrink = partial(downscale, scale=hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
-    lr = degraded(hr, crops.ways(iteration), shrink) if stored is None else stored.float().div_(255)
+    lr = degraded(hr, crops.degradations(iteration), shrink) if stored is None else stored.float().div_(255)
     return lr.contiguous(memory_format=torch.channels_last), hr
 
 

@@ -65,7 +65,7 @@ class Log:
                 self.write_lines()
 
     def begin(self, lines: Sequence[str]) -> None:
-        """Say what the run is."""
+        """Say the first lines of a run."""
         for line in lines:
             self.say(line)
 
@@ -153,7 +153,7 @@ class Log:
                 board.add_scalar(name, value, iteration)
 
     def open_board(self) -> SummaryWriter:
-        """Make the folder, and drop from its logs what this run repeats: the iterations after `start`."""
+        """Make the folder, and drop the iterations after `start` from its logs, because this run repeats them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         mark_job(self.folder)
         if self.lines.exists():

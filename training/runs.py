@@ -1,6 +1,6 @@
 """A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
-save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
+save/<name>/model.safetensors, config.yaml, metrics.csv   the files that are shipped
 save/<name>/best/                                         the same of the best validation so far, in phase 1 the newest
 save/<name>/val/                                          pictures of the newest validation, if they are asked for
 save/<name>/state/00012000.pth                            resumable training states, the last few

@@ -27,7 +27,7 @@ class OriginalSpec(Spec):
     kind: Literal["original"]
     backbone: str  # one of this project, or MODULE:NAME from outside
     width: PositiveInt
-    options: dict[str, Any] = Field(default_factory=dict)  # what else the backbone takes; its code declares them
+    options: dict[str, Any] = Field(default_factory=dict)  # further parameters of the backbone; its code declares them
     scale: int
 
 
@@ -101,7 +101,7 @@ class DegradeSpec(Spec):
     blur: Levels = (0, 0)  # sigma of a Gaussian in HR pixels
     noise: Levels = (0, 0)  # sigma in levels of 8 bits
     jpeg: Qualities | None = None
-    subsampling: Samplings = (420,)  # of the colours in the JPEG; one is drawn if several are given
+    subsampling: Samplings = (420,)  # how the JPEG stores colours; if several are given, one is drawn
     clean: float = Field(default=0.0, ge=0, le=1)  # share of the images that are left as they are
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class DataSpec(Spec):
     val_lr: Folders | None = None  # the same for `val`
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which one is drawn for each batch
     patch_size: PositiveInt  # LR pixels
-    batch_size: PositiveInt  # of all processes together
+    batch_size: PositiveInt  # samples of all processes together
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
     degrade: DegradeSpec | None = None  # if LR is made from HR; null: HR is shrunk, and nothing else
     cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
@@ -172,14 +172,14 @@ class TrainSpec(Spec):
     # passes in which a process works through its batch, to save memory; BatchNorm and the loss of the heavy share then
     # see the images of one pass at a time
     accumulation: PositiveInt = 1
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the average of the weights that is shipped; 0: no average
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # decay of the average that is shipped; 0: no average
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile
     kernels: bool = True  # in float32 on CPUs use our compiled kernels; false: PyTorch's convolutions
     seed: int = Field(default=0, ge=0)
     frozen_bn: bool = False  # BatchNorm keeps the statistics of `init`, and so computes as in evaluation
     sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not over each process' share
-    phase: Literal[0, 1] | None = None  # of a PCSR model; null: an original model
+    phase: Literal[0, 1] | None = None  # phase of PCSR training; null: an original model
     init: str | None = None  # weights to start from; phase 1 needs those of phase 0
     pixels_per_patch: PositiveInt | None = None  # the loss sees so many random HR pixels of each patch; null: all
     loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or other) loss

@@ -9,17 +9,16 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from utils.about import IPTC, RAW_IPTC
 from utils.chunks import COMMENT, XMP, Chunk, key, resolution_chunk, value, with_chunks
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
-from utils.metadata import with_resolution
+from utils.metadata import IPTC, RAW_IPTC, with_resolution
 from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
 HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
-QUALITY = 95  # of a JPEG, if the user asks for none
+QUALITY = 95  # JPEG quality, unless the user gives one
 
 
 def write_image(path: Path, pixels: Array, alpha: Array | None = None) -> None:
@@ -57,7 +56,7 @@ def save_image(path: Path, image: Image, quality: int | None = None) -> None:
 
 
 def encode(kind: str, array: Array, about: Image, quality: int | None) -> bytes | memoryview:
-    """The content of a file of (H,W) or (H,W,C), with the metadata of another image. Raises what the encoders raise."""
+    """The content of a file of (H,W) or (H,W,C), with the metadata of `about`. Raises whatever the encoders raise."""
     if kind == "TIFF":
         blocks = {34675: about.icc, 700: about.xmp, 33723: about.iptc}
         return encode_tiff(array, {tag: block for tag, block in blocks.items() if block}, about.exif, about.dpi)

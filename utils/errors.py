@@ -1,4 +1,4 @@
-"""What the user gave and cannot be used is an InputError, whose message is one line: what is wrong, and the remedy."""
+"""Bad input raises an InputError, whose message is one line that says what is wrong and how to set it right."""
 
 import difflib
 from collections.abc import Collection, Sequence

@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 64  # output rows per product: the matrix is banded, so a band ne
 
 @dataclass(frozen=True)
 class Taps:
-    """Which inputs each output reads, and with what weight."""
+    """The inputs that each output reads, and their weights."""
 
     index: Tensor  # (size, taps) int64, inside the image
     weight: Tensor  # (size, taps) float64, rows sum to 1

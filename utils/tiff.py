@@ -88,7 +88,7 @@ def exif_tags(exif: bytes | None) -> Iterator[tuple[int, Any]]:
 def check_strips(file: TiffImageFile, size: int) -> None:
     """Raises ValueError if strips or tiles lie beyond the `size` bytes, or leave some of the picture blank."""
     tags, area = file.tag_v2, file.width * file.height  # 258: BitsPerSample, 259: Compression, 284: PlanarConfiguration
-    if tags.get(259, 1) > 1:  # libtiff finds out what is missing, after it has taken the memory
+    if tags.get(259, 1) > 1:  # libtiff notices missing data only after it has taken the memory
         parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
         whole = all(offset + count <= size for offset, count in parts)
     else:
