@@ -69,7 +69,8 @@ def reach(network: nn.Module) -> int | None:
 def same_in_tiles(probe: Probe, halo: Halo) -> bool:
     """Whether tiles that see only their halo get the same values as in the whole image.
 
-    It tries a tile in the middle, at all places in a period, and one at each end: a network may read the other end there.
+    The test uses a tile in the middle, with all places in a period, and a tile at either end, where a network may read
+    pixels of the other end.
     """
     far, period = halo
     start, tile_width = far + period, -2 * far % period + 4 * period  # the halo then ends where a period ends
