@@ -26,6 +26,7 @@ class Queries(NamedTuple):
     """The HR pixels of a batch that the loss is taken over, N per image."""
 
     positions: int  # h*w
+    across: int  # w
     nearest: Tensor  # (b,N) LR pixel of its image
     coords: Tensor  # (b,N,4)
     target: Tensor  # (b,N,3)
@@ -60,8 +61,8 @@ def queries(lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None) -> Quer
     target = (hr - residual).permute(0, 2, 3, 1).flatten(1, 2)  # (b,H*W,3)
     if pixels_per_patch is None or pixels_per_patch >= height * width:
         target = target.contiguous()
-        return Queries(h * w, nearest.expand(batch, -1), coords.expand(batch, -1, -1), target)
+        return Queries(h * w, w, nearest.expand(batch, -1), coords.expand(batch, -1, -1), target)
     chosen = torch.rand(batch, height * width, device=lr.device).topk(pixels_per_patch, sorted=False).indices
     chosen = chosen.sort(1).values  # (b,N), in the order in which the tables lie in memory
     target = target.gather(1, chosen[..., None].expand(-1, -1, 3))
-    return Queries(h * w, nearest[chosen], coords[chosen], target)
+    return Queries(h * w, w, nearest[chosen], coords[chosen], target)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from models.blocks import OriginalModel
 from models.build import difference, facts, resolved
 from models.checkpoint import load_model
+from models.fast.accelerate import FastMLP
 from models.fast.fold import folded
+from models.fast.pixel_errors import pixel_errors
 from models.mlp import rows_of
 from models.pcsr import PCSR
-from training.losses import deviation, group_loss, summed
+from training.losses import deviation, group_loss, of_error, summed
 from training.queries import Group, queries
 from utils.config import OriginalSpec, PCSRSpec, TrainSpec
 from utils.dist import Ranks
@@ -45,13 +47,16 @@ class Phase0(Task[PCSR]):
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         (heavy,) = self.model.mlps()
-        groups = queries(lr, hr, self.spec.pixels_per_patch).groups(self.spec.loss)
+        chosen, loss = queries(lr, hr, self.spec.pixels_per_patch), self.spec.loss
+        table = heavy.project(rows_of(self.model.encode(lr)))  # (b*h*w,C)
+        if isinstance(heavy, FastMLP) and heavy.trains_from(table):
+            pixels = chosen.across, chosen.nearest, chosen.coords, chosen.target
+            return {"loss": of_error(pixel_errors(heavy, table, *pixels, absolute=loss == "l1"), loss).mean()}
 
         def reconstruction(tables: Sequence[Tensor], group: Group) -> Tensor:
-            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, self.spec.loss)
+            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, loss)
 
-        tables = [heavy.project(rows_of(self.model.encode(lr)))]
-        return {"loss": summed(reconstruction, tables, list(heavy.parameters()), groups)}
+        return {"loss": summed(reconstruction, [table], list(heavy.parameters()), chosen.groups(loss))}
 
 
 class Phase1(Task[PCSR]):

@@ -153,10 +153,14 @@ class FastSoftgateEncoder(SoftgateEncoder):
 
 
 class FastMLP(PixelMLP):
+    def trains_from(self, pre: Tensor) -> bool:
+        """Whether the kernels take what the first layer makes of this input, and have gradients for what follows."""
+        return bool(self.linears()[1:] and pre.numel() and trains(self, pre))
+
     def finish(self, pre: Tensor) -> Tensor:
-        rest = self.linears()[1:]
-        if not (rest and pre.numel() and trains(self, pre)):
+        if not self.trains_from(pre):
             return super().finish(pre)
+        rest = self.linears()[1:]
         rows = Rectified.apply(pre.flatten(0, -2), *(tensor for layer in rest for tensor in (layer.weight, layer.bias)))
         return rows.view(*pre.shape[:-1], -1)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-HEADERS = ("registers.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
+HEADERS = ("registers.h", "products.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
 # read with this module: a long run may first need them after the files have changed, and the structs with them
 SOURCES = {
     name: Path(__file__).with_name(name).read_text()
-    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "gate.cpp", *HEADERS)
+    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "pixel_errors.cpp", "gate.cpp", *HEADERS)
 }
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
