@@ -147,7 +147,7 @@ class Engine:
 
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
         """As models.grid.bilinear; compiled code where there is some."""
-        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid, self.compiled)
+        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid)
 
     def add(self, planes: Tensor, encoded: Encoded, grid: Grid, index: int, assignment: Tensor | None = None) -> None:
         """Add what MLP `index` gives to planes (b,n,H,W), at the pixels of assignment (b,H,W) that chose it."""
