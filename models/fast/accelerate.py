@@ -20,9 +20,9 @@ from models.carn import CARNEncoder, CascadingBlock, ResidualUnit
 from models.fast.build import load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.gate import Gated
-from models.fast.linear import Joined, Rectified
+from models.fast.linear import Joined, Rectified, as_image
 from models.fast.winograd import convolve, weight_gradients
-from models.mlp import PixelMLP
+from models.mlp import PixelMLP, rows_of
 from models.softgate import GatedBlock, SoftgateEncoder
 from models.srresnet import ResidualBlock, SRResNetEncoder
 
@@ -151,15 +151,27 @@ class FastGatedBlock(GatedBlock):
 class FastSoftgateEncoder(SoftgateEncoder):
     def fused(self, seen: Sequence[Tensor]) -> Tensor:
         if trains(self, seen[0]) or infers(seen[0]):
-            return Joined.apply(self.fuse.weight, self.fuse.bias, *seen)
+            rows = Joined.apply(self.fuse.weight.flatten(1), self.fuse.bias, *map(rows_of, seen))
+            return as_image(rows, seen[0].shape)
         return super().fused(seen)
 
 
 class FastMLP(PixelMLP):
+    def trains_from(self, pre: Tensor) -> bool:
+        """Whether the kernels take what the first layer makes of this input, and have gradients for what follows."""
+        return bool(self.linears()[1:] and pre.numel() and trains(self, pre))
+
+    def project(self, feat: Tensor) -> Tensor:
+        if not trains(self, feat):
+            return super().project(feat)
+        first = self.linears()[0]
+        table: Tensor = Joined.apply(first.weight[:, : self.in_channels], first.bias, feat.contiguous())
+        return table
+
     def finish(self, pre: Tensor) -> Tensor:
-        rest = self.linears()[1:]
-        if not (rest and pre.numel() and trains(self, pre)):
+        if not self.trains_from(pre):
             return super().finish(pre)
+        rest = self.linears()[1:]
         rows = Rectified.apply(pre.flatten(0, -2), *(tensor for layer in rest for tensor in (layer.weight, layer.bias)))
         return rows.view(*pre.shape[:-1], -1)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-HEADERS = ("registers.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
+HEADERS = ("registers.h", "products.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
 # read at import time: if the files change during a long run, the sources must still match the ctypes structs in memory
 SOURCES = {
     name: Path(__file__).with_name(name).read_text()
-    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "gate.cpp", *HEADERS)
+    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "pixel_errors.cpp", "gate.cpp", *HEADERS)
 }
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 

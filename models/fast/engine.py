@@ -150,7 +150,7 @@ class Engine:
 
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
         """As models.grid.bilinear; runs compiled code where it exists."""
-        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid, self.compiled)
+        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid)
 
     def add(self, planes: Tensor, encoded: Encoded, grid: Grid, index: int, assignment: Tensor | None = None) -> None:
         """Add the outputs of MLP `index` to planes (b,n,H,W), at the pixels whose assignment (b,H,W) is `index`."""

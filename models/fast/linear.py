@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 
 from models.fast.build import needed_kernels, of_type
 from models.fast.pixels import address
-from models.mlp import rows_of
 
 LINEAR_INPUTS = 8  # the length of the arrays in the struct Sources of linear.cpp
 
@@ -142,24 +141,23 @@ class Rectified(torch.autograd.Function):
 
 
 class Joined(torch.autograd.Function):
-    """A 1x1 convolution, weight (o,i,1,1), of the concatenation of images (b,c,h,w), which is not copied: (b,o,h,w)."""
+    """A linear layer, weight (o,i), of the concatenation of inputs (n,c), which is not copied: (n,o)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, *images: Tensor) -> Tensor:
-        seen = [rows_of(image) for image in images]
-        ctx.shape = images[0].shape
-        ctx.save_for_backward(weight, *seen)
-        return as_image(linear(seen, weight.flatten(1), bias), ctx.shape)
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, *inputs)
+        return linear(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        weight, *seen = ctx.saved_tensors
-        to = [torch.empty_like(rows) for rows in seen]
-        of_weight, of_bias = linear_gradients(
-            seen, weight.flatten(1), rows_of(gradient), [Gradient(rows) for rows in to]
-        )
-        return of_weight.view_as(weight), of_bias, *(as_image(rows, ctx.shape) for rows in to)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *inputs = ctx.saved_tensors
+        to = [
+            torch.empty_like(rows) if needed else None
+            for rows, needed in zip(inputs, ctx.needs_input_grad[2:], strict=True)
+        ]
+        into = [rows if rows is None else Gradient(rows) for rows in to]
+        return *linear_gradients(inputs, weight, gradient.contiguous(), into), *to
 
 
 def as_image(rows: Tensor, shape: torch.Size) -> Tensor:

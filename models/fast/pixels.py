@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.fast.build import of_type
+from models.fast.build import needed_kernels, of_type
 from models.grid import Axis, Grid
 from models.mlp import PixelMLP
 from models.tile import Tile
@@ -96,12 +96,12 @@ class PixelKernel:
             self.add_to(planes, table.float(), grid, w, left, 1)
 
 
-def bilinear_window(lr: Tensor, grid: Grid, compiled: ctypes.CDLL) -> Tensor:
+def bilinear_window(lr: Tensor, grid: Grid) -> Tensor:
     """models.grid.bilinear as compiled code."""
     lr = lr.contiguous()
     planes = torch.empty(len(lr), 3, len(grid.rows.low), len(grid.cols.low))
     axes = [address(tensor) for line in grid for tensor in (line.low, line.high, line.weight)]
-    compiled.bilinear(
+    needed_kernels().bilinear(
         address(lr),
         *(3 * len(lr), lr.shape[2], lr.shape[3]),
         *axes,
