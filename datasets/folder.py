@@ -161,9 +161,7 @@ def check_stored(hr: Sequence[Path], lr: Sequence[Path], scale: float) -> None:
         check_sides(*unfit[0], unfit=len(unfit))
 
 
-def check_sides(
-    hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path, unfit: int = 1
-) -> None:
+def check_sides(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path, unfit: int = 1) -> None:
     """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives.
 
     `unfit` is how many pairs do not fit.

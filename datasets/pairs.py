@@ -53,7 +53,9 @@ def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pix
     if not strange:
         return []
     share, (hr, lr) = f"{len(strange)} of {len(numbers)}", files[strange[0]]
-    return [f"warning: {share} pairs that were compared show different things, such as {lr} and {hr}; check the pairing"]
+    return [
+        f"warning: {share} pairs that were compared show different things, such as {lr} and {hr}; check the pairing"
+    ]
 
 
 def alike(hr: Pixels, lr: Pixels, scale: int) -> bool:

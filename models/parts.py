@@ -44,8 +44,9 @@ def outside_parts(name: str) -> Parts:
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except Exception as error:  # whatever the module's own code may raise
-        remedy = "the module must lie in the working folder or on PYTHONPATH"
-        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}; {remedy}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        remedy = "; the module must lie in the working folder or on PYTHONPATH" if missing else ""
+        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}{remedy}") from error
     finally:
         for entry in added:
             sys.path.remove(entry)
