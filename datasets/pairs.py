@@ -1,21 +1,20 @@
-"""What is checked before a training: its folders, all pairs of HR and LR files, and whether some pairs show the same."""
+"""What is checked before a training: its folders, all pairs of HR and LR files, and whether some show the same."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datasets.folder import PairedFolder
 from utils.config import DataSpec, listed
 from utils.errors import InputError
 from utils.files import check_separate, list_images
+from utils.image import Array
 
 SAMPLED = 8  # pairs
 MIDDLE = 256  # LR pixels on a side, in the middle of an image
 FAINT = 25.0  # levels: LR that differs by no more is noisy, or of an image that shows little
-Pixels = NDArray[np.uint8]
 
 
 def check_data(spec: DataSpec) -> list[str]:
@@ -46,7 +45,7 @@ def check_apart(val: Sequence[str], train: Sequence[str]) -> None:
             raise InputError(f"{folder}: {where}, so that it would be trained on as well; {remedy}")
 
 
-def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pixels, Pixels]], scale: int) -> list[str]:
+def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Array, Array]], scale: int) -> list[str]:
     """A warning if some pairs (HR, LR), of which a few are looked at, show different things."""
     numbers = np.unique(np.linspace(0, len(files) - 1, SAMPLED).round().astype(int)).tolist() if files else []
     strange = [number for number in numbers if not alike(*images(number), scale)]
@@ -58,7 +57,7 @@ def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pix
     ]
 
 
-def alike(hr: Pixels, lr: Pixels, scale: int) -> bool:
+def alike(hr: Array, lr: Array, scale: int) -> bool:
     """Whether HR made small, whatever its brightness, is nearer to LR than a plain colour is, or near in any case."""
     height, width = (min(side, MIDDLE) for side in lr.shape[:2])
     top, left = (lr.shape[0] - height) // 2, (lr.shape[1] - width) // 2

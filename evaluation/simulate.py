@@ -50,8 +50,8 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
 def simulate(path: Path, scale: float, restores: Sequence[Restore], folder: Path, opacity: float) -> pd.DataFrame:
     """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
 
-    Bicubic comes first. Each setting has a panel, and below all panels is magnified what place_shown says. `opacity` is that of the assignment's colours, in [0,1]. Raises InputError for an image that
-    cannot be read or is too small.
+    Bicubic comes first, each setting has its panels, and place_shown says what is magnified below them. `opacity` is
+    that of the assignment's colours, in [0,1]. Raises InputError for an image that cannot be read or is too small.
     """
     hr = mod_crop(to_tensor(read_image(path).pixels), scale, path)
     lr = downscale(hr, scale)

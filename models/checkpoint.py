@@ -41,7 +41,8 @@ def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | P
     """Build the model a file describes, in eval mode on the CPU.
 
     `path` is a folder under save/, a `.safetensors` of this project, or a `.pth`, `.pt` or `.ckpt` of the paper's
-    repository or with a state dict of such a network. Raises InputError if it is missing, damaged, not finite, or of another network.
+    repository or with a state dict of such a network. Raises InputError if it is missing, damaged, not finite, or of
+    another network.
     """
     path = weights_file(path)
     try:

@@ -1,4 +1,4 @@
-"""Files of torch.save load, however the weights are wrapped, and compute what is specified; others are refused in short."""
+"""Files of torch.save load, however the weights are wrapped, and compute what is specified; others are refused."""
 
 from collections.abc import Callable
 from functools import partial
@@ -212,7 +212,7 @@ def test_endings(tmp_path: Path, name: str) -> None:
 
 
 def test_a_program_of_torchscript(tmp_path: Path) -> None:
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))  # type: ignore[no-untyped-call]
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
     with pytest.raises(InputError, match=r"x\.pt: a TorchScript program; save the state dict"):
         load_model(tmp_path / "x.pt")
 
