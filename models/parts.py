@@ -43,9 +43,10 @@ def outside_parts(name: str) -> Parts:
         found: Any = importlib.import_module(module)
         for attribute in path.split("."):
             found = getattr(found, attribute)
-    except Exception as error:  # the code of the module may raise anything
-        remedy = "the module must lie in the working folder or on PYTHONPATH"
-        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}; {remedy}") from error
+    except Exception as error:  # whatever the module's own code may raise
+        missing = isinstance(error, ModuleNotFoundError)
+        remedy = "; the module must lie in the working folder or on PYTHONPATH" if missing else ""
+        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}{remedy}") from error
     finally:
         for entry in added:
             sys.path.remove(entry)

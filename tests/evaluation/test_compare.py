@@ -84,8 +84,10 @@ def test_the_same_comparison_replaces_its_own(cli: Cli, evaluated: Path) -> None
     assert "k=3" in (evaluated / "results/compare/summary.csv").read_text()
     assert compare(cli, one, two).err == ""
     outcome = compare(cli, one)
-    note = "holds results that differ in the folders that are compared; the new ones go to results/compare-2"
-    assert note in outcome.err
+    assert (
+        "holds results that differ in the folders that are compared; the new ones go to results/compare-2"
+        in outcome.err
+    )
 
 
 def test_results_without_a_record(cli: Cli, evaluated: Path) -> None:
