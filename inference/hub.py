@@ -19,7 +19,7 @@ from utils.files import read_bytes, write_atomic
 
 MODEL_CARD = """---
 license: {licence}
-named_by_content: pcsr
+library_name: pcsr
 pipeline_tag: image-to-image
 tags: [super-resolution, pcsr]
 ---
@@ -67,7 +67,7 @@ def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licen
     facts = {"licence": licence, "title": name.rpartition("/")[2], "kind": kind, "trained": trained, "name": name}
     facts["advice"] = "" if known and (known.degrade or known.lr_files) else ADVICE
     write_atomic(folder / "README.md", MODEL_CARD.format(backbone=spec.backbone, **facts).encode())
-    config = {"named_by_content": "pcsr", "model": spec.model_dump(mode="json")}
+    config = {"library_name": "pcsr", "model": spec.model_dump(mode="json")}
     write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
     write_atomic(folder / WEIGHTS, read_bytes(path))
 
