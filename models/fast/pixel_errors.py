@@ -84,7 +84,7 @@ class PixelErrors(torch.autograd.Function):
                 *(nearest.stride(0), coords.stride(0), images, across, len(table) // images, count),
             ),
             Parameters(
-                *(layers, *map(ctypes.addressof, (widths, weights, biases))),
+                *(layers, ctypes.addressof(widths), ctypes.addressof(weights), ctypes.addressof(biases)),
                 *(of_coords.data_ptr(), of_coords.stride(0)),
             ),
             Errors(
