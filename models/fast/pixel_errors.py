@@ -16,7 +16,7 @@ from models.fast.pixels import address
 from models.mlp import PixelMLP
 
 
-class Pixels(ctypes.Structure):
+class PixelTables(ctypes.Structure):
     """The HR pixels and what they read; the same structs are in pixel_errors.cpp."""
 
     _fields_ = (
@@ -52,9 +52,9 @@ def pixel_errors(
 ) -> Tensor:
     """The mean error of each image, absolute or squared, (b,): of mlp.at(table, nearest, coords) against target.
 
-    table (b*h*w,C) is what mlp.project made of the features, with `across` = w. nearest (b,N) is the row that each pixel
-    reads, counted from its image's first and rising from one row of the image to the next; coords (b,N,4), target
-    (b,N,3).
+    table (b*h*w,C) is what mlp.project made of the features, with `across` = w. nearest (b,N) is the row that each
+    pixel reads, counted from its image's first and rising from one row of the image to the next; coords (b,N,4),
+    target (b,N,3).
     """
     first, *rest = mlp.linears()
     parameters = [tensor for layer in rest for tensor in (layer.weight, layer.bias)]
@@ -79,12 +79,12 @@ class PixelErrors(torch.autograd.Function):
         of_table = torch.empty_like(table)
         of_parameters = table.new_empty(images, sum(shape.numel() for shape in ctx.shapes))
         needed_kernels().pixel_errors(
-            Pixels(
+            PixelTables(
                 *(address(table).value, nearest.data_ptr(), coords.data_ptr(), address(target).value),
                 *(nearest.stride(0), coords.stride(0), images, across, len(table) // images, count),
             ),
             Parameters(
-                *(layers, *map(ctypes.addressof, (widths, weights, biases))),
+                *(layers, *(ctypes.addressof(each) for each in (widths, weights, biases))),
                 *(of_coords.data_ptr(), of_coords.stride(0)),
             ),
             Errors(
