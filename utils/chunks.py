@@ -224,7 +224,7 @@ def mended_webp(webp: bytes, fill: bytes) -> bytes:
             raise ValueError("nearly all is missing")
         content = webp[place + 8 : place + 8 + size]
         if len(content) < size:
-            size *= 2  # decoders may read beyond the claimed size
+            size *= 2  # decoders may need more bytes of the filling than of the original data
             content = content.ljust(size, fill)
         if name == b"VP8X":
             content = bytes([content[0] & WEBP_FLAGS]) + content[1:]
