@@ -50,12 +50,7 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
 
 
 def simulate(
-    path: Path,
-    scale: float,
-    restores: Sequence[Restore],
-    folder: Path,
-    opacity: float,
-    accept_damaged: bool = False,
+    path: Path, scale: float, restores: Sequence[Restore], folder: Path, opacity: float, accept_damaged: bool = False
 ) -> pd.DataFrame:
     """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
 
