@@ -42,6 +42,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     scratch.mkdir()
     # Gradio's own switch for tests: what a visitor has left is closed after a second, not after an hour
     env = {"TMPDIR": str(scratch), "PATH": "/usr/bin:/bin", "GRADIO_IS_E2E_TEST": "1"}
+    env |= {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}  # which lead nowhere
     with served("--max_pixels", "20000", "--max_mb", "0.1", cwd=tmp_path, env=env) as address:
         yield address
     assert not any(scratch.iterdir())
