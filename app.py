@@ -55,6 +55,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
             os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built
+            os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # it asks itself whether it is up, and nobody else
             try:
                 page = importlib.import_module("web.page")
             except ModuleNotFoundError as error:

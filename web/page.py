@@ -37,6 +37,7 @@ SWEEP, EXPIRES = 600, 3 * 3600  # seconds: how often files are looked at, and ho
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none has to be fetched
 LOCAL = ["127.0.0.1", "localhost"]
 PRIVATE: dict[str, Any] = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
+PATIENT: dict[str, Any] = {"_frontend": False}  # a page that does not answer itself in 3 seconds would be given up
 PICTURE: dict[str, Any] = {"file_types": sorted(IMAGE_SUFFIXES), "height": 110}
 RESULT: dict[str, Any] = {"interactive": False, "show_label": False, "buttons": ["fullscreen"]}
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
@@ -227,7 +228,14 @@ def serve(service: Service, host: str, port: int, max_mb: float) -> None:
     try:
         socket.getaddrinfo(host, port)  # what is no address at all would end Gradio with a traceback
         page.launch(
-            prevent_thread_lock=True, quiet=True, server_name=host, server_port=port, **limits, **style, **PRIVATE
+            prevent_thread_lock=True,
+            quiet=True,
+            server_name=host,
+            server_port=port,
+            **limits,
+            **style,
+            **PRIVATE,
+            **PATIENT,
         )
     except (OSError, UnicodeError):
         raise InputError(f"{host}:{port} is taken, or no address of this machine; choose another") from None
