@@ -51,6 +51,8 @@ class TilePlan:
 
         A model without a halo leaves a single tile.
         """
+        if self.quarterings:  # what the attempt before held is given back here, as it was in use until its error ended
+            torch.cuda.empty_cache()
         area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
         area = area / 4**self.quarterings
         if lr.shape[2] * lr.shape[3] <= area:  # asked first, because to find a halo takes time
@@ -65,16 +67,14 @@ class TilePlan:
         return tqdm(total=total, unit="tile", leave=False, disable=None if self.progress and total > 1 else True)
 
 
-def until_it_fits(plan: TilePlan | None, work: Callable[[TilePlan], Done]) -> Done:
+def until_it_fits(plan: TilePlan, work: Callable[[TilePlan], Done]) -> Done:
     """work(plan); whenever a GPU's memory does not suffice for it, again with smaller tiles."""
-    plan = plan or TilePlan()
     while True:
         try:
             return work(plan)
         except torch.OutOfMemoryError:
             if plan.quarterings == QUARTERINGS:
                 raise
-        torch.cuda.empty_cache()  # here, because an exception that is handled keeps tensors alive
         plan = replace(plan, quarterings=plan.quarterings + 1)
 
 

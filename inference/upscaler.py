@@ -13,13 +13,13 @@ from torch import Tensor
 
 from inference.encoding import Encoding
 from inference.kinds import Given
+from inference.precision import computes_in, name_of, prepared
 from inference.restore import Restored, possible_scale
-from inference.restorers import computes_in, original_restorer, possible
-from inference.tiles import TilePlan, until_it_fits
+from inference.restorers import original_restorer, settings_for
+from inference.tiles import TilePlan
 from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.decide import probabilities
-from models.fast.engine import Engine
 from models.flops import Flops
 from models.pcsr import PCSR
 from models.setting import Precision, Setting, choose
@@ -58,16 +58,17 @@ class Upscaler:
         precision: Precision = "float32",
     ) -> None:
         self.model, self.device, self.plan, self.precision = model, device, plan, precision
+        self.computed = name_of(computes_in(model, device, precision))  # what `auto` is here
         if isinstance(model, PCSR):
-            self.engine = Engine(model, device, computes_in(model, device, precision))
+            self.engine = prepared(model, device, self.computed)
         else:
-            self.restore = original_restorer(model, device, plan, precision)
+            self.restore = original_restorer(model, device, plan, self.computed)
 
     @classmethod
     def load(cls, weights: str | PathLike[str], device: str = "auto", precision: Precision = "auto") -> "Upscaler":
         """From a folder under save/, a `.safetensors`, or a published `.pth`; `device` is auto, cpu, cuda or mps.
 
-        `precision` is that of inference.restorers.computes_in. Raises InputError, a ValueError, if there is no such
+        `precision` is that of a Setting. Raises InputError, a ValueError, if there is no such
         file, it holds no model, the device is lacking, or the precision is unknown.
         """
         return cls(load_model(Path(weights))[0], pick_device(device), precision=precision)
@@ -107,9 +108,8 @@ class Upscaler:
 
         Raises InputError, a ValueError, for anything else.
         """
-        (result,) = self.results(
-            image, [choose(k, budget, adaptive, refinement, possible_scale(self.model, scale))], prob
-        )
+        own = possible_scale(self.model, scale)
+        (result,) = self.results(image, [choose(k, budget, adaptive, refinement, own, self.computed)], prob)
         return result
 
     def upscale_each(
@@ -123,7 +123,7 @@ class Upscaler:
     ) -> list[tuple[Any, Info]]:
         """As `upscale`, for several k: the image is encoded once, and each has a result of its own."""
         own = possible_scale(self.model, scale)
-        settings = [choose(each, refinement=refinement, scale=own) for each in np.atleast_1d(k).tolist()]
+        settings = [choose(each, None, False, refinement, own, self.computed) for each in np.atleast_1d(k).tolist()]
         if not settings:
             raise InputError("k must be at least one number")
         return self.results(image, settings, prob)
@@ -146,15 +146,11 @@ class Upscaler:
             if prob or len(settings) != 1 or (settings[0].rule, settings[0].value) != plain:
                 raise InputError("an original model has nothing to decide: leave out k, budget, adaptive and prob")
             return self.restore(lr, bits=bits), None
-        settings = possible(self.model, settings)
-
-        def work(plan: TilePlan) -> tuple[list[Restored], Tensor | None]:
-            encoding = Encoding(self.engine, lr, settings[0].scale, bits, plan, keep=prob)
-            results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
-            return results, encoding.log_odds
-
-        results, log_odds = until_it_fits(self.plan, work)
-        return results, probabilities(log_odds)[0].cpu().numpy() if prob and log_odds is not None else None
+        settings = settings_for(self.model, settings)
+        encoding = Encoding(self.engine, lr, settings[0].scale, bits, self.plan, keep=prob)
+        results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
+        known = encoding.kept
+        return results, None if known is None else probabilities(known.log_odds)[0].cpu().numpy()
 
 
 def info_of(results: Sequence[Restored], given: Given, prob: Any) -> Info:

@@ -35,11 +35,15 @@ UNREAD_KINDS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenE
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
 
 
+class DamagedError(InputError):
+    """A damaged file, of which accept_damaged would take what can be decoded."""
+
+
 def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
     """Decode a file; of several frames or pages, the first. Its notes say what was left out, or is damaged.
 
     With accept_damaged, what can be decoded of it is taken. Raises InputError if the file is missing, of a kind not
-    supported, or damaged in any way that its format lets one notice.
+    supported, or damaged in any way that its format lets one notice; DamagedError if some of it can be decoded.
     """
     content = read_bytes(Path(path))
     with quiet():
@@ -52,9 +56,9 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
             if accept_damaged and image:
                 note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"
                 return replace(image, notes=(note, *image.notes))
-            remedy = "; accept_damaged takes what can be decoded" if image else ""
             kinds = "PNG, JPEG, WebP, TIFF, BMP or GIF of 8 or 16 bits per channel"
-            raise InputError(f"{path}: not a readable {kinds} ({reason}){remedy}") from error
+            kind = DamagedError if image else InputError
+            raise kind(f"{path}: not a readable {kinds} ({reason})") from error
 
 
 def unread_kind(content: bytes) -> str:

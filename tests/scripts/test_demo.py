@@ -187,7 +187,9 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         write_image(path, np.zeros((1, 1, 3), np.uint8))
     elif kind != "missing":
         path.write_bytes({"text": b"hello", "truncated": content[: len(content) // 2], "zero bytes": b""}[kind])
-    assert_refused(demo(cli, "--img_path", "bad.png", *mode), "bad.png", work)
+    refused = demo(cli, "--img_path", "bad.png", *mode)
+    assert_refused(refused, "bad.png", work)
+    assert ("accept_damaged" in refused.err) == (kind == "truncated" and bool(mode))  # only where there is that option
 
 
 @pytest.mark.parametrize(
@@ -200,8 +202,14 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         (["--k", "nan"], "k must be a number, not nan"),
         *[
             (["--model", "save/fsrcnn-x4", *options], f"{options[0]}: save/fsrcnn-x4 is an original model")
-            for options in (["--k", "0"], ["--budget", "0.5"], ["--adaptive"], ["--no_refinement"], ["--assignment"])
+            for options in (["--k", "0"], ["--budget", "0.5"], ["--adaptive"], ["--no_refinement"])
         ],
+        (
+            ["--model", "save/fsrcnn-x4", "--upscale", "--assignment"],
+            "--assignment: save/fsrcnn-x4 is an original",
+        ),
+        (["--overwrite", "--quality", "80"], "--quality --overwrite: goes with --upscale; add that, or leave it out"),
+        (["--k", "0", "photo.png"], "--k: 'photo.png' is not a number; the option takes all words that follow"),
         (["--model", "save/fsrcnn-x4", "--upscale", "--scale", "2"], "this original model does x4 only"),
         (["--model", "photo.png"], "photo.png"),
         (["--upscale", "--scale", "1e6"], "more than"),
