@@ -19,7 +19,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but
 from torch.onnx.operators import shape_as_tensor
 
 from models.blocks import OriginalModel
-from models.decide import LARGE, argmax_after, log_cost_ratios
+from models.decide import assign_k
 from models.fast.fold import folded
 from models.grid import Grid, axis
 from models.pcsr import PCSR, refine
@@ -63,7 +63,7 @@ class PCSRGraph(nn.Module):
         super().__init__()
         self.model = folded(model)
         self.setting = setting
-        self.ratios = log_cost_ratios(model.account.cost(setting.scale))
+        self.cost = model.account.cost(setting.scale)
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (
@@ -75,7 +75,7 @@ class PCSRGraph(nn.Module):
         if k is None:
             return self.model.upsample_by(lr, feat, grid, 0).clamp(0, 1)
         log_odds = self.model.classify(feat, grid)
-        assignment = argmax_after(log_odds, [k.clamp(-LARGE, LARGE) * ratio for ratio in self.ratios])
+        assignment = assign_k(log_odds, self.cost, k)
         sr = self.model.upsample(lr, feat, grid, assignment)
         return (refine(sr, assignment) if self.setting.refinement else sr).clamp(0, 1), assignment
 

@@ -171,8 +171,13 @@ class PCSRFlops(NamedTuple):
 
     def cost(self, scale: float) -> list[float]:
         """Relative FLOPs of the upsamplers, encoder included, normalised to sum 1 (paper account)."""
-        spent = [self.per_lr.paper / scale**2 + flops.paper for flops in self.upsamplers]
-        return [flops / sum(spent) for flops in spent]
+        flops = self.per_pixel(scale)
+        return [each / sum(flops) for each in flops]
+
+    def per_pixel(self, scale: float, with_classifier: bool = False) -> list[float]:
+        """FLOPs per HR pixel of each upsampler with the encoder, and the classifier if asked for (paper account)."""
+        shared = self.per_lr.paper / scale**2 + (self.classifier.paper if with_classifier else 0)
+        return [shared + flops.paper for flops in self.upsamplers]
 
 
 def pcsr_flops(encoder: nn.Module, upsamplers: Iterable[PixelMLP], classifier: PixelMLP | None) -> PCSRFlops:
