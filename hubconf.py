@@ -64,7 +64,7 @@ def softgate(weights: str | None = None, device: str = "auto", precision: "Preci
 
 
 def _load(shipped: str, weights: str | None, device: str, precision: "Precision") -> "Upscaler":
-    """Weights that ship, or others. Raises ValueError, one line, if there are none, or for those of another model."""
+    """Load weights that ship, or others. Raises ValueError if there are none, or if they are of another model."""
     path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
     with _own_packages():
         # after this repository's packages have become visible
@@ -84,10 +84,10 @@ def _load(shipped: str, weights: str | None, device: str, precision: "Precision"
 
 @contextlib.contextmanager
 def _own_packages() -> typing.Iterator[None]:
-    """Within, `models` and `utils` are this repository's; behind it, they are what they were to the caller.
+    """Within, `models` and `utils` are this repository's; afterwards they are again what the caller had.
 
-    Both are common names. The modules imported within go on working, by the references that they hold to each other,
-    but cannot be imported or unpickled by name.
+    Both are common names. The modules that are imported within go on working, because they refer to each other, but
+    cannot be imported or unpickled by name.
     """
     loaded = sys.modules.get("utils")
     if loaded is not None and str(_ROOT / "utils") in map(str, getattr(loaded, "__path__", ())):

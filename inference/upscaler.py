@@ -1,4 +1,4 @@
-"""PCSR from Python: a model made ready once; an image in, the same kind out."""
+"""PCSR from Python: a model is prepared once, and then restores images; the result is of the kind that was given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,12 +35,12 @@ class Info:
     """
 
     setting: str  # k=0, budget=0.6, adaptive, heavy of a model with nothing to decide, or original
-    heavy_share: float  # of the HR pixels, the share of the heaviest upsampler
-    assignment: Any  # uint8 (H,W): 0 = light .. M-1 = heavy; None of an original model
+    heavy_share: float  # the share of HR pixels that took the heaviest upsampler
+    assignment: Any  # uint8 (H,W): 0 = light .. M-1 = heavy; None for an original model
     flops: Flops  # in both accounts
-    flops_share: float  # of what the all-heavy model takes, paper account
+    flops_share: float  # compared with the same model when every pixel is heavy, paper account
     seconds: float
-    prob: Any = None  # float32 (M,H,W), what the classifier gives each upsampler, if it was asked for
+    prob: Any = None  # float32 (M,H,W), the classifier's probability of each upsampler, if it was asked for
 
     def __repr__(self) -> str:
         shares = f"{self.heavy_share:.1%} of the pixels heavy, {self.flops_share:.1%} of the FLOPs of all heavy"
@@ -101,7 +101,7 @@ class Upscaler:
 
         image: numpy (H,W,3) or (H,W), uint8, uint16, or float32 in [0,1]; torch (3,H,W) or (b,3,H,W), uint8, or
         float32 in [0,1]; an image of Pillow, with or without transparency; or the path of a file, whose result is an
-        image of Pillow. Floats come back rounded to the levels of 16 bits. Sides are rounded to whole pixels.
+        image of Pillow. Float results are rounded to the levels of 16 bits. Sides are rounded to whole pixels.
         scale, k, budget, adaptive and refinement are those of models.setting.Setting; give at most one of k, budget and
         adaptive, k = 0 if nothing is said. The scale is 4 if nothing is said; an original model has its own and decides
         nothing. With prob, the classifier's probabilities are in the Info.
@@ -154,7 +154,7 @@ class Upscaler:
 
 
 def info_of(results: Sequence[Restored], given: Given, prob: Any) -> Info:
-    """What the results of one image, or of a batch, have to say."""
+    """The facts about the results of one image, or of a batch."""
     maps = [each.assignment for each in results if each.assignment is not None]
     flops = sum((each.flops for each in results), Flops(0, 0))
     share = flops.paper / sum(each.reference.paper for each in results)

@@ -2,7 +2,7 @@
 
 Upsamplers are ordered light .. heavy, and an assignment is (b,H,W) uint8, 0 = light .. M-1 = heavy. All rules depend on
 the probabilities through `log_odds` (b,M-1,H,W) alone, log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, which are
-differences of the classifier's logits. Large images are processed in bands of rows, which bounds the memory.
+differences of the classifier's logits. Large images are worked on in bands of rows, which bounds the memory.
 """
 
 import math
@@ -152,7 +152,7 @@ def sampled(log_odds: Tensor) -> Tensor:
 
 
 def total_flops(assignment: Tensor, flops: Tensor) -> float:
-    """What an assignment takes; flops (M,) float64 on the CPU."""
+    """FLOPs of an assignment; flops (M,), those of each upsampler, are float64 on the CPU."""
     counts = [int(torch.count_nonzero(assignment == j)) for j in range(1, len(flops))]
     return float(torch.tensor([assignment.numel() - sum(counts), *counts], dtype=torch.float64) @ flops)
 

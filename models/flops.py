@@ -2,7 +2,7 @@
 
 `paper` is what published tables count: 2 per multiply-accumulate of convolutions, linears and matrix products as if
 every MLP ran on [feat, rel_coord, rel_cell] per HR pixel, 2 per element of BatchNorm (LayerNorm, GroupNorm), 1 per
-element of PReLU, and a transposed convolution billed at its output size. `executed` is 2 per multiply-accumulate this
+element of PReLU, and a transposed convolution counted at its output size. `executed` is 2 per multiply-accumulate this
 implementation does: first layers once per LR pixel, a transposed convolution at its input size, BatchNorm as one
 multiply-accumulate per element, although inference folds it away. Neither counts activations other than PReLU (paper),
 softmax, interpolation, k-means or refinement.
@@ -41,7 +41,7 @@ def both(flops: float) -> Flops:
 
 
 def products(left: int) -> Callable[[Any, Any], Flops]:
-    """The rule of a matrix product whose left factor is the argument of this number."""
+    """The rule of an operation that multiplies two matrices; the first of them is argument number `left`."""
     return lambda args, y: both(2.0 * y.numel() * args[left].shape[-1])
 
 
@@ -57,7 +57,7 @@ def normalisation(args: Any, y: Any) -> Flops:
 
 
 aten = torch.ops.aten
-# What torch's operations cost, from their arguments and their output; all others but UNCOUNTED cost nothing.
+# FLOPs of torch's operations, from their arguments and their output. Those of UNCOUNTED are refused; others count 0.
 OPERATIONS: dict[Any, Callable[[Any, Any], Flops]] = {
     aten.convolution: convolution,
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), products(0)),
@@ -70,8 +70,8 @@ OPERATIONS: dict[Any, Callable[[Any, Any], Flops]] = {
     aten._prelu_kernel: lambda args, y: Flops(1.0 * y.numel(), 0.0),
 }
 UNCOUNTED = re.compile(r"rnn|lstm|gru|fft|native_multi_head|transformer|trilinear|cdist|euclid|linalg|matrix_exp")
-# What one call of a module costs, from the module, its input and its output: for modules with operations that cannot be
-# counted. A rule holds for subclasses as well, and speaks for everything inside its module.
+# FLOPs of one call of a module, from the module, its input and its output, for modules with operations that cannot be
+# counted. A rule holds for subclasses as well, and counts for everything inside its module.
 RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Flops]] = {}
 
 
@@ -80,7 +80,7 @@ def rule_of(module: nn.Module) -> Callable[[Any, Tensor, Tensor], Flops] | None:
 
 
 class Counter(TorchDispatchMode):
-    """While it is active, adds up what the operations of a network cost."""
+    """Adds up the FLOPs of a network's operations while it is active."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch's own question. The other answer imports the compiler, which takes a second."""
+        """Called by torch. With False it would import its compiler, which takes a second."""
         return False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -123,9 +123,9 @@ def network_flops(network: nn.Module) -> Flops:
     of it takes a second, for the compiler. Raises InputError for a layer that cannot be counted.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls what it is made of
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls operations that are counted
     try:
-        with torch.inference_mode(False):  # which hides what a Linear is made of
+        with torch.inference_mode(False):  # inference mode hides the operations of a Linear
             probe = copy.deepcopy(network).to("cpu", torch.float32).eval()
             image = torch.zeros(1, 3, PATCH, PATCH)
             with Counter(probe) as counter:
@@ -141,7 +141,7 @@ def network_flops(network: nn.Module) -> Flops:
 
 
 class MLPFlops(NamedTuple):
-    """One per-pixel MLP: what it costs per LR pixel (its factorised first layer) and per HR pixel it is run on."""
+    """FLOPs of one per-pixel MLP: per LR pixel (the feature part of its first layer), per HR pixel that it runs on."""
 
     per_lr: Flops
     per_hr: Flops
@@ -156,7 +156,7 @@ def mlp_flops(mlp: PixelMLP) -> MLPFlops:
 
 
 class PCSRFlops(NamedTuple):
-    """The parts a PCSR model's account is made of."""
+    """FLOPs of the parts of a PCSR model."""
 
     per_lr: Flops  # the encoder; in the executed account the feature parts of all first layers too
     classifier: Flops  # per HR pixel
@@ -181,7 +181,7 @@ class PCSRFlops(NamedTuple):
 
 
 def pcsr_flops(encoder: nn.Module, upsamplers: Iterable[PixelMLP], classifier: PixelMLP | None) -> PCSRFlops:
-    """Read a PCSR model's account from its parts."""
+    """Count the FLOPs of a PCSR model's parts."""
     per_lr = network_flops(encoder)
     counted = [mlp_flops(mlp) for mlp in upsamplers]
     rated = mlp_flops(classifier) if classifier is not None else MLPFlops(Flops(0, 0), Flops(0, 0))

@@ -21,7 +21,7 @@ from models.setting import Setting
 
 
 class Output(NamedTuple):
-    """What the model makes of a batch of LR images."""
+    """The results of a batch of LR images."""
 
     sr: Tensor  # (b,3,H,W), not clamped
     assignment: Tensor  # (b,H,W) uint8, the upsampler of each pixel: 0 = light .. M-1 = heavy
