@@ -58,9 +58,8 @@ def main() -> None:
                 page = importlib.import_module("web.page")
             except ModuleNotFoundError as error:
                 raise InputError(f"the page needs {error.name}: pip install -r requirements-app.txt") from None
-            page.serve(
-                Service(engines, int(args.max_pixels), Path(folder).resolve()), args.host, args.port, args.max_mb
-            )
+            service = Service(engines, int(args.max_pixels), Path(folder).resolve())
+            page.serve(service, args.host, args.port, args.max_mb)
     except KeyboardInterrupt:
         sys.stdout.flush()
         os._exit(128 + signal.SIGINT)  # Python's own way out aborts in a computation that is still running

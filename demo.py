@@ -102,9 +102,8 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float
         return
     made, kept, failed = (sum(each) for each in zip(*(counts for _, counts in everything), strict=True))
     if len(sources) > 1:
-        print(
-            f"{made} of {len(sources)} images written to {how.output.folder}" + f", {kept} already there" * (kept > 0)
-        )
+        already = f", {kept} already there" if kept else ""
+        print(f"{made} of {len(sources)} images written to {output.folder}{already}")
     if left := passed_over(args.images):
         tell(f"note: not upscaled: {left}")
     if args.json:
@@ -120,14 +119,8 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen,
     chosen.introduce(precision, scale)
     path, restores = Path(args.images[0]), [restore]
     record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
-    record |= {
-        "scale": scale,
-        "settings": names,
-        "refinement": not args.no_refinement,
-        "opacity": args.opacity,
-        "device": device.type,
-        **precision_record(precision),
-    }
+    record |= {"scale": scale, "settings": names, "refinement": not args.no_refinement, "opacity": args.opacity}
+    record |= {"device": device.type, **precision_record(precision)}
     if isinstance(chosen.model, PCSR):
         original = original_beside(chosen.spec.backbone, scale, args.original)
         if original is not None:

@@ -69,9 +69,7 @@ def main() -> None:
     model, spec = load_model(args.model)
     setting = Setting(refinement=not args.no_refinement, scale=possible_scale(model, args.scale))
     if setting.scale > LARGEST:
-        raise InputError(
-            f"--scale {setting.scale:g}: must not be over {LARGEST}, as the results are compared with torch"
-        )
+        raise InputError(f"--scale {setting.scale:g}: must be at most {LARGEST}, for the comparison with torch")
     licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
     exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"

@@ -68,8 +68,7 @@ class Upscale:
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
         except (MemoryError, torch.OutOfMemoryError):
             height, width = image.pixels.shape[:2]
-            size = f"{width}x{height} at x{self.scale:g}"
-            raise InputError(f"{source}: {size} needs more memory than there is") from None
+            raise InputError(f"{source}: {width}x{height} at x{self.scale:g} needs more memory than there is") from None
         small, large = (f"{each.shape[1]}x{each.shape[0]}" for each in (image.pixels, results[0][0].pixels))
         say(f"{source}: {small} -> {large}, {time.perf_counter() - start:.1f} s, {paths}")
         if told := [*image.notes, *notes[0]]:  # those of other settings are the same
@@ -80,14 +79,16 @@ class Upscale:
 
     def write(self, image: Image, restored: Restored, target: Target, marks: dict[Path, str]) -> list[str]:
         """Write one result; returns a note for everything that the format does not hold."""
+
+        def save(path: Path, made: Image, quality: int | None = None) -> None:
+            save_image(path, replace(made, exif=mark_exif(made.exif, marks[path])), quality)
+
         reduced, notes = reduce_to(target.picture.suffix, image)
-        made = [(target.picture, reduced, self.output.quality)]
+        save(target.picture, reduced, self.output.quality)
         if target.overlay is not None:
             assert restored.assignment is not None
             colours = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, self.output.opacity)
-            made.append((target.overlay, Image(colours, None, gray=False), None))
-        for path, each, quality in made:
-            save_image(path, replace(each, exif=mark_exif(each.exif, marks[path])), quality)
+            save(target.overlay, Image(colours, None, gray=False))
         return notes
 
 

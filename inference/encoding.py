@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,13 +56,6 @@ class ResultInProgress:
         return Restored(str(self.setting), self.pixels, self.assignment, upsamplers, share, flops, heavy, seconds)
 
 
-class Classified(NamedTuple):
-    """What is known of all tiles of an image before the first of them is upsampled."""
-
-    log_odds: Tensor  # (1,M-1,H,W)
-    feats: list[Tensor | None]  # of each tile, None if they were not kept
-
-
 class Encoding:
     """One image at one scale. With `keep` it is encoded now and its features stay, so that the knob can be moved.
 
@@ -70,13 +63,7 @@ class Encoding:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        lr: Tensor,
-        scale: float,
-        bits: int = 8,
-        plan: TilePlan | None = None,
-        keep: bool = True,
+        self, engine: Engine, lr: Tensor, scale: float, bits: int = 8, plan: TilePlan | None = None, keep: bool = True
     ) -> None:
         """lr (1,3,h,w) in [0,1]; results have 8 or 16 bits. Raises InputError for an output too large for a file."""
         self.size = hr_size(lr, scale)
@@ -85,36 +72,29 @@ class Encoding:
 
     def begin(self, plan: TilePlan) -> None:
         """Cut the image into tiles and, with `keep`, encode it."""
-        self.kept: Classified | None = None  # first, as tiles are as large as the free memory allows
+        self.log_odds: Tensor | None = None  # (1,M-1,H,W)
+        self.feats: list[Tensor | None] = []  # of each tile; empty before tiles are cut, which looks at the free memory
         self.plan, self.tiles = plan, plan.cut(self.lr, self.engine, pixel_bytes(self.engine, self.scale))
+        # refinement reads one pixel around a tile; the halo of the encoder comes on top of that
+        self.around = [tile.grown(self.lr, 1) for tile in self.tiles]
         clock = Clock(self.engine.device)
         if self.keep:
-            self.kept = self.classify_all(keep=True)
+            self.log_odds, self.feats = self.classify_all(keep=True)
         self.seconds = clock.lap()  # what encoding took
 
-    def classify_all(self, keep: bool) -> Classified:
-        """The log odds of the whole image, found tile by tile, and with `keep` the features."""
+    def classify_all(self, keep: bool) -> tuple[Tensor, list[Tensor | None]]:
+        """The log odds of the whole image, found tile by tile, and the features of each tile, None without `keep`."""
         feats: list[Tensor | None] = []
         log_odds = torch.empty(1, self.engine.upsampler_count - 1, *self.size, device=self.lr.device)
         with self.plan.bar(len(self.tiles)) as bar:
-            for tile in self.tiles:
-                around = self.around(tile)
+            for around in self.around:
                 feat = self.engine.features(self.lr, around)
                 rows, cols = around.window(self.lr, self.size)
                 encoded = self.engine.project(self.lr, around, feat)
                 log_odds[..., rows, cols] = self.engine.classify(encoded, self.size)
                 feats.append(feat if keep else None)
                 bar.update()
-        return Classified(log_odds, feats)
-
-    def around(self, tile: Tile) -> Tile:
-        """A tile with the pixels around it that refinement reads; the halo of the encoder comes on top of them."""
-        return tile.grown(self.lr, 1)
-
-    def encoded_tile(self, tile: Tile, feat: Tensor | None) -> Encoded:
-        """A tile with the pixels around it, from its features if there are any."""
-        around = self.around(tile)
-        return self.engine.project(self.lr, around, self.engine.features(self.lr, around) if feat is None else feat)
+        return log_odds, feats
 
     @torch.inference_mode()
     def restore(self, settings: Sequence[Setting]) -> list[Restored]:
@@ -123,34 +103,32 @@ class Encoding:
         Raises InputError for a setting of another scale or precision, and for a budget that cannot be met.
         """
         check_settings(self.engine, self.scale, settings)
+        return until_it_fits(self.plan, partial(self.restore_tiles, settings))
 
-        def work(plan: TilePlan) -> list[Restored]:
-            if plan != self.plan:
-                self.begin(plan)
-            return self.restore_tiles(settings)
-
-        return until_it_fits(self.plan, work)
-
-    def restore_tiles(self, settings: Sequence[Setting]) -> list[Restored]:
-        engine, clock, known = self.engine, Clock(self.engine.device), self.kept
+    def restore_tiles(self, settings: Sequence[Setting], plan: TilePlan) -> list[Restored]:
+        if plan != self.plan:
+            self.begin(plan)
+        engine, clock = self.engine, Clock(self.engine.device)
+        all_odds, feats = self.log_odds, self.feats
         lr_pixels = self.lr.shape[2] * self.lr.shape[3]
         results = [ResultInProgress(setting, self.size, self.bits) for setting in settings]
         # these rules need the log odds of all tiles before the first pixel
         see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
-        if known is None and see_all and len(self.tiles) > 1:
-            known = self.classify_all(keep=4 * engine.channels * lr_pixels <= allowance(engine.device))
+        if all_odds is None and see_all and len(self.tiles) > 1:
+            all_odds, feats = self.classify_all(keep=4 * engine.channels * lr_pixels <= allowance(engine.device))
         shared = clock.lap()
         decided: dict[Setting, Tensor] = {}
-        if known is not None:
+        if all_odds is not None:
             for result in results:
-                decided[result.setting] = decide(known.log_odds, result.setting, engine.account)
+                decided[result.setting] = decide(all_odds, result.setting, engine.account)
                 result.seconds += clock.lap()
         with self.plan.bar(len(self.tiles)) as bar:
-            for i, tile in enumerate(self.tiles):
-                encoded = self.encoded_tile(tile, known.feats[i] if known is not None else None)
-                log_odds = engine.classify(encoded, self.size) if known is None else None
+            for i, (tile, around) in enumerate(zip(self.tiles, self.around, strict=True)):
+                feat = feats[i] if feats else None
+                encoded = engine.project(self.lr, around, engine.features(self.lr, around) if feat is None else feat)
+                log_odds = engine.classify(encoded, self.size) if all_odds is None else None
                 shared += clock.lap()
-                rows, cols = encoded.tile.window(self.lr, self.size)
+                rows, cols = around.window(self.lr, self.size)
                 for result in results:
                     if log_odds is None:
                         assignment = decided[result.setting][:, rows, cols].contiguous()
@@ -164,8 +142,7 @@ class Encoding:
     @property
     def nbytes(self) -> int:
         """What it holds, in bytes."""
-        kept = [] if self.kept is None else [self.kept.log_odds, *self.kept.feats]
-        return sum(tensor.nbytes for tensor in (self.lr, *kept) if tensor is not None)
+        return sum(tensor.nbytes for tensor in (self.lr, self.log_odds, *self.feats) if tensor is not None)
 
 
 def check_settings(engine: Engine, scale: float, settings: Sequence[Setting]) -> None:

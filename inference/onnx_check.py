@@ -24,11 +24,7 @@ KS = (0.0, 0.7, math.inf, -math.inf)
 
 @torch.inference_mode()
 def largest_difference(
-    session: Any,
-    model: OriginalModel | PCSR,
-    setting: Setting,
-    images: Sequence[Tensor],
-    tolerance: float = TOLERANCE,
+    session: Any, model: OriginalModel | PCSR, setting: Setting, images: Sequence[Tensor], tolerance: float = TOLERANCE
 ) -> float:
     """Largest difference of sr, over images (1,3,h,w) and, where the model decides, over k = KS.
 

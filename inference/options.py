@@ -50,8 +50,7 @@ def numeral(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        reason = f"{text!r} is not a number; the option takes all words that follow"
-        raise argparse.ArgumentTypeError(reason) from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; the option takes all words that follow") from None
 
 
 def add_decision_options(parser: Parser) -> None:

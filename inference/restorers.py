@@ -1,4 +1,4 @@
-"""What restores images: bicubic interpolation, an original model or a PCSR model."""
+"""What restores images, whole or by overlapping patches: bicubic interpolation, an original or a PCSR model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,17 +7,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from inference.encoding import Encoding
+from inference.encoding import Encoding, ResultInProgress, check_settings
 from inference.finish import canvas, finish
-from inference.patchwise import restore_patches
 from inference.precision import computes_in, prepared
 from inference.restore import Clock, Restore, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, until_it_fits
 from models.blocks import OriginalModel
+from models.decide import decide
 from models.fast.accelerate import accelerate
+from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import PATCH, Flops
-from models.pcsr import PCSR
+from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
 from models.tile import whole, with_halo
 from utils.device import give_back
@@ -116,3 +117,39 @@ def pcsr_restorer(
         return results
 
     return restore
+
+
+@torch.inference_mode()
+def restore_patches(
+    engine: Engine, lr: Tensor, patches: Patches, settings: Sequence[Setting], bits: int = 8
+) -> list[Restored]:
+    """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
+
+    Raises InputError for patches that do not fall on whole pixels, and for settings that differ in their scale.
+    """
+    scale = settings[0].scale
+    check_settings(engine, scale, settings)
+    patches.windows(lr, scale)  # raises before anything is computed
+    batches = [batch.to(engine.device) for batch in patches.split(lr)]
+    size = hr_size(batches[0], scale)
+    clock = Clock(engine.device)
+    encoded = [engine.encode(batch) for batch in batches]
+    log_odds = torch.cat([engine.classify(each, size) for each in encoded])
+    lengths = [len(batch) for batch in batches]
+    shared = clock.lap()
+    results = []
+    for setting in settings:
+        result = ResultInProgress(setting, hr_size(lr, scale), bits)
+        assignments = decide(log_odds, setting, engine.account).split(lengths)
+        srs = [engine.upsample(each, size, chosen) for each, chosen in zip(encoded, assignments, strict=True)]
+        if setting.refinement:
+            srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
+        sr = patches.merge(srs, lr, scale)
+        finish(sr, None, whole(sr), result.pixels)
+        result.assignment[:] = patches.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()
+        for assignment in assignments:
+            result.count(assignment, engine.upsampler_count)
+        result.seconds = clock.lap()
+        results.append(result)
+    lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
+    return [result.restored(engine.account, lr_pixels, shared) for result in results]

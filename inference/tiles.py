@@ -9,14 +9,16 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.tile import Halo, Tile, whole
+from models.blocks import OriginalModel
+from models.fast.engine import Engine
+from models.tile import Tile, whole
 from utils.errors import InputError
 
 # A tile may take this part of the free memory. A GPU has few users; a CPU's memory is shared with all programs.
@@ -27,13 +29,6 @@ LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly h
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and convolutions need working memory
 
 Done = TypeVar("Done")
-
-
-class InTiles(Protocol):
-    """A model that knows what it must see around a tile; None: the whole image."""
-
-    @property
-    def halo(self) -> Halo | None: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class TilePlan:
         if self.tile_size is not None and self.tile_size < 1:
             raise InputError(f"tile_size {self.tile_size}: must be 1 or more")
 
-    def cut(self, lr: Tensor, model: InTiles, pixel_bytes: float) -> list[Tile]:
+    def cut(self, lr: Tensor, model: Engine | OriginalModel, pixel_bytes: float) -> list[Tile]:
         """Tiles that cover lr (b,3,h,w), of which one LR pixel takes `pixel_bytes` while a model works on it.
 
         A model without a halo leaves a single tile.

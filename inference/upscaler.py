@@ -149,8 +149,8 @@ class Upscaler:
         settings = settings_for(self.model, settings)
         encoding = Encoding(self.engine, lr, settings[0].scale, bits, self.plan, keep=prob)
         results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
-        known = encoding.kept
-        return results, None if known is None else probabilities(known.log_odds)[0].cpu().numpy()
+        log_odds = encoding.log_odds
+        return results, None if log_odds is None else probabilities(log_odds)[0].cpu().numpy()
 
 
 def info_of(results: Sequence[Restored], given: Given, prob: Any) -> Info:

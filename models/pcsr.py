@@ -37,11 +37,7 @@ class PCSR(nn.Module):
     mean: Tensor
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        upsamplers: Sequence[PixelMLP],
-        classifier: PixelMLP | None,
-        mean: Sequence[float],
+        self, encoder: nn.Module, upsamplers: Sequence[PixelMLP], classifier: PixelMLP | None, mean: Sequence[float]
     ) -> None:
         super().__init__()
         if (classifier is None) != (len(upsamplers) == 1):

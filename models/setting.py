@@ -61,11 +61,9 @@ def choose(
     scale = number("scale", scale)
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")
-    if adaptive:
-        return Setting("adaptive", 0.0, refinement, scale, precision)
-    if budget is not None:
-        return Setting("budget", number("budget", budget), refinement, scale, precision)
-    return Setting("k", 0.0 if k is None else number("k", k), refinement, scale, precision)
+    rule: Rule = "adaptive" if adaptive else "k" if budget is None else "budget"
+    value = number("k", 0.0 if k is None else k) if budget is None else number("budget", budget)
+    return Setting(rule, value, refinement, scale, precision)
 
 
 def number(name: str, value: object) -> float:
