@@ -41,7 +41,7 @@ class Upscale:
     def marks(self, source: Path, targets: Sequence[Target]) -> dict[Path, str]:
         """The mark that each file gets. Raises InputError if the source cannot be read."""
         content = sha256(read_bytes(source)).hexdigest()
-        looks = (self.output.quality, f"overlay {self.output.opacity}")  # of a target's files, in their order
+        looks = (self.output.quality, f"overlay {self.output.opacity}")  # how the files of a target are written
         marks = {}
         for target in targets:
             for path, look in zip(target.files(), looks, strict=False):

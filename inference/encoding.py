@@ -22,7 +22,7 @@ from models.setting import Setting
 from models.tile import Tile
 from utils.errors import InputError
 
-HR_FLOATS = 10  # that torch holds at most per HR pixel: the log odds, sr (3), and while refining a mean of sr and masks
+HR_FLOATS = 10  # numbers that are held per HR pixel: the log odds, sr, and while refining the means of sr and masks
 
 
 class ResultInProgress:
@@ -73,7 +73,7 @@ class Encoding:
     def begin(self, plan: TilePlan) -> None:
         """Cut the image into tiles and, with `keep`, encode it."""
         self.log_odds: Tensor | None = None  # (1,M-1,H,W)
-        self.feats: list[Tensor | None] = []  # of each tile; empty before tiles are cut, which looks at the free memory
+        self.feats: list[Tensor | None] = []  # one per tile; emptied before the free memory decides how tiles are cut
         self.plan, self.tiles = plan, plan.cut(self.lr, self.engine, pixel_bytes(self.engine, self.scale))
         # refinement reads one pixel around a tile; the halo of the encoder comes on top of that
         self.around = [tile.grown(self.lr, 1) for tile in self.tiles]

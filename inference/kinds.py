@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import Tensor
 
-from inference.picture import grayed, like, visible
+from inference.picture import as_kind_of, grayed, visible
 from utils.decode import decode_8, read_image
 from utils.errors import InputError
 from utils.image import Array, Image
@@ -35,7 +35,7 @@ class Given:
     def like(self, results: Sequence[Array]) -> Any:
         """Results (H,W,3) of `bits`, one per image, as the kind that was given."""
         if self.picture is not None:
-            return pillow_of(like(self.picture, results[0]))
+            return pillow_of(as_kind_of(self.picture, results[0]))
         return self.pack([levels_like(pixels, self.image) for pixels in results])
 
     def pack(self, arrays: Sequence[NDArray[Any]]) -> Any:

@@ -17,8 +17,8 @@ from models.setting import Setting
 from utils.errors import InputError
 from utils.resize import scaled_size
 
-TOLERANCE = 1e-4  # of [0,1]: what a picture may differ by
-TIE = 1e-4  # of log odds: upsamplers as close as this may be chosen either way
+TOLERANCE = 1e-4  # how much values in [0,1] may differ: a fortieth of a level of 8 bits
+TIE = 1e-4  # a difference of log odds that rounding may cause: either upsampler may be chosen
 KS = (0.0, 0.7, math.inf, -math.inf)
 
 

@@ -19,7 +19,7 @@ from utils.files import caseless
 from utils.metadata import read_mark
 
 PROGRAM = "PCSR "
-Identity = tuple[int, int]  # of a file, whatever links lead to it
+Identity = tuple[int, int]  # device and inode of a file, the same for all links to it
 
 
 class Target(NamedTuple):
@@ -40,9 +40,9 @@ class OutputFiles:
     folder: Path
     suffix: str
     kind: str  # .png, .jpg, .webp or .tif
-    quality: int | None  # of JPEG and WebP
+    quality: int | None  # for JPEG and WebP
     overlays: bool
-    opacity: float  # of the assignment's colours
+    opacity: float  # of the colours in overlays
     overwrite: bool
 
     def targets(self, sources: Sequence[Path], settings: Sequence[str]) -> list[list[Target]]:

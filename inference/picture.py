@@ -17,7 +17,7 @@ def restore_image(image: Image, restore: Restore) -> list[tuple[Image, Restored]
     it hides do not bleed into the edges. Raises InputError for an output that no image file holds.
     """
     results = restore(visible(image), bits=image.bits)
-    return [(like(image, restored.pixels), restored) for restored in results]
+    return [(as_kind_of(image, restored.pixels), restored) for restored in results]
 
 
 def visible(image: Image) -> Tensor:
@@ -25,7 +25,7 @@ def visible(image: Image) -> Tensor:
     return to_tensor(image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha))
 
 
-def like(image: Image, pixels: Array) -> Image:
+def as_kind_of(image: Image, pixels: Array) -> Image:
     """Restored colours (H,W,3), of the image's depth, with its gray, its metadata, and its alpha resized."""
     alpha = image.alpha
     if alpha is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,9 +57,8 @@ def original_restorer(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     if dtype == torch.float32:
         accelerate(model)
-    half = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-    image = torch.zeros(1, 3, PATCH, PATCH, device=device)
-    channels = model.encoder(image).shape[1]  # of the features, which decide how much memory a pixel takes
+    # the features decide how much memory a pixel takes
+    channels = model.encoder(torch.zeros(1, 3, PATCH, PATCH, device=device)).shape[1]
 
     def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
         tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
@@ -76,7 +74,7 @@ def original_restorer(
         pixels = canvas(*hr_size(lr, scale), bits)
         batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
         clock = Clock(device)
-        with half():
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if patches:
                 sr = patches.merge([model(batch).float() for batch in batches], lr, scale)
                 finish(sr, None, whole(sr), pixels)

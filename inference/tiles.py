@@ -51,7 +51,7 @@ class TilePlan:
 
         A model without a halo leaves a single tile.
         """
-        if self.quarterings:  # what the attempt before held is given back here, as it was in use until its error ended
+        if self.quarterings:  # gives back what the failed attempt held; its error, while handled, kept that alive
             torch.cuda.empty_cache()
         area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
         area = area / 4**self.quarterings
@@ -82,7 +82,7 @@ def allowance(device: torch.device) -> int:
     """Bytes that a tile may take."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job on this machine
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # this job's on this machine
     return min(int(psutil.virtual_memory().available * CPU_SHARE / processes), MOST)
 
 

@@ -58,7 +58,7 @@ class Upscaler:
         precision: Precision = "float32",
     ) -> None:
         self.model, self.device, self.plan, self.precision = model, device, plan, precision
-        self.computed = name_of(computes_in(model, device, precision))  # what `auto` is here
+        self.computed = name_of(computes_in(model, device, precision))  # never `auto`
         if isinstance(model, PCSR):
             self.engine = prepared(model, device, self.computed)
         else:

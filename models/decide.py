@@ -23,8 +23,8 @@ BAND_PIXELS = 1 << 21  # pixels of a band: their temporary copies take a few ten
 NEAR = 0.05  # how far from the k of the sample that of the image is sought first; if it is farther, it takes longer
 KMEANS_ITERATIONS = 20  # as published
 FLAT = 1e-6  # a map whose values differ by less, which rounding may cause, has nothing to cluster
-RESOLUTION = 1e-8  # of k: pixels whose thresholds are closer together count as equal
-HALVINGS = 100  # of an interval of k, at most: where k is huge, float64 is coarser than RESOLUTION
+RESOLUTION = 1e-8  # how exactly a k is found: pixels whose own k differ by less count as equal
+HALVINGS = 100  # the most steps of a search, as float64 is coarser than RESOLUTION where k is huge
 LARGE = 1e30  # the largest |k| that is used, as float32 holds its products; no log odds come near them
 
 
@@ -100,7 +100,7 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], flops: Sequence[float
     total = allowed * log_odds[:, 0].numel()
     _, guess = bisect(taken_by_sample, allowed * sample.shape[2], -limit, limit)
     low, high = bisect(taken, total, *bracket(taken, total, guess, limit))
-    slack = 1e-9 * max(flops)  # what a sum may be off by rounding
+    slack = 1e-9 * max(flops)  # the error of a sum that rounding may cause
     return between(log_odds, cost, (low, high), each, total - taken(high) + slack)
 
 

@@ -62,7 +62,7 @@ OPERATIONS: dict[Any, Callable[[Any, Any], Flops]] = {
     aten.convolution: convolution,
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), products(0)),
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), products(1)),
-    # of query, key and value: all queries with all keys, then all shares of the values
+    # args are query, key and value: all queries are multiplied with all keys, then all shares with the values
     aten._scaled_dot_product_flash_attention_for_cpu: lambda args, y: both(
         2.0 * (args[0].numel() + y[0].numel()) * args[1].shape[-2]
     ),

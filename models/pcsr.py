@@ -48,7 +48,7 @@ class PCSR(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.account = pcsr_flops(encoder, upsamplers, classifier)  # what the parts cost; every decision needs it
+        self.account = pcsr_flops(encoder, upsamplers, classifier)  # FLOPs of the parts, which decisions need
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
         """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.

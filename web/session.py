@@ -17,7 +17,7 @@ import torch
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
 from inference.encoding import Encoding, held_bytes
-from inference.picture import like, visible
+from inference.picture import as_kind_of, visible
 from inference.precision import name_of, prepared
 from inference.reduce import reduce_to
 from inference.restore import Restored
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     download: Path  # the result
     loupe: tuple[Path, Path]  # before and after as they are, around a place
     numbers: list[tuple[str, str, str]]  # label, value, remark
-    notes: list[str]  # what the file held that the result does not
+    notes: list[str]  # about contents of the file that are left out in the result
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Service:
 
     engines: dict[str, Engine]
     pixels: int  # the most that an upload or a result may have
-    root: Path  # of all files
+    root: Path  # folder of all files
     memory: int = 2 << 30  # bytes for the encodings of all visitors, of which one may take half
     encoded: dict["Session", "Picture"] = field(default_factory=dict)  # ordered by last use
 
@@ -160,8 +160,7 @@ class Picture:
         took = f"encoded in {self.encoding.seconds:.2f}" if self.encoding.keep else "too large to keep its encoding"
         numbers.append(("Seconds", f"{restored.seconds:.2f}", took))
         height, width = restored.pixels.shape[:2]
-        depth = f"{self.image.bits} bits per colour"
-        numbers.append(("Result", f"{width}x{height}", depth))
+        numbers.append(("Result", f"{width}x{height}", f"{self.image.bits} bits per colour"))
         if self.hr is not None:
             found = psnr(to_tensor(restored.pixels), self.hr, round(self.scale))
             numbers.append(("PSNR, dB", f"{found:.2f}", f"{found - self.bicubic:+.2f} over bicubic"))
@@ -201,7 +200,7 @@ class Session:
             self.place = most_difficult(restored.assignment)
         self.setting = setting
         folder = self.new_folder()
-        result = like(picture.image, restored.pixels)
+        result = as_kind_of(picture.image, restored.pixels)
         before, after = (folder / f"{name}{VIEW}" for name in ("bicubic", restored.setting))
         for path, each in zip((before, after), whole_views(picture.image, picture.lr, result), strict=True):
             save_image(path, each, QUALITY)
@@ -228,7 +227,7 @@ class Session:
 
     def loupe(self, folder: Path) -> tuple[Path, Path]:
         picture = self.encoded()
-        result = like(picture.image, picture.restore(self.setting).pixels)
+        result = as_kind_of(picture.image, picture.restore(self.setting).pixels)
         before, after = folder / f"loupe_before{VIEW}", folder / f"loupe_after{VIEW}"
         for path, each in zip((before, after), loupe_views(picture.image, picture.lr, result, self.place), strict=True):
             save_image(path, each)
