@@ -19,8 +19,9 @@ from pathlib import Path
 
 from inference.options import add_precision_option
 from models.checkpoint import SAVE, found
+from utils.cli import Parser, run
 from utils.device import add_device_option, pick_device
-from utils.errors import InputError, Parser, run
+from utils.errors import InputError
 from web.session import Service, load_engines
 
 LIMIT = 1e12  # the largest limit that can be set, more than any machine holds

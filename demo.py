@@ -6,6 +6,9 @@ python demo.py                           simulates x4 on a picture that ships wi
 python demo.py hr.png                    the same on your HR image: it is shrunk, then restored and measured
 ./dist.sh demo.py photos --upscale --gpu 0,1    shares a folder out to two GPUs; --cpu N to N processes
 
+Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all pictures, the
+one with the most heavy pixels, all settings together.
+
 The models are trained on clean pictures: they cannot tell noise and compression artefacts from details, and sharpen
 both.
 """
@@ -34,7 +37,6 @@ from inference.options import (
     chosen_output,
     precision_record,
     refuse_decisions,
-    refuse_upscale_options,
     tile_plan,
 )
 from inference.outputs import digest_of, fingerprint
@@ -43,12 +45,14 @@ from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
+from utils.cli import Parser, tell
 from utils.dist import Ranks, from_main, gather, run_rank, start_ranks, stop_ranks
-from utils.errors import InputError, Parser
+from utils.errors import InputError
 from utils.files import read_bytes
-from utils.jobs import Outcome, tell
+from utils.jobs import Outcome
 
 CONFIG = "configs/carn-pcsr-phase1.yaml"
+UPSCALING = "suffix", "format", "quality", "overwrite", "assignment"  # options that mean nothing to a simulation
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
 
 
@@ -62,6 +66,8 @@ def parse_options() -> argparse.Namespace:
     about = "up-scaling factor of 1 or more (default: 4, or the only one that an original model has)"
     parser.add_argument("--scale", type=float, help=about)
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
+    about = "take what can be decoded of a damaged file, and say so"
+    parser.add_argument("--accept_damaged", action="store_true", help=about)
     about = f"strength of the colours in the picture of the assignment, 0 .. 1 (default: {OPACITY})"
     parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
     about = "without --upscale: the original model to compare with (default: save/BACKBONE-x4)"
@@ -73,10 +79,11 @@ def parse_options() -> argparse.Namespace:
     args.images = [*args.images, *args.img_path] or [str(ASTRONAUT)]
     if args.config is None and args.model is None:
         args.config = CONFIG
+    given = [f"--{name}" for name in UPSCALING if getattr(args, name) != parser.get_default(name)]
+    if given and not args.upscale:
+        raise InputError(f"{' '.join(given)}: goes with --upscale; add that, or leave it out")
     if args.upscale and args.original:
         raise InputError("--original: is for a comparison; leave it or --upscale out")
-    if not args.upscale:
-        refuse_upscale_options(parser, args)
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity {args.opacity:g}: must lie between 0 and 1")
     return args
@@ -129,7 +136,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen,
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
     folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
-    summary = simulate(path, scale, restores, folder, args.opacity)
+    summary = simulate(path, scale, restores, folder, args.opacity, args.accept_damaged)
     write_record(folder, record)
     print(format_table(summary))
     print(f"written to {folder}")

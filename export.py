@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from inference.onnx import INSTALL, check_target, start, to_onnx, with_properties
 from inference.onnx_check import largest_difference
 from inference.restore import possible_scale
-from models.checkpoint import load_model
+from models.checkpoint import load_model, of_torch
 from models.setting import Setting
-from utils.errors import InputError, Parser, plain_text, run
+from utils.cli import Parser, plain_text, run
+from utils.errors import InputError
 from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
@@ -34,16 +35,15 @@ LARGEST = 64  # scale: beyond it, comparing the pictures with torch would take t
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument("--model", required=True, help="a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
     parser.add_argument("--onnx", required=True, type=Path, help="file to write; replaces only files of export.py")
     about = "up-scaling factor of 1 or more (default: 4, or the only one that an original model has)"
     parser.add_argument("--scale", type=float, help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
-    parser.add_argument(
-        "--licence",
-        type=plain_text,
-        help="licence of the weights, noted in the file (default: MIT, this project's; for a .pth: not stated)",
+    about = (
+        "licence of the weights, noted in the file (default: MIT, as this project; of .pth, .pt or .ckpt: not stated)"
     )
+    parser.add_argument("--licence", type=plain_text, help=about)
     return parser.parse_args()
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     setting = Setting(refinement=not args.no_refinement, scale=possible_scale(model, args.scale))
     if setting.scale > LARGEST:
         raise InputError(f"--scale {setting.scale:g}: must be at most {LARGEST}, for the comparison with torch")
-    licence = args.licence or ("not stated" if args.model.endswith(".pth") else "MIT")
+    licence = args.licence or ("not stated" if of_torch(args.model) else "MIT")
     exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
     if find_spec("onnxruntime"):

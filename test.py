@@ -1,6 +1,6 @@
 """Evaluate an original model: python test.py --config configs/carn-x4.yaml --hr_data DIR --per_image"""
 
-from evaluation.run import eval_parser, run_evaluation
+from evaluation.command import eval_parser, run_evaluation
 from inference.options import chosen_model, tile_plan
 from inference.restore import possible_scale
 from inference.restorers import bicubic_restorer, original_restorer

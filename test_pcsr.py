@@ -1,6 +1,6 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
-from evaluation.run import eval_parser, run_evaluation
+from evaluation.command import eval_parser, run_evaluation
 from inference.options import add_decision_options, asked_settings, chosen_model, tile_plan
 from inference.restorers import pcsr_restorer
 from models.pcsr import PCSR

@@ -1,4 +1,4 @@
-"""What several benchmarks need: options, the model, a clock, and the way from folders of HR images to tables."""
+"""Shared by several benchmarks: options, the model, a clock, and measuring folders of HR images."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,13 +9,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datasets.folder import Pair, paired_folders
+from datasets.folder import Pair, PairedFolder, named_folders
 from evaluation.tables import table_json, write_csv
 from inference.restore import Clock
 from models.checkpoint import load_model
 from models.pcsr import PCSR
+from utils.cli import Parser
 from utils.device import add_device_option
-from utils.errors import InputError, Parser
+from utils.errors import InputError
 from utils.files import output_file
 
 SCALE = 4
@@ -23,41 +24,41 @@ OUT_DIR = Path("results/benchmarks")
 
 
 def benchmark_parser(description: str | None) -> Parser:
-    """A parser whose help shows a module's docstring as it stands, with the option --device."""
+    """A parser with the option --device, whose help shows a module's docstring unchanged."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device_option(parser)
     return parser
 
 
 def folders_parser(description: str | None, name: str) -> Parser:
-    """The options of a benchmark that runs one model on folders of HR images, see `run_folders`."""
+    """The options of a benchmark that runs one model on folders of HR images (see run_folders)."""
     parser = benchmark_parser(description)
-    parser.add_argument("--hr_data", type=Path, nargs="+", required=True, help="folders of HR images, a data set each")
+    parser.add_argument("--hr_data", type=Path, nargs="+", required=True, help="folders of HR images, each a data set")
     parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights of phase 1")
-    parser.add_argument("--rounds", type=count, default=3, help="timed runs of each image or decision (default: 3)")
-    parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / f"{name}.csv", help="means per data set")
+    parser.add_argument("--rounds", type=count, default=3, help="timed runs for each image or rule (default: 3)")
+    parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / f"{name}.csv", help="means of each set")
     parser.add_argument("--images_csv", type=output_file(".csv"), default=OUT_DIR / f"{name}-images.csv")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, the means")
     return parser
 
 
 def count(text: str) -> int:
-    """An option's whole number. Raises ArgumentTypeError unless it is 1 or more."""
+    """The type of an option that is a whole number of 1 or more."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
     return int(text)
 
 
 def load_pcsr(path: str | Path) -> PCSR:
-    """A PCSR model that has something to decide. Raises InputError for another."""
+    """A PCSR model with a classifier. Raises InputError for another model."""
     model, _ = load_model(path)
     if not isinstance(model, PCSR) or model.classifier is None:
-        raise InputError(f"{path}: has nothing to decide; give a PCSR model of phase 1")
+        raise InputError(f"{path}: has no classifier; give a PCSR model of phase 1")
     return model
 
 
 def timed(call: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """The seconds that a call takes, the mean of so many, with the device's queue drained at both ends."""
+    """The seconds that a call takes, as the mean of `times` calls; the device is waited for before and after them."""
     clock = Clock(device)
     for _ in range(times):
         call()
@@ -75,8 +76,8 @@ def run_folders(
     Returns the summaries of all data sets as one table. Raises InputError for folders without images.
     """
     tables, summaries = [], []
-    for dataset, pairs in paired_folders(args.hr_data, SCALE).items():
-        bar = tqdm(pairs, desc=dataset, unit="image", disable=None)
+    for dataset, folder in named_folders(args.hr_data).items():
+        bar = tqdm(PairedFolder(folder, None, SCALE), desc=dataset, unit="image", disable=None)
         table = pd.DataFrame([row for pair in bar for row in measure(pair)])
         table.insert(0, "dataset", dataset)
         tables.append(table)
@@ -91,7 +92,7 @@ def run_folders(
 
 
 def means(images: pd.DataFrame, by: Sequence[str], args: argparse.Namespace) -> pd.DataFrame:
-    """Means per image of one data set, a line per value of `by`, with the model and the protocol in front."""
+    """Means over the images of one data set, a line for each value of `by`, with the model and the protocol first."""
     summary = images.groupby(["dataset", *by], sort=False).mean(numeric_only=True).reset_index()
     summary.insert(0, "model", args.model.resolve().name)
     summary.insert(2, "images", images["image"].nunique())
@@ -101,13 +102,13 @@ def means(images: pd.DataFrame, by: Sequence[str], args: argparse.Namespace) -> 
 
 
 def protocol(summary: pd.DataFrame) -> str:
-    """What all data sets of a summary have in common."""
+    """The scale, model and refinement of a summary, for people."""
     first = summary.iloc[0]
     return f"x{first['scale']}, {first['model']}, {'refined' if first['refined'] else 'not refined'}"
 
 
 def title(summary: pd.DataFrame) -> str:
-    """What the summary of one data set is about."""
+    """The title of the summary of one data set."""
     first = summary.iloc[0]
     about = f"{first['dataset']}, {first['images']} images, {protocol(summary)}"
     return f"{about}; PSNR in dB, 8-bit LR, border {first['scale']}"

@@ -1,7 +1,7 @@
-"""The paper's formulation written out plainly, as the benchmarks' other side.
+"""The paper's formulation written out plainly: benchmarks compare this project's with it.
 
-Coordinates per HR pixel, features gathered by grid_sample, every Linear of an MLP on [feat, rel_coord, rel_cell] of
-every pixel it is asked for, channels-first memory.
+Every HR pixel has coordinates, features are gathered by grid_sample, every Linear of an MLP runs on [feat, rel_coord,
+rel_cell] of every pixel, and memory is channels-first.
 """
 
 from typing import Any
@@ -59,7 +59,7 @@ def training_loss(task: Task[Any], lr: Tensor, hr: Tensor) -> Tensor:
 
 
 def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> tuple[Tensor, Tensor]:
-    """SR (1,3,H,W) of one image, refined, and its assignment (1,H,W); each upsampler runs on the pixels it got."""
+    """SR (1,3,H,W) of one image, refined, and its assignment (1,H,W); each upsampler runs on its own pixels."""
     feat = model.encoder(lr - model.mean)
     coords = grid(size, lr.device)
     *upsamplers, classifier = model.mlps()
@@ -81,7 +81,7 @@ def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> tuple[T
 
 
 def unfold_refine(sr: Tensor, assignment: Tensor) -> Tensor:
-    """Refinement by nine copies of the image."""
+    """Refinement, with nine copies of the image."""
     height, width = sr.shape[-2:]
     near = F.unfold(assignment[:, None].float(), 3)  # (1,9,N)
     mean = torch.stack([F.unfold(sr[:, c : c + 1], 3).mean(1) for c in range(3)], 1).view(1, 3, height - 2, width - 2)

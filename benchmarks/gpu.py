@@ -1,4 +1,4 @@
-"""Everything that is to be known about this project on a GPU, in one command that fits into a quarter of an hour.
+"""Tests and measures everything on a GPU, in one command that takes less than a quarter of an hour.
 
 python benchmarks/gpu.py                                      or: make gpu; writes results/gpu/gpu.json and gpu.log
 python benchmarks/gpu.py --minutes 9 --pack pack.npz --train_minutes 5       and trains, see datasets/scripts/pack.py
@@ -33,24 +33,25 @@ from benchmarks import gpu_inference, gpu_training
 from benchmarks.common import benchmark_parser
 from benchmarks.gpu_inference import Row
 from models.build import BACKBONES
+from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import InputError
 from utils.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("models/fast/test_gpu.py", *(f"gpu/test_{name}.py" for name in ("models", "inference", "training")))
-REHEARSED = "fsrcnn"  # of the tests of models, on a CPU
+REHEARSED = "fsrcnn"  # on a CPU, only the tests of this model are run
 WRITING = 15.0  # seconds that pytest may take to write its report
-START = 20.0  # seconds that a job needs to begin; with less it is left out
-TRAIN_START = 45.0  # seconds beside the minutes of a training: unpacking, validations, writing
+START = 20.0  # seconds that a job needs to begin; if fewer are left, it is left out
+TRAIN_START = 45.0  # seconds that a training takes besides its minutes: unpacking, validations, writing
 MOST = {
     "machine": 90.0,
     "tests": 240.0,
     "inference": 150.0,
     "training": 120.0,
-}  # seconds of one job, so that it may hang
-COMPILED = 1.2  # times as fast as without must it be, as torch.compile takes its time to start
-Job = dict[str, Any]  # its kind, and options of that kind
+}  # seconds after which a job is stopped, as it may hang
+COMPILED = 1.2  # compiling must make a training so many times as fast, because it takes long to start
+Job = dict[str, Any]  # the kind of job, and options of that kind
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
@@ -79,14 +80,14 @@ def plan(args: argparse.Namespace) -> list[Job]:
 
 
 def limit(job: Job, left: float, reserved: float) -> float:
-    """The seconds that a job may take of those that are left, of which some are kept for a training."""
+    """The seconds that a job may take, of those that are left; some are reserved for a training."""
     if job["kind"] == "train":
         return min(left, 60 * job["minutes"] + 2 * TRAIN_START)
     return min(MOST[job["kind"]], left - reserved)
 
 
 def flags_of(rows: list[Row], backbone: str) -> list[str]:
-    """The options of train_pcsr.py for the fastest way that was measured of phase 0; --amp if none was."""
+    """The options of train_pcsr.py that were fastest in phase 0; --amp if nothing was measured."""
     speed = {
         row["way"]: row["it_per_s"] / (COMPILED if "compiled" in row["way"] else 1)
         for row in rows
@@ -97,7 +98,7 @@ def flags_of(rows: list[Row], backbone: str) -> list[str]:
 
 
 def machine(device: torch.device) -> Iterator[Row]:
-    """What it runs on, and what the device reaches at best."""
+    """The machine, and the highest rates that its device reaches."""
     found: Row = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -108,7 +109,7 @@ def machine(device: torch.device) -> Iterator[Row]:
 
 
 def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
-    """Every test marked gpu, file by file at once, as compiling takes most of their time; a few in a rehearsal."""
+    """Run every test marked gpu, all files at the same time, as most of it is compiling; a few in a rehearsal."""
     environment, options = dict(os.environ), ["-m", "gpu", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
     if device.type != "cuda":
         environment["PCSR_TEST_DEVICE"] = device.type
@@ -146,7 +147,7 @@ def work(job: Job, out: Path, device: torch.device) -> Iterator[Row]:
         yield from tests(out, device, job["seconds"])
     elif job["kind"] == "inference":
         folder = None if job["images"] is None else Path(job["images"])
-        for compiled in (False, True) if device.type == "cuda" else (False,):  # last, as it takes a minute
+        for compiled in (False, True) if device.type == "cuda" else (False,):  # compiled last, as that takes a minute
             for output in job["outputs"]:
                 yield from gpu_inference.inference(job["backbone"], output, folder, device, compiled)
     elif job["kind"] == "training":
@@ -156,7 +157,7 @@ def work(job: Job, out: Path, device: torch.device) -> Iterator[Row]:
 
 
 def write_rows(job: Job, out: Path, device: torch.device) -> None:
-    """Do a job; each row is in the file as soon as there is one."""
+    """Do a job; each row is written to the file at once."""
     with (out / "rows.jsonl").open("w") as file:
         for row in work(job, out, device):
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
@@ -165,7 +166,7 @@ def write_rows(job: Job, out: Path, device: torch.device) -> None:
 
 
 def start(job: Job, out: Path, device: torch.device, seconds: float) -> Row:
-    """Do a job in a process of its own, for so many seconds at most; what came of it."""
+    """Do a job in a process of its own, for at most `seconds`, and return its status and rows."""
     rows = out / "rows.jsonl"
     rows.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--device", device.type, "--out", str(out), "--job"]
@@ -188,7 +189,7 @@ def start(job: Job, out: Path, device: torch.device, seconds: float) -> Row:
 
 
 def describe(result: Row) -> str:
-    """A line about a job, and the numbers that matter most."""
+    """A line about a job, and its most important numbers."""
     named = " ".join(str(result[key]) for key in ("kind", "backbone", "outputs") if key in result)
     text = f"{named}: {result['status']}, {result.get('took_seconds', 0):.0f} s"
     table = pd.DataFrame(result.get("rows", []))
@@ -230,7 +231,7 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
 
 def main() -> None:
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="minutes for everything (default: 9)")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "results/gpu", help="folder of results (default: results/gpu)"
     )
@@ -238,12 +239,12 @@ def main() -> None:
         "--images", type=Path, help="folder of HR images (default: pictures that ship with scikit-image)"
     )
     parser.add_argument("--pack", type=Path, help="training crops that datasets/scripts/pack.py has packed")
-    parser.add_argument("--train_minutes", type=float, default=4.0, help="of --minutes, with --pack (default: 4)")
-    parser.add_argument("--train_backbone", default="srresnet", choices=BACKBONES, help="(default: srresnet)")
+    parser.add_argument("--train_minutes", type=float, default=4.0, help="minutes for --pack (default: 4)")
+    parser.add_argument("--train_backbone", default="srresnet", choices=BACKBONES, help="default: srresnet")
     parser.add_argument(
         "--train_set", nargs="+", default=[], metavar="KEY=VALUE", help="other config keys of the training"
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="of the training (default: 32)")
+    parser.add_argument("--batch_size", type=int, default=32, help="batch size of the training (default: 32)")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.pack is not None and not args.pack.is_file():

@@ -1,9 +1,8 @@
-"""Restoring on a GPU, for benchmarks/gpu.py: every way from LR to SR, both on the device, and our steps one by one.
+"""Restoring on a GPU, for benchmarks/gpu.py: all methods, with LR and SR on the device, and our steps one by one.
 
-Seconds are medians of single runs with the device's queue drained at both ends, after warm-up. The floor of a step is
+Seconds are medians of single runs after warm-up; the device is waited for before and after each. The floor of a step is
 the longer of two times: its FLOPs at the rate of a large matrix product of the same precision, and the bytes that it
-must at least read and write at the bandwidth of a large copy, where each convolution reads its input and writes its
-output once.
+must read and write at the bandwidth of a large copy, if each convolution reads its input and writes its output once.
 """
 
 import contextlib
@@ -36,23 +35,23 @@ from models.flops import network_flops
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
 from models.tile import whole
-from utils.config import load_config
 from utils.decode import read_image
 from utils.files import list_images
 from utils.image import Array, to_tensor
+from utils.parse import load_config
 from utils.resize import downscale
 
 Row = dict[str, Any]
 Run = Callable[[], Tensor]  # one image: SR (1,3,H,W) on the device
-SIZES = {"2K": (1080, 2048), "4K": (2160, 3840), "8K": (4320, 7680)}  # of the output
+SIZES = {"2K": (1080, 2048), "4K": (2160, 3840), "8K": (4320, 7680)}  # height and width of the output
 PRECISIONS: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-BUDGET = {"cuda": 2.0, "cpu": 0.1}  # seconds of timed runs of each way, if that is at least LEAST runs
+TIMED = {"cuda": 2.0, "cpu": 0.1}  # seconds of timed runs of each method, but LEAST .. MOST runs
 LEAST, MOST = 3, 30
-SEEN = SIZES["2K"]  # of an output: PSNR is that of its upper left corner
+SEEN = SIZES["2K"]  # PSNR is measured in so large a corner of the output, at the upper left
 
 
 @contextlib.contextmanager
@@ -68,7 +67,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def picture(height: int, width: int, folder: Path | None) -> Array:
-    """HR (H,W,3) uint8: images side by side, mirrored until they fill it; of a folder, or those of scikit-image."""
+    """HR (H,W,3) uint8: images of a folder or of scikit-image side by side, mirrored until they fill it."""
     if folder is not None:
         images = [read_image(path).pixels for path in list_images(folder)[:4]]
     else:
@@ -79,7 +78,7 @@ def picture(height: int, width: int, folder: Path | None) -> Array:
 
 
 def load_or_make(name: str, config: str) -> tuple[Any, bool]:
-    """The model whose weights are in save/, else one of its config with random weights; and whether it is trained."""
+    """The model in save/, or else one from its config with random weights; and whether it is trained."""
     if (SAVE / name / WEIGHTS).exists():
         return load_model(SAVE / name)[0].eval(), True
     torch.manual_seed(0)
@@ -103,7 +102,7 @@ def machine_rates(device: torch.device) -> list[Row]:
 
 
 def on_device(engine: Engine, lr: Tensor, setting: Setting) -> Tensor:
-    """As Encoding.restore, but the result is not rounded and stays where it is."""
+    """As Encoding.restore, but the result is not rounded and stays on the device."""
     size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
     encoded = engine.encode(lr)
     assignment = decide(engine.classify(encoded, size), setting, engine.account)
@@ -111,7 +110,7 @@ def on_device(engine: Engine, lr: Tensor, setting: Setting) -> Tensor:
 
 
 def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[[], Run]]:
-    """All ways by name, the most important first; each is made when called for."""
+    """All methods by name, the most important first; each is made when it is called for."""
     device = lr.device
 
     def plain() -> Run:
@@ -162,7 +161,7 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
 
 
 def measured(run: Run, hr: Tensor, trained: bool, device: torch.device) -> Row:
-    """PSNR, seconds and peak memory of one way."""
+    """PSNR, seconds and peak memory of one method."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
@@ -172,14 +171,14 @@ def measured(run: Run, hr: Tensor, trained: bool, device: torch.device) -> Row:
     del sr
     peak = torch.cuda.max_memory_allocated(device) / MB if cuda else None
     once = min(timed(run, device) for _ in range(2))
-    rounds = max(LEAST, min(MOST, int(BUDGET[device.type] / once)))
+    rounds = max(LEAST, min(MOST, int(TIMED[device.type] / once)))
     seconds = sorted(timed(run, device) for _ in range(rounds))
     row = {"seconds": median(seconds), "fastest": seconds[0], "rounds": rounds, "peak_mb": peak}
     return {**row, "psnr": quality if trained else None}
 
 
 def convolution_bytes(encoder: nn.Module, image: Tensor) -> int:
-    """What the convolutions of an encoder read and write for an image, without their weights."""
+    """The bytes that the convolutions of an encoder read and write for an image, without their weights."""
     total = 0
 
     def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -209,7 +208,7 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
     spent = sum(count * flops.executed for count, flops in zip(counts, account.upsamplers, strict=True))
     encoder = folded(pcsr).encoder.to(lr.device, engine.precision)
     moved = convolution_bytes(encoder, (lr - engine.model.mean).to(engine.precision))
-    # what is called, its FLOPs, its bytes
+    # the call, its FLOPs, its bytes
     table: dict[str, tuple[Callable[[], object], float, float]] = {
         "encode": (
             lambda: engine.features(lr, tile),
@@ -249,7 +248,7 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
 def inference(
     backbone: str, output: str, folder: Path | None, device: torch.device, compiled: bool = False
 ) -> Iterator[Row]:
-    """Rows of all ways, then of our steps, or of the compiled ways alone; a way that fails has a row that says why."""
+    """Rows of all methods and then of our steps, or of the compiled methods; a failure gives a row with the reason."""
     height, width = (side if device.type == "cuda" else side // 64 * 4 for side in SIZES[output])
     pcsr, trained = load_or_make(f"{backbone}-pcsr-phase1", f"configs/{backbone}-pcsr-phase1.yaml")
     original, with_weights = load_or_make(f"{backbone}-x{SCALE}", f"configs/{backbone}-x{SCALE}.yaml")
@@ -263,7 +262,7 @@ def inference(
         try:
             with tf32("tf32" in name):
                 row = measured(make(), hr, known, device)
-        except Exception as error:  # one way's failure must not cost the others
+        except Exception as error:  # one failure must not stop the others
             row = {"error": f"{type(error).__name__}: {error}"[:500]}
         yield {**about, "name": name, "trained": known, **row}
     if not compiled:

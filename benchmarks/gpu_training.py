@@ -1,4 +1,4 @@
-"""Training on a GPU, for benchmarks/gpu.py: iterations a second of each way, and a real training from packed crops."""
+"""Training on a GPU, for benchmarks/gpu.py: iterations per second of each method, and a training from packed crops."""
 
 import json
 import shutil
@@ -13,13 +13,15 @@ from benchmarks.common import SCALE, timed
 from benchmarks.gpu_inference import Row, tf32
 from benchmarks.training import JOBS, QUEUE, Way
 from benchmarks.ways import MB
-from datasets.pack import unpack, write_crops
+from datasets.pack import unpack
 from models.checkpoint import SAVE, WEIGHTS
 from training.command import check_pcsr, run_training, train_parser
 from utils.decode import stored_size
+from utils.encode import write_image
 from utils.files import list_images
+from utils.image import Array
 
-# name, whether TF32 is allowed, the way
+# name, whether TF32 is allowed, how it is done
 WAYS = [
     ("bfloat16", True, Way(amp=True)),
     ("tf32", True, Way()),
@@ -28,19 +30,19 @@ WAYS = [
     ("tf32 compiled", True, Way(compile=True)),
     ("float32 compiled", False, Way(compile=True)),
 ]
-PIXELS = 4096  # per patch, of which the loss is taken
+PIXELS = 4096  # per patch: so many the loss is taken over
 KEPT = 16  # crops for validation
-LARGEST = 16 << 20  # bytes of a result's file: more is left where it is
+LARGEST = 16 << 20  # bytes: larger files of a run are not copied to the results
 RECIPE = [
     "optimizer=muon", "loss=psnr", "learning_rate=2e-3", "learning_rate_min=1e-6", "ema_decay=0.999",
     "schedule=stable", "anneal=0.3", "log_every=200", "val_every=2000", "save_every=2000", "keep_checkpoints=1",
 ]  # fmt: skip
-LIGHT = ["loss_l1_w=50", "learning_rate=3e-3", "ema_decay=0.99", "warmup=50"]  # of phase 1, beside the recipe
-SHARE = 0.15  # of the minutes, for phase 1
+LIGHT = ["loss_l1_w=50", "learning_rate=3e-3", "ema_decay=0.99", "warmup=50"]  # phase 1 has these too
+SHARE = 0.15  # share of the minutes for phase 1
 
 
 def training(backbone: str, device: torch.device) -> Iterator[Row]:
-    """Iterations a second of phases 0 and 1 in each way; a way that fails has a row that says why."""
+    """Iterations per second of phases 0 and 1 with each method; a failure gives a row with the reason."""
     cuda = device.type == "cuda"
     batch, patch, rounds, queue = (16, 32, 5, QUEUE) if cuda else (2, 16, 1, 1)
     lr, hr = (torch.rand(batch, 3, patch * n, patch * n, device=device) for n in (1, SCALE))
@@ -60,13 +62,13 @@ def training(backbone: str, device: torch.device) -> Iterator[Row]:
                     seconds = min(timed(step, device, queue) for _ in range(rounds))
                 row |= {"seconds": seconds, "it_per_s": 1 / seconds}
                 row["peak_mb"] = torch.cuda.max_memory_allocated(device) / MB if cuda else None
-            except Exception as error:  # one way's failure must not cost the others
+            except Exception as error:  # one failure must not stop the others
                 row["error"] = f"{type(error).__name__}: {error}"[:500]
             yield row
 
 
 def recipe(options: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]:
-    """The settings of phase 0 and of phase 1 for a training from crops in a folder, from the weights in save/."""
+    """The overrides of phase 0 and phase 1 for a training from crops in a folder, starting from weights in save/."""
     shipped = SAVE / f"{options['backbone']}-pcsr-phase0"
     side = min(stored_size(list_images(folder / "train")[0]))
     places = [f"data.train={folder / 'train'}", f"data.val={folder / 'val'}"]
@@ -81,7 +83,7 @@ def recipe(options: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]
 
 
 def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
-    """Phase 0, then phase 1, from a file of crops; weights, configs and a state that is small enough come to `out`."""
+    """Phase 0, then phase 1, from a file of crops; weights, configs and a small state are copied to `out`."""
     crops, folder = unpack(Path(options["pack"])), Path(tempfile.mkdtemp())
     write_crops(crops[:-KEPT], folder / "train")
     write_crops(crops[-KEPT:], folder / "val")
@@ -110,3 +112,10 @@ def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Itera
             "files": kept,
         }
     shutil.rmtree(folder)
+
+
+def write_crops(crops: Array, folder: Path) -> None:
+    """Write each crop as an image, so that trainings and evaluations can read the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, crop in enumerate(crops):
+        write_image(folder / f"crop-{index:05d}.png", crop)

@@ -4,10 +4,10 @@ python benchmarks/inference.py                                scikit-image's ast
 python benchmarks/inference.py --img_path hr --plot ways.png  a folder of HR images, and a picture of PSNR over seconds
 python benchmarks/inference.py --model save/fsrcnn-pcsr-phase1                another model than CARN
 
-All ways run in turns in one process, with the same memory settings, so that a busy machine slows them alike; medians,
-after a warm-up of each. Peak memory is that of a process which restores the image in this one way, once. Shares of the
-FLOPs' peak are of the best matrix product that this machine's libraries reach. Where save/ has no weights of the
-backbone's original model, its rows are left out.
+All methods run alternately in one process, with the same memory settings, so that a busy machine slows all of them;
+seconds are medians, after a warm-up of each. Peak memory is measured in a process that restores the image once, with
+one method. "Of peak" compares with the fastest matrix product that this machine's libraries reach. If save/ has no
+weights of the backbone's original model, its rows are left out.
 
 With `pip install -r requirements-bench.txt` the original model also runs in ONNX Runtime and in OpenVINO, and ours, as
 export.py writes it, in ONNX Runtime.
@@ -37,17 +37,18 @@ from benchmarks.ways import IN_HALF, SETTINGS, Way, load_models, peak_mb, ways
 from datasets.folder import mod_crop
 from demo import ASTRONAUT
 from evaluation.metrics import psnr
-from evaluation.tables import Column, figure_png, format_columns, table_json, write_csv
+from evaluation.tables import Column, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
+from inference.visual import figure_png
+from utils.cli import run
 from utils.decode import read_image
 from utils.device import pick_device
-from utils.errors import run
 from utils.files import list_images, output_file, write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
 
-REST = 0.02  # seconds before each timed run: threads of the way before may wait actively for more work
-KEYS = ["name", "seconds", "peak_mb", "flops_paper", "flops_executed"]  # what --json promises
+REST = 0.02  # seconds before each timed run, as threads of the method before may still wait actively for more work
+KEYS = ["name", "seconds", "peak_mb", "flops_paper", "flops_executed"]  # --json has all of these
 RATES = {
     "vs_published": Column("vs published", "{:.1f}x"),
     "vs_original": Column("vs original", "{:.1f}x"),
@@ -61,7 +62,7 @@ SHOWN += ["gflops_per_second", "share_of_peak"]
 
 def gemm_peak(device: torch.device) -> float:
     """GFLOP/s of the faster of the two ways to multiply matrices, float32, rows of 512 channels."""
-    rows = 1 << (13 if device.type == "cpu" else 18)  # enough that a GPU's start does not count
+    rows = 1 << (13 if device.type == "cpu" else 18)  # so many that the start on a GPU does not count
     a, b = torch.randn(rows, 512, device=device), torch.randn(512, 512, device=device)
     image = a.view(1, 1, -1, 512).permute(0, 3, 1, 2)
     products: list[Callable[[], Tensor]] = [lambda: a @ b, lambda: F.conv2d(image, b[:, :, None, None])]
@@ -73,9 +74,9 @@ def gemm_peak(device: torch.device) -> float:
 def measure(
     compared: dict[str, Way], hr: Tensor, lr: Tensor, rounds: int, device: torch.device
 ) -> tuple[pd.DataFrame, float]:
-    """A row per way: PSNR of a first round, which warms up, and the median seconds of the others.
+    """A row for each method: PSNR of a first round, which warms up, and the median seconds of the others.
 
-    Also the best GFLOP/s of matrix products, tried in every round: a busy moment would make it too small.
+    Also the best GFLOP/s of matrix products, tried in every round, because a busy moment would make it too small.
     """
     rows = []
     for name, way in compared.items():
@@ -94,7 +95,7 @@ def measure(
 
 
 def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
-    """Add what follows from the rows of one image, or from means."""
+    """Add ratios and rates to the rows of one image, or to means."""
     seconds = rows.set_index("name")["seconds"]
     rate = rows["flops_executed"] / rows["seconds"] / 1e9
     return rows.assign(
@@ -106,7 +107,7 @@ def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
 
 
 def plot(means: pd.DataFrame, title: str) -> bytes:
-    """PSNR against seconds as PNG: ours a curve over k, all else a mark each."""
+    """PSNR against seconds as PNG: ours is a curve over k, each other method a mark."""
     points = means.set_index("name")
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
@@ -117,7 +118,7 @@ def plot(means: pd.DataFrame, title: str) -> bytes:
         axis.plot(half["seconds"], half["psnr"], "o--", label="ours, over k, float16")
     others = points.drop(index=[*ours.index, *half.index]).rename(index={"adaptive": "ours, adaptive"})
     for mark, (name, row) in zip("*sv^x+D", others.iterrows(), strict=False):
-        # hollow, as some lie over one another
+        # hollow, as some lie upon one another
         axis.plot(row["seconds"], row["psnr"], mark, markersize=9, markerfacecolor="none", label=str(name))
     for name, row in ours.iterrows():
         shift = (0, 7) if name == "k=0" else (6, -11)  # k=1 may be close
@@ -138,12 +139,12 @@ def parse_options() -> argparse.Namespace:
         "--img_path", type=Path, default=ASTRONAUT, help="HR image or folder, shrunk by 4 (default: astronaut)"
     )
     parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"))
-    parser.add_argument("--original", type=Path, help="its original model (default: that of its backbone in save/)")
-    parser.add_argument("--rounds", type=count, default=5, help="timed runs of each way per image (default: 5)")
-    parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, a process start per way")
+    parser.add_argument("--original", type=Path, help="original model (default: that of the same backbone in save/)")
+    parser.add_argument("--rounds", type=count, default=5, help="timed runs of each method per image (default: 5)")
+    parser.add_argument("--no_memory", action="store_true", help="do not measure peak memory, which takes long")
     parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "inference.csv")
     parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR against seconds")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON, means per way")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON, means for each method")
     return parser.parse_args()
 
 
@@ -166,7 +167,7 @@ def main() -> None:
         table, reached = measure(compared, hr, lr, args.rounds, device)
         peak = max(peak, reached)
         if not args.no_memory:
-            bar = tqdm(table["name"], desc="memory", unit="way", disable=None)
+            bar = tqdm(table["name"], desc="memory", unit="method", disable=None)
             table["peak_mb"] = [peak_mb(name, args.model, args.original, device, lr) for name in bar]
         table.insert(0, "image", path.name)
         table.insert(1, "output", output)

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 
 from benchmarks.tables import ROOT
 from models.checkpoint import SAVE
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import output_file, write_atomic
 
 PROGRAMS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
@@ -31,7 +32,7 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-PATIENCE = 90.0  # seconds, for what takes one or two on an idle machine
+PATIENCE = 90.0  # seconds to wait; on an idle machine one or two are enough
 CARDS = "#numbers .card b"
 READY = f"""
 const cards = [...document.querySelectorAll('{CARDS}')].map(card => card.textContent)
@@ -43,7 +44,7 @@ return cards.length == 6 && !cards.includes('...') && pictures.length == 5
 
 @contextmanager
 def served(*options: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The page as a user starts it; its address. Raises InputError if it does not come up or does not end well."""
+    """Start the page as a user does, and give its address. Raises InputError if it does not start or end well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -69,7 +70,7 @@ def served(*options: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 
 @contextmanager
 def chromium(downloads: Path | None = None, width: int = 1280, height: int = 1000) -> Iterator[Any]:
-    """A driver of a headless Chromium with a profile of its own."""
+    """A driver of a headless Chromium with its own profile."""
     from selenium import webdriver  # noqa: PLC0415 - optional
     from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
 
@@ -89,7 +90,7 @@ def chromium(downloads: Path | None = None, width: int = 1280, height: int = 100
 
 
 def wait_for(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Until it is true; what it is then. Raises InputError if it stays false."""
+    """Wait until a condition is true, and return its value. Raises InputError if it stays false."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         if value := condition():
@@ -102,8 +103,8 @@ def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=output_file(".png"), required=True, help="PNG to write")
     parser.add_argument("--model", type=Path, required=True, help="folder of weights to show")
-    parser.add_argument("--width", type=int, default=1280, help="in pixels (default: 1280; at least 500)")
-    parser.add_argument("--height", type=int, default=1480, help="in pixels, of a window with its bars (default: 1480)")
+    parser.add_argument("--width", type=int, default=1280, help="width in pixels (default: 1280; at least 500)")
+    parser.add_argument("--height", type=int, default=1480, help="height of the window in pixels (default: 1480)")
     args = parser.parse_args()
     if MISSING:
         raise InputError(f"not installed: {', '.join(MISSING)}; requirements-app.txt has the Python packages")

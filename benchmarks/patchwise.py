@@ -1,16 +1,16 @@
-"""Does it matter that images go through as a whole? Whole images against patches, with and without overlap.
+"""Does it matter that whole images are restored? Whole images against patches, with and without overlap.
 
 python benchmarks/patchwise.py --hr_data data/Set14 data/BSD100
 
-Patches of --patch_size LR pixels a side, `step` apart: by default 4 less than the side, as the published 32/28, and the
-side itself, without overlap; what is left over at the right and bottom gets patches flush with the edge, which overlap
-in any case. SR is averaged where patches overlap, and FLOPs are billed for every patch. An image smaller than the patch
-is one patch, the whole.
+Patches have --patch_size LR pixels on a side. By default neighbours share 4 pixels, as the published 32/28, or none. At
+the right and the bottom, the rest is covered by patches that end at the border of the image, which overlap in any case.
+SR is averaged where patches overlap, and the FLOPs of all patches are counted. An image smaller than a patch is one
+patch.
 
-A seam is what lies within --seam HR pixels of the edge of a patch, the edges of the image left out; `whole at seams` is
-the PSNR of the whole image's SR at the same pixels, and images without seams do not count in either. LR is made by
-antialiased bicubic and rounded to 8 bits; PSNR is of 8-bit RGB, 4 border pixels left out, mean per image. Seconds are
-medians of --rounds runs. The whole image goes through as one tile, for which it needs some 4 kB per LR pixel.
+The pixels within --seam HR pixels of a patch's edge are its seam, except at the edges of the image. `Whole at seams` is
+the PSNR of the whole image's SR at the same pixels; images without seams count in neither. LR is made by antialiased
+bicubic and rounded to 8 bits. PSNR is measured on 8-bit RGB without 4 border pixels, and averaged over the images.
+Seconds are medians of --rounds runs. The whole image is one tile, for which it needs about 4 kB per LR pixel.
 """
 
 import argparse
@@ -34,14 +34,15 @@ from inference.restore import Restored
 from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.setting import Setting
+from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import InputError
 from utils.image import to_tensor
 from utils.patches import Patches
 
 OVERLAP = 4  # LR pixels that neighbouring patches share: the published 32/28
 WHOLE = "whole"
-ONE_TILE = 1 << 20  # LR pixels across: no image is larger
+ONE_TILE = 1 << 20  # LR pixels on a side: no image is larger
 TITLES = {
     "cut": Column("patches"),
     "k": Column("k", "{:g}"),
@@ -57,7 +58,7 @@ SHOWN += ["flops_paper", "flops_executed", "flops_paper_ratio", "seconds"]
 
 
 def seams(lr: Tensor, patches: Patches, width: int) -> Tensor:
-    """Which HR pixels lie within `width` of a patch's edge inside the image: (H,W) of bool."""
+    """Whether HR pixels lie within `width` of a patch's edge inside the image: (H,W) of bool."""
     near = torch.zeros([SCALE * n for n in lr.shape[-2:]], dtype=torch.bool)
     for window in patches.windows(lr, SCALE):
         for axis, span in enumerate(window):
@@ -67,7 +68,7 @@ def seams(lr: Tensor, patches: Patches, width: int) -> Tensor:
 
 
 def measured(hr: Tensor, restored: Restored, whole: Restored, mask: Tensor) -> dict[str, float]:
-    """The numbers of one result, with seams where mask (H,W) is true, beside the whole image's result."""
+    """The numbers of one result and, at the seams, where mask (H,W) is true, of the whole image's result."""
     sr, uncut = to_tensor(restored.pixels), to_tensor(whole.pixels)
     return {
         "psnr": psnr(sr, hr, SCALE),
@@ -82,7 +83,7 @@ def measured(hr: Tensor, restored: Restored, whole: Restored, mask: Tensor) -> d
 
 
 def summarise(images: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
-    """Means per image of one data set, a line per cut and k; ratios are of means, to the whole image at that k."""
+    """Means over the images of one data set, for each cut and k; ratios compare them with the whole image at that k."""
     summary = means(images, ["cut", "k"], args)
     seamed = images.groupby(["cut", "k"], sort=False)["psnr_seams"].count()
     summary.insert(8, "with_seams", seamed.to_numpy())
@@ -94,7 +95,7 @@ def summarise(images: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
 
 def main() -> None:
     parser = folders_parser(__doc__, "patchwise")
-    parser.add_argument("--patch_size", type=int, nargs="+", default=[32, 64, 128, 256], help="LR pixels a side")
+    parser.add_argument("--patch_size", type=int, nargs="+", default=[32, 64, 128, 256], help="LR pixels on a side")
     parser.add_argument("--overlap", type=int, nargs="+", default=[OVERLAP, 0], help="LR pixels that neighbours share")
     parser.add_argument("--k", type=float, nargs="+", default=[0.0], help="larger is cheaper (default: 0)")
     parser.add_argument("--seam", type=count, default=8, help="HR pixels on each side of a patch's edge (default: 8)")

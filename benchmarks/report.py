@@ -1,9 +1,8 @@
 """Rebuild every number and picture of README.md and docs/ from the weights in save/: make report DATA=DIR
 
-DIR holds the folders Set5, Set14, BSD100 and 2K of HR images. What is up to date is not done again: a step is, when its
-command, its weights and its images are those of the last time. Seconds are worth something on an idle machine only.
-What the steps print goes to results/report/STEP.log, their tables and pictures to results/readme/, and the tables from
-there into the texts.
+DIR holds the folders Set5, Set14, BSD100 and 2K of HR images. A step is skipped if its command, its weights and its
+images have not changed since the last time. Seconds are only meaningful on an idle machine. The steps print into
+results/report/STEP.log; their tables and pictures go to results/readme/, and the tables from there into the texts.
 """
 
 import argparse
@@ -23,7 +22,8 @@ from benchmarks.page import MISSING
 from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
 from evaluation.tables import write_csv
 from models.checkpoint import SAVE, WEIGHTS
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import list_images, write_atomic
 
 LARGE = "2K"
@@ -33,15 +33,15 @@ DECISIONS = ("--k", "-1", "0", "1", "2", "inf", "--budget", "1", "--adaptive")
 
 
 class Step(NamedTuple):
-    """One command, and the files that have to be the same for its results still to hold."""
+    """One command, and the files on which its results depend."""
 
     name: str
-    command: Sequence[str]  # what follows `python`
+    command: Sequence[str]  # the words after `python`
     makes: Sequence[Path]
     reads: Sequence[Path]
 
     def state(self) -> str:
-        """A digest of the command and of all it reads."""
+        """A digest of the command and of all files that it reads."""
         digest = hashlib.sha256(repr([*self.command]).encode())
         for path in self.reads:
             digest.update(path.name.encode() + path.read_bytes())
@@ -55,10 +55,10 @@ class Step(NamedTuple):
         return stamp.exists() and stamp.read_text() == self.state() and all(path.exists() for path in self.makes)
 
     def run(self) -> None:
-        """Raises InputError, with the command's last words, if it fails."""
+        """Run the command. Raises InputError with its last line if it fails."""
         log = WORK / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        for path in self.makes:  # an evaluation or a demo leaves results that are there to what made them
+        for path in self.makes:  # an evaluation or a demo does not replace results of another model or setting
             path.unlink(missing_ok=True)
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
@@ -69,7 +69,7 @@ class Step(NamedTuple):
 
 
 def evaluations(data: Path) -> list[Step]:
-    """Bicubic, and of every backbone the original model and PCSR, refined and not, on every set."""
+    """Bicubic, and the original model and PCSR of every backbone, refined and not, on every set."""
     models: list[tuple[str, list[Path], list[str]]] = [("bicubic", [], ["test.py", "--bicubic"])]
     for backbone in BACKBONES:
         pcsr, *originals = shipped(backbone)
@@ -94,7 +94,7 @@ def shipped(backbone: str) -> list[Path]:
 
 
 def collect(steps: Sequence[Step]) -> None:
-    """All evaluations as one table of images and one of means, results/readme/images.csv and summary.csv."""
+    """Write all evaluations as a table of images and one of means, results/readme/images.csv and summary.csv."""
     for name in ("images.csv", "summary.csv"):
         tables = {}
         for step in steps:
@@ -105,7 +105,7 @@ def collect(steps: Sequence[Step]) -> None:
 
 
 def measurements(data: Path) -> list[Step]:
-    """The benchmarks, each a table of its own and some a picture."""
+    """The benchmarks; each makes a table, and some a picture."""
     large, folders = data / LARGE, [data / name for name in (*SETS, LARGE)]
     steps = []
 
@@ -115,11 +115,11 @@ def measurements(data: Path) -> list[Step]:
         steps.append(Step(name, [f"benchmarks/{script}.py", *map(str, (*options, *written))], makes, reads))
 
     for backbone in BACKBONES:
-        main = backbone == "carn"  # of the others one image is enough
+        main = backbone == "carn"  # for the others one image is enough
         images = list_images(large)[: None if main else 1]
         models = shipped(backbone)
         options = ["--model", models[0], "--img_path", large if main else images[0], "--rounds", 3]
-        if len(models) == 1:  # no original of its own, so that it is compared with CARN's
+        if len(models) == 1:  # it has no original model with weights, and is compared with CARN's
             models += shipped("carn")[1:]
             options += ["--original", models[1]]
         reads = [*(path / WEIGHTS for path in models), *images]
@@ -134,7 +134,7 @@ def measurements(data: Path) -> list[Step]:
 
 
 def pictures() -> list[Step]:
-    """The demo's comparison and the web page, the latter where a browser is installed."""
+    """The demo's comparison and, if a browser is installed, the web page."""
     comparison, page = KEPT / "astronaut" / "comparison.png", KEPT / "app.png"
     demo = ["demo.py", "--out_dir", str(KEPT)]
     shown = ["benchmarks/page.py", "--model", str(CARN), "--out", str(page)]
@@ -144,8 +144,8 @@ def pictures() -> list[Step]:
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of Set5, Set14, BSD100 and 2K")
-    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="these steps, up to date or not")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds Set5, Set14, BSD100 and 2K")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="run these steps, up to date or not")
     args = parser.parse_args()
     if missing := [name for name in (*SETS, LARGE) if not (args.data / name).is_dir()]:
         raise InputError(f"{args.data}: has no folder {', '.join(missing)}")
@@ -161,7 +161,7 @@ def main() -> None:
     for text in (filled := texts(ROOT)):
         write_atomic(text, fill(text.read_text(encoding="utf-8"), KEPT).encode())
     if MISSING:
-        print(f"the picture of the web page is left as it is: not installed: {', '.join(MISSING)}")
+        print(f"the picture of the web page is left as it is, because these are not installed: {', '.join(MISSING)}")
     print(f"{len(due)} of {len(steps)} steps were due; tables in {', '.join(str(text) for text in filled)}")
 
 

@@ -1,22 +1,22 @@
-"""Does deciding per pixel pay? PSNR at equal FLOPs of the classifier's choice against others, on one trained model.
+"""Is it worth deciding per pixel? PSNR of the classifier's choice and of others, at equal FLOPs, on one trained model.
 
 python benchmarks/routing.py --hr_data data/Set5 data/Set14 --plot routing.png
 
-Every rule makes the same share of each image's pixels heavy, and the FLOPs are the whole model's, classifier included:
+Every rule makes the same share of each image's pixels heavy. The FLOPs are those of the whole model with classifier.
 
 random                 pixels drawn at random
 gradient               where the LR image changes most; needs no training
 gradient alone         the same without the classifier, whose FLOPs (paper account) go into more heavy pixels
 patches of 128/64/32   whole patches of so many LR pixels a side, ranked by their mean heavy probability
-classifier             pixels ranked by the classifier: what --k and --budget of the other commands do
-oracle                 where the heavy upsampler lowers the squared error most; knows HR: the ceiling
-oracle by patches      the same by patches of 32: the ceiling of distributing patches
+classifier             pixels ranked by the classifier, as --k and --budget of the other commands do
+oracle                 where the heavy upsampler lowers the squared error most; it knows HR and is the upper limit
+oracle by patches      the same by patches of 32: the upper limit for methods that distribute patches
 
-The share is each image's own, exact to the pixel. Of the last patch that gets in, some pixels are heavy, drawn at
-random, so that in an image no larger than one patch all of them are. "Way" is the share of the PSNR between random and
-oracle that a rule gets. LR is made by antialiased bicubic and rounded to 8 bits; PSNR is of 8-bit RGB, 4 border pixels
-left out, mean per image. Images go through the model as a whole. Seconds are those of rating and ranking the pixels,
-encoding and upsampling left out; an oracle has none.
+The share holds in each image, exactly to the pixel. In the last patch that is chosen only some pixels are heavy, which
+are drawn at random; in an image no larger than one patch this means all heavy pixels. "Way" is the share of the PSNR
+gap between random and oracle that a rule closes. LR is made by antialiased bicubic and rounded to 8 bits. PSNR is
+measured on 8-bit RGB without 4 border pixels, and averaged over the images. Images are restored as a whole. Seconds are
+those of rating and ranking the pixels, without encoding and upsampling; an oracle has none.
 """
 
 import sys
@@ -41,19 +41,20 @@ from models.decide import heaviness
 from models.fast.engine import Encoded, Engine
 from models.flops import pcsr_flops
 from models.pcsr import PCSR, refine
+from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError, run
+from utils.errors import InputError
 from utils.files import output_file, write_atomic
 from utils.resize import scaled_size
 
 
 class Scene(NamedTuple):
-    """One encoded image, and what rules may look at."""
+    """One encoded image, and all that rules may use."""
 
     engine: Engine
     encoded: Encoded
     size: tuple[int, int]
-    gain: Tensor  # (1,H,W), for oracles only
+    gain: Tensor  # (1,H,W), only for oracles
     seed: int
 
     def log_odds(self) -> Tensor:
@@ -84,9 +85,9 @@ RULES: dict[str, Callable[[Scene], Tensor]] = {  # -> a score (1,H,W), see bench
 
 
 def gain_of(light: Tensor, heavy: Tensor, hr: Tensor) -> Tensor:
-    """By how much heavy has the lower squared error of 8-bit levels: three (1,3,H,W) -> (1,H,W), 0 at the border.
+    """How much lower the squared error of heavy is, in 8-bit levels: three (1,3,H,W) -> (1,H,W), 0 at the border.
 
-    What is at the border does not count in PSNR, and an oracle must not spend anything there.
+    The border does not count in PSNR, so that an oracle must not choose pixels there.
     """
     light, heavy, hr = (levels(image, "rgb") for image in (light, heavy, hr))
     gain = (squared_error(light, hr) - squared_error(heavy, hr)).float()
@@ -96,7 +97,7 @@ def gain_of(light: Tensor, heavy: Tensor, hr: Tensor) -> Tensor:
 
 
 class Router:
-    """A model with two upsamplers at work under all rules. Raises InputError for another."""
+    """Restores with all rules. Raises InputError for a model that does not have two upsamplers."""
 
     def __init__(
         self, model: PCSR, device: torch.device, shares: list[float], rounds: int, refinement: bool, seed: int
@@ -134,7 +135,7 @@ class Router:
         return rows
 
     def decisions(self, scene: Scene) -> Iterator[tuple[str, float, Tensor, float]]:
-        """Rule, share, assignment (1,H,W) and median seconds; nan for oracles, which nobody could ask."""
+        """Rule, share, assignment (1,H,W) and median seconds, which are nan for oracles, as nobody can use one."""
         yield "all light", 0.0, heaviest(scene.gain, 0.0), 0.0
         yield "all heavy", 1.0, heaviest(scene.gain, 1.0), 0.0
         for rule, rate in RULES.items():
@@ -145,12 +146,12 @@ class Router:
                 yield rule, share, assignment, float("nan") if rule.startswith("oracle") else rating + ranking
 
     def without_classifier(self, share: float) -> float:
-        """The share of heavy pixels that costs as much without the classifier as `share` does with it."""
+        """The share of heavy pixels with as many FLOPs without the classifier as `share` has with it."""
         light, heavy = self.engine.account.upsamplers
         return min(1.0, share + self.engine.account.classifier.paper / (heavy.paper - light.paper))
 
     def clocked(self, call: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        """What a call gives, and its median seconds."""
+        """The result of a call, and its median seconds."""
         clock, seconds = Clock(self.engine.device), []
         for _ in range(self.rounds):
             result = call()
@@ -162,7 +163,7 @@ def main() -> None:
     parser = folders_parser(__doc__, "routing")
     parser.add_argument("--shares", type=float, nargs="+", default=[5, 10, 20, 30, 50], help="percent of heavy pixels")
     parser.add_argument("--refinement", action="store_true", help="refine the borders between light and heavy")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random numbers (default: 0)")
     parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR over the share of heavy pixels")
     args = parser.parse_args()
     if wrong := [share for share in args.shares if not 0 < share < 100]:

@@ -1,11 +1,11 @@
-"""What benchmarks/routing.py measured, as a summary, a table for a terminal and a picture."""
+"""The results of benchmarks/routing.py as a summary, a table for a terminal and a picture."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.common import protocol, title
-from evaluation.tables import figure_png
+from inference.visual import figure_png
 
 STYLES = {
     "random": "k:",
@@ -22,14 +22,14 @@ ENDS = ("all light", "all heavy")
 
 
 def add_way(summary: pd.DataFrame) -> pd.DataFrame:
-    """Of the PSNR between random and oracle at the same share, what share a rule gets; of one data set."""
+    """Add the share of the PSNR gap between random and oracle that each rule closes, on one data set."""
     ends = {rule: summary[summary["rule"] == rule].set_index("share")["psnr"] for rule in ("random", "oracle")}
     low, high = (summary["share"].map(ends[rule]) for rule in ("random", "oracle"))
     return summary.assign(way=(summary["psnr"] - low) / (high - low))
 
 
 def describe(summary: pd.DataFrame) -> str:
-    """One data set for a terminal: PSNR and way of every rule at every share, what the shares cost, seconds."""
+    """One data set for a terminal: PSNR and way of every rule at every share, the FLOPs of the shares, seconds."""
     ruled = summary[~summary["rule"].isin(ENDS)]
 
     def by_share(column: str, unit: float, form: str) -> pd.DataFrame:
@@ -44,13 +44,13 @@ def describe(summary: pd.DataFrame) -> str:
     shown["seconds", ""] = ruled.groupby("rule")["decision_seconds"].mean().map("{:.4f}".format)
     lines = []
     for end in summary[summary["rule"].isin(ENDS)].to_dict("records"):
-        bill = f"{end['flops_paper'] / 1e9:.2f} / {end['flops_executed'] / 1e9:.2f} GFLOPs"
-        lines.append(f"{end['rule']}: {end['psnr']:.3f} dB, {bill}")
+        flops = f"{end['flops_paper'] / 1e9:.2f} / {end['flops_executed'] / 1e9:.2f} GFLOPs"
+        lines.append(f"{end['rule']}: {end['psnr']:.3f} dB, {flops}")
     return "\n".join([title(summary), *lines, shown.fillna("").replace("nan", "-").to_string(index_names=False)])
 
 
 def plot(summary: pd.DataFrame) -> bytes:
-    """PSNR over the share of heavy pixels, on top its FLOPs; a panel per data set, as PNG."""
+    """PSNR over the share of heavy pixels, with the FLOPs at the top; a panel for each data set, as PNG."""
     panels = list(summary.groupby("dataset", sort=False))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -67,7 +67,7 @@ def plot(summary: pd.DataFrame) -> bytes:
 
 
 def draw(axis: Axes, group: pd.DataFrame) -> None:
-    """One data set: a curve per rule, FLOPs in both accounts on top."""
+    """One data set: a curve for each rule, and FLOPs in both accounts at the top."""
     for rule, style in STYLES.items():
         points = group[group["rule"] == rule]
         axis.plot(100 * points["share"], points["psnr"], style, marker=".", label=rule)
@@ -80,7 +80,7 @@ def draw(axis: Axes, group: pd.DataFrame) -> None:
     axis.grid(alpha=0.3)
     spent = group[group["rule"] == "classifier"]
     top = axis.secondary_xaxis("top")
-    bills = zip(spent["flops_paper"] / 1e9, spent["flops_executed"] / 1e9, strict=True)
-    labels = [f"{paper:.3g}\n{executed:.3g}" for paper, executed in bills]
+    flops = zip(spent["flops_paper"] / 1e9, spent["flops_executed"] / 1e9, strict=True)
+    labels = [f"{paper:.3g}\n{executed:.3g}" for paper, executed in flops]
     top.set_xticks((100 * spent["share"]).tolist(), labels, fontsize=7)
     top.set_xlabel("GFLOPs per image, paper account over executed", fontsize=7)

@@ -1,7 +1,7 @@
 """Exported models in other inference engines, if they are installed, on CPUs.
 
-The original model in ONNX Runtime, in OpenVINO as it comes, which computes in bfloat16 where the processor can, and in
-OpenVINO in float32; ours in ONNX Runtime.
+The original model runs in ONNX Runtime, in OpenVINO with default settings, which mean bfloat16 if the processor can,
+and in OpenVINO in float32; ours runs in ONNX Runtime.
 """
 
 from importlib.util import find_spec
@@ -25,18 +25,18 @@ PACKAGES = {
     OPENVINO_FLOAT32: "openvino",
     OURS: "onnxruntime",
 }
-ROUGHLY = 0.05  # of [0,1]: what bfloat16 may change, and nothing of a wrong model
+ROUGHLY = 0.05  # in [0,1]: bfloat16 may change so much, and a wrong model would change more
 
 
 def usable(device: torch.device) -> list[str]:
-    """The runtimes that are installed, with the exporter's package; on CPUs only."""
+    """The runtimes that are installed, if the exporter's package is too; only for CPUs."""
     if device.type != "cpu" or not find_spec("onnx"):
         return []
     return [name for name, package in PACKAGES.items() if find_spec(package)]
 
 
 class OpenVINO:
-    """An exported model in OpenVINO, to be called like a session of ONNX Runtime."""
+    """An exported model in OpenVINO, which is called like a session of ONNX Runtime."""
 
     def __init__(self, exported: bytes, float32: bool) -> None:
         import openvino  # noqa: PLC0415  # optional
@@ -53,7 +53,7 @@ class OpenVINO:
 
 
 def session_of(name: str, model: OriginalModel | PCSR, setting: Setting) -> Any:
-    """A model in the runtime of that name, once it has given torch's picture at a size not exported with.
+    """A model in the runtime of that name, after a check that it gives the same as torch at another size.
 
     Raises InputError if it does not.
     """

@@ -1,8 +1,8 @@
-"""Which pixels other rules than the classifier's would make heavy: for experiments, with two upsamplers.
+"""Rules other than the classifier's that choose the heavy pixels: for experiments, with two upsamplers.
 
-A rule is a score map (b,H,W), and `heaviest` ranks it to a share of heavy pixels, so that all rules spend the same.
-An assignment is (b,H,W) uint8, 0 = light and 1 = heavy, as in models/decide.py. The classifier's own score is its log
-odds: ranked, they give what the paper's k rule gives at the k of that share.
+A rule is a score map (b,H,W). `heaviest` ranks it and makes a share of the pixels heavy, so that all rules have the
+same FLOPs. An assignment is (b,H,W) uint8, 0 = light and 1 = heavy, as in models/decide.py. The classifier's own score
+is its log odds: ranking them gives the same as the paper's k rule at the k of that share.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from models.grid import bilinear, grid_over
 from utils.errors import InputError
 
-DITHER = 0.5  # of a rank: orders the pixels of a patch, and never two patches
+DITHER = 0.5  # random numbers below this part of a rank order the pixels of one patch, but not two patches
 
 
 def heaviest(score: Tensor, share: float) -> Tensor:
@@ -40,11 +40,11 @@ def random_score(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def patch_score(score: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Ranks whole patches of side x side pixels by their mean: what a method that distributes patches could do.
+    """Ranks whole patches of side x side pixels by their mean, as a method that distributes patches could do.
 
     score (b,H,W) -> (b,H,W). The grid starts at the top left; patches at the other edges may be smaller. The share
-    seldom falls between two patches: of the last one that gets in, as many pixels are heavy as the share still allows,
-    drawn at random, so that the expected squared error is interpolated between leaving that patch out and taking it.
+    seldom falls between two patches: in the last patch that is chosen, as many pixels are heavy as the share still
+    allows, drawn at random. The expected squared error then lies between those without and with that patch.
     """
     mean = F.avg_pool2d(score[:, None], side, ceil_mode=True)[:, 0]  # (b,n,m), of the pixels there are
     rank = mean.flatten().argsort(descending=True, stable=True).argsort().view_as(mean).to(score.dtype)
@@ -62,14 +62,14 @@ def gradient_score(lr: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def squared_error(sr: Tensor, hr: Tensor) -> Tensor:
-    """Summed over RGB: two (b,3,H,W) -> (b,H,W).
+    """The squared error, summed over RGB: two (b,3,H,W) -> (b,H,W).
 
-    The light upsampler's less the heavy one's is the score of the oracle, which knows HR: no assignment of the same
-    share reaches a lower sum.
+    The error of the light upsampler minus that of the heavy one is the score of the oracle, which knows HR: no
+    assignment with the same share has a lower sum of errors.
     """
     return (sr - hr).square().sum(1)
 
 
 def compose(light: Tensor, heavy: Tensor, assignment: Tensor) -> Tensor:
-    """sr (b,3,H,W) of an assignment (b,H,W) from those of both upsamplers: exact, as each pixel is one's alone."""
+    """sr (b,3,H,W) of an assignment (b,H,W) from both upsamplers' images: exact, as each pixel is from one of them."""
     return torch.where(assignment[:, None] == 1, heavy, light)

@@ -12,7 +12,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SETS = ("Set5", "Set14", "BSD100")
-# how test_pcsr.py's settings are called where people read about them
+# names of test_pcsr.py's settings in the texts
 CHOICES = {
     "budget=1": "all heavy (`--budget 1`)",
     "k=0": "`--k 0`",
@@ -24,26 +24,26 @@ BACKBONES = {"carn": "CARN", "softgate": "Softgate", "srresnet": "SRResNet", "fs
 
 
 def texts(root: Path) -> list[Path]:
-    """The texts that have tables in them."""
+    """The texts with tables."""
     pages = (root / "README.md", root / "save/README.md", *sorted(root.glob("docs/*.md")))
     return [path for path in pages if MARK.search(path.read_text())]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is the head."""
+    """A table; the first row is its head."""
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body]) + "\n"
 
 
 def read_summary(kept: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Means by model, data set and setting; and the backbones, with their titles, that have weights."""
+    """Means by model, data set and setting; and the backbones that have weights, with their titles."""
     summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])
     models = set(summary.index.get_level_values("model"))
     return summary, {name: title for name, title in BACKBONES.items() if f"{name}-pcsr-phase1" in models}
 
 
 def results(kept: Path) -> str:
-    """PSNR on the benchmark sets, and FLOPs of the last one."""
+    """PSNR on the benchmark sets, and FLOPs on the last one."""
     summary, backbones = read_summary(kept)
     rows = [["", *SETS, f"GFLOPs on {SETS[-1]}, paper", "executed"]]
 
@@ -52,8 +52,8 @@ def results(kept: Path) -> str:
         last = lines[-1]
         paper = f"{last['flops_paper'] / 1e9:.2f}"
         share = "" if setting == "original" else f", {100 * last['flops_paper_share']:.0f} %"
-        bill = [paper + share, f"{last['flops_executed'] / 1e9:.2f}"] if setting != "bicubic" else ["", ""]
-        rows.append([title, *map(decibels_and_share, lines), *bill])
+        flops = [paper + share, f"{last['flops_executed'] / 1e9:.2f}"] if setting != "bicubic" else ["", ""]
+        rows.append([title, *map(decibels_and_share, lines), *flops])
 
     add("bicubic (MATLAB's, antialiased)", "bicubic", "bicubic")
     for backbone, title in backbones.items():
@@ -65,13 +65,13 @@ def results(kept: Path) -> str:
 
 
 def decibels_and_share(line: Any) -> str:
-    """dB, and the share of heavy pixels where pixels are told apart."""
+    """dB, and the share of heavy pixels if there are both kinds."""
     mixed = 0 < line["heavy_share"] < 1
     return f"{line['psnr']:.2f}" + (f" ({100 * line['heavy_share']:.0f} % heavy)" if mixed else "")
 
 
 def refinement(kept: Path) -> str:
-    """What refinement does to PSNR."""
+    """The change of PSNR by refinement."""
     summary, backbones = read_summary(kept)
     rows = [["refined minus not, dB", *SETS]]
     for backbone, title in backbones.items():
@@ -109,7 +109,7 @@ def speed(kept: Path, file: str) -> str:
     ways = pd.read_csv(kept / file).groupby("name", sort=False).mean(numeric_only=True)
     original = ways.loc[ways.index.str.startswith("original"), "seconds"]
     ways = ways.loc[[name for name in WAYS if name in ways.index]]
-    seconds, billed = ways["seconds"], ways[["flops_paper", "flops_executed"]] / 1e9
+    seconds, gflops = ways["seconds"], ways[["flops_paper", "flops_executed"]] / 1e9
     columns = {
         "": ways.index.map(WAYS),
         "seconds": seconds.map("{:.2f}".format),
@@ -118,7 +118,7 @@ def speed(kept: Path, file: str) -> str:
         "vs original in the best runtime": (original.min() / seconds).map("{:.1f}x".format),
         "PSNR dB": ways["psnr"].map("{:.2f}".format),
         "peak MB": ways["peak_mb"].map("{:.0f}".format),
-        "GFLOPs paper / executed": billed.apply(lambda bill: "{:.0f} / {:.0f}".format(*bill), axis=1),
+        "GFLOPs paper / executed": gflops.apply(lambda both: "{:.0f} / {:.0f}".format(*both), axis=1),
         "of the matrix product": (100 * ways["share_of_peak"]).map("{:.0f} %".format),
     }
     known = {name: cells for name, cells in columns.items() if not any("nan" in cell for cell in cells)}
@@ -137,7 +137,7 @@ def training(kept: Path) -> str:
 
 
 def routing(kept: Path) -> str:
-    """PSNR of every rule at three shares of heavy pixels, a column per data set."""
+    """PSNR of every rule at three shares of heavy pixels, a column for each data set."""
     measured = pd.read_csv(kept / "routing.csv")
     sets = list(dict.fromkeys(measured["dataset"]))
     shares = (0.05, 0.1, 0.3)
@@ -156,12 +156,12 @@ def patchwise(kept: Path) -> str:
     rows = [["", "patches", "PSNR dB", "at seams", "whole image there", "heavy", "FLOPs"]]
     for line in measured[measured["dataset"].isin(["Set14", "2K"])].to_dict("records"):
         psnrs = [f"{line[name]:.2f}".replace("nan", "") for name in ("psnr", "psnr_seams", "whole_seams")]
-        costs = [f"{100 * line['heavy_share']:.0f} %", f"{line['flops_paper_ratio']:.2f}x"]
-        rows.append([line["dataset"], line["cut"], *psnrs, *costs])
+        ratios = [f"{100 * line['heavy_share']:.0f} %", f"{line['flops_paper_ratio']:.2f}x"]
+        rows.append([line["dataset"], line["cut"], *psnrs, *ratios])
     return markdown(rows)
 
 
-# save/axis-NAME of docs/axes.md, and what it is
+# the folders save/axis-NAME of docs/axes.md, and how their models differ
 AXES = {
     "axis-phase1": "as published: M = 2, no hidden layer, weight 3",
     "axis-phase1-hidden": "classifier with hidden layer",
@@ -174,7 +174,7 @@ SCALED = {"axis-scales": "trained at x4", "axis-scales-multiscale": "trained at 
 
 
 def axes(kept: Path) -> str:
-    """Variants of phase 1 from the same phase 0, at three decisions."""
+    """Variants of phase 1 from the same phase 0, under three settings."""
     columns = [(dataset, setting) for dataset in ("Set5", "Set14") for setting in ("k=0", "k=1", "adaptive")]
     heads = {f"{dataset}, {setting}": (dataset, 4.0, setting) for dataset, setting in columns}
     return variants(kept / "axes.csv", f"dB {SHARES}", AXES, heads)
@@ -187,13 +187,13 @@ def scales(kept: Path) -> str:
 
 
 def variants(file: Path, about: str, titles: dict[str, str], heads: dict[str, tuple[str, float, str]]) -> str:
-    """A row per model, a column per data set, scale and setting."""
+    """A row for each model, a column for each data set, scale and setting."""
     measured = pd.read_csv(file).set_index(["model", "dataset", "scale", "setting"])
     lines = [[reached(measured.xs((name, *column))) for column in heads.values()] for name in titles]
     return markdown([[about, *heads], *([title, *row] for title, row in zip(titles.values(), lines, strict=True))])
 
 
-def reached(line: Any) -> str:  # a row, which pandas does not tell from a table
+def reached(line: Any) -> str:  # a row, for which pandas has no type
     return f"{line['psnr']:.2f} ({100 * line['heavy_share']:.0f} %, {100 * line['flops_paper_share']:.0f} %)"
 
 

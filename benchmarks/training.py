@@ -1,7 +1,7 @@
 """Iterations per second of the training jobs against the straightforward formulation: python benchmarks/training.py
 
-Both sides of a job do the same arithmetic on the same batches in the same process, in turns, so that a busy machine
-slows both. What `published` is, benchmarks/formulation.py says.
+All methods of a job do the same arithmetic on the same batches in the same process, alternately, so that a busy machine
+slows all of them. `published` is the formulation in benchmarks/formulation.py.
 """
 
 import sys
@@ -25,22 +25,22 @@ from evaluation.tables import write_csv
 from models.build import BACKBONES, build
 from models.fast.accelerate import accelerate
 from training.tasks import build_task
-from utils.config import load_config
+from utils.cli import run
 from utils.device import pick_device
 from utils.dist import Ranks
-from utils.errors import run
 from utils.files import output_file
+from utils.parse import load_config
 
 Step = Callable[[], None]  # one iteration
-QUEUE = 20  # iterations between two waits for a GPU, which a training loop does not wait for either
+QUEUE = 20  # iterations between two waits for a GPU, because a training loop seldom waits either
 WARM_UP = 2  # rounds
 
-# the config's name behind the backbone's, and the number of iterations that were published
+# the end of the config's name, after the backbone, and the published number of iterations
 JOBS = {"original": ("x4", 2_000_000), "phase 0": ("pcsr-phase0", 2_000_000), "phase 1": ("pcsr-phase1", 500_000)}
 
 
 class Way(NamedTuple):
-    """How a job is done; `pixels_per_patch` None: all of them."""
+    """How a job is done; without pixels_per_patch the loss sees all pixels."""
 
     published: bool = False
     pixels_per_patch: int | None = None
@@ -73,10 +73,10 @@ class Way(NamedTuple):
 
 
 def ways(job: str, pixels: int, device: torch.device) -> dict[str, Way]:
-    """The ways of doing a job by name: as published, and ours in float32, with compiled kernels and in bfloat16."""
+    """The ways to do a job, by name: as published, and ours in float32, with compiled kernels and in bfloat16."""
     found = {"published": Way(published=True)}
     for ending, number in (("", None), (f", {pixels} pixels", pixels)):
-        if number is None or job != "original":  # which is trained on all pixels
+        if number is None or job != "original":  # an original model is trained on all pixels
             found[f"ours{ending}"] = Way(pixels_per_patch=number)
             if device.type == "cpu":
                 found[f"ours, kernels{ending}"] = Way(pixels_per_patch=number, kernels=True)
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--patch_size", type=int, default=32, help="LR pixels")
     parser.add_argument("--pixels_per_patch", type=int, default=4096)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--ways", default="", help="only the formulations whose name holds this, and the published one")
+    parser.add_argument("--ways", default="", help="only the published formulation and those whose name contains this")
     parser.add_argument("--rounds", type=count, default=7, help="timed iterations of each")
     parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "training.csv")
     args = parser.parse_args()
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def busy_share(step: Step, device: torch.device) -> float:
-    """Share of the time in which kernels run on a CUDA device, of one stream."""
+    """The share of the time in which kernels run on a CUDA device, in one stream."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         elapsed = timed(step, device, QUEUE) * QUEUE
     return sum(event.self_device_time_total for event in recorded.key_averages()) / 1e6 / elapsed

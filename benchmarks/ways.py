@@ -1,4 +1,4 @@
-"""The ways to restore an image that benchmarks/inference.py compares, published, original, ours; and their memory."""
+"""The methods that benchmarks/inference.py compares: published, original and ours; and their memory."""
 
 import copy
 import math
@@ -39,23 +39,23 @@ SETTINGS = {
 }
 SHOWN_IN_HALF = ("all light", "k=0", "all heavy")
 IN_HALF = {f"{name} float16": replace(SETTINGS[name], precision="float16") for name in SHOWN_IN_HALF}
-AS_PUBLISHED = SETTINGS["k=0"]  # what the published formulation and the exported model do too
+AS_PUBLISHED = SETTINGS["k=0"]  # the published formulation and the exported model do the same
 STATUS = Path("/proc/self/status")
 MB = 1e6
 
-# restores lr (1,3,h,w), which lies on the CPU, to (1,3,H,W), clamped or not, or (H,W,3), rounded; and says what it took
+# restores lr (1,3,h,w) from the CPU to (1,3,H,W), clamped or not, or to (H,W,3), rounded; and returns its FLOPs
 Way = Callable[[Tensor], tuple[Tensor | Array, Flops]]
 
 
 def halves(device: torch.device) -> bool:
-    """Whether float16 is worth a comparison: on GPUs, and on CPUs that have kernels for it."""
+    """Whether float16 is compared: on GPUs, and on CPUs that have kernels for it."""
     return device.type == "cuda" or (device.type == "cpu" and has_half())
 
 
 def load_models(weights: Path, original: Path | None) -> tuple[PCSR, OriginalModel | None]:
-    """The PCSR model and the original one: the one given, or else that of the same backbone, if save/ has its weights.
+    """The PCSR model and the original model: the given one, or that of the same backbone if save/ has its weights.
 
-    Raises InputError if they are something else.
+    Raises InputError if a folder holds another kind of model.
     """
     pcsr, (_, spec) = load_pcsr(weights), load_model(weights)
     folder = original or SAVE / f"{spec.backbone}-x{SCALE}"
@@ -68,13 +68,13 @@ def load_models(weights: Path, original: Path | None) -> tuple[PCSR, OriginalMod
 
 
 def spent(account: PCSRFlops, lr: Tensor, assignment: Tensor) -> Flops:
-    """What an image of this assignment (1,H,W) takes."""
+    """The FLOPs of an image with this assignment (1,H,W)."""
     counts = torch.bincount(assignment.flatten(), minlength=len(account.upsamplers)).tolist()
     return account.total(lr.shape[2] * lr.shape[3], counts)
 
 
 def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str, Callable[[], Way]]:
-    """The original model in torch and in the runtimes there are, as `ways` gives them."""
+    """The original model in torch and in the installed runtimes, as `ways` returns them."""
     per_lr = network_flops(original)
 
     def way(run: Callable[[Tensor], Tensor]) -> Way:
@@ -107,7 +107,7 @@ def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str,
 
 
 def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:
-    """All that can be compared here, by name; each is made when called for, of its own copy of the model."""
+    """All methods that work here, by name; each is made when it is called for, from its own copy of the model."""
     account, encoder = pcsr.account, network_flops(pcsr.encoder)
 
     def exported() -> Way:
@@ -115,19 +115,19 @@ def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> di
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:
             sr, assignment = map(torch.from_numpy, session.run(None, {"lr": lr.numpy(), "k": k}))
-            return sr, spent(account, lr, assignment)  # it executes what ours does
+            return sr, spent(account, lr, assignment)  # it executes the same as ours
 
         return way
 
     def as_published() -> Way:
         model = copy.deepcopy(pcsr).to(device)
         mlps = [both(flops.paper) for flops in (account.classifier, *account.upsamplers)]  # it executes all of that
-        bill = PCSRFlops(encoder, mlps[0], tuple(mlps[1:]))
+        published = PCSRFlops(encoder, mlps[0], tuple(mlps[1:]))
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:
             size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
             sr, assignment = formulation.restore(model, lr.to(device), size, AS_PUBLISHED.value)
-            return sr, spent(bill, lr, assignment)
+            return sr, spent(published, lr, assignment)
 
         return way
 
@@ -150,24 +150,24 @@ def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> di
 
 
 def peak_mb(name: str, weights: Path, original: Path | None, device: torch.device, lr: Tensor) -> float:
-    """MB that a process needs at most which imports, loads and restores lr once; on CUDA, of the GPU's memory.
+    """The peak memory in MB of a process that imports, loads and restores lr once; on CUDA, of the GPU's memory.
 
-    The process is one of its own, as what else ran would count too; and LR is given, as to shrink an image could need
-    more than to restore it.
+    A new process is started, because earlier work in a process would count too. It gets LR and not HR, because
+    shrinking an image could need more memory than restoring it.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(restore_once, name, weights, original, device.type, lr.numpy()).result()
 
 
 def restore_once(name: str, weights: Path, original: Path | None, device_name: str, lr: Array) -> float:
-    """What peak_mb tells, of this process."""
+    """Restore once, and return the peak memory of this process, for peak_mb."""
     device = pick_device(device_name)
     way = ways(*load_models(weights, original), device)[name]()
     with torch.inference_mode():
         way(torch.from_numpy(lr))
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MB
-    if STATUS.exists():  # Linux: there getrusage begins with what the process had that started this one
+    if STATUS.exists():  # Linux: getrusage there begins with the memory of the parent process
         (peak,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024 / MB
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

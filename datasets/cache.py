@@ -1,10 +1,10 @@
 """The images of a training folder, decoded once: a file of their pixels, mapped into memory and shared by processes.
 
 data/train.cache/pixels-0123456789abcdef.bin   RGB uint8, image after image, row by row
-data/train.cache/index.json                    what images these are, and where each lies
+data/train.cache/index.json                    the names of the images, and the place of each
 
-The name of the pixels stands for the images they came from: whoever still maps old pixels never meets new ones, and
-processes that build the same cache at once do no harm, since they write the same.
+The name of the file of pixels is made from the images: a process that still maps old pixels never meets new ones, and
+processes that build the same cache at the same time do no harm, because they write the same.
 """
 
 import hashlib
@@ -20,21 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from utils.cli import say
 from utils.config import DataSpec, listed
 from utils.decode import read_image
 from utils.errors import InputError
 from utils.files import check_separate, list_images, replacing
 
 INDEX = "index.json"
-OURS = '{"pcsr_cache": '  # how an index of ours begins; any other file of its name is left alone
+OURS = '{"pcsr_cache": '  # the beginning of an index of ours; another file of this name is left alone
 VERSION = 1
 DIGITS = 16
 PIXELS = f"pixels-{'[0-9a-f]' * DIGITS}.bin"
-ABANDONED = 3600.0  # seconds since a temporary file was last written to: whoever wrote it was killed
+ABANDONED = 3600.0  # seconds: a temporary file that was not written to for so long is left from a killed process
 
 
 class Source(NamedTuple):
-    """An image file as it was when it was decoded; a link stands for what it points to."""
+    """An image file as it was when it was decoded; for a link, the file that it points to."""
 
     name: str  # its path in the folder
     size: int  # bytes
@@ -47,16 +48,16 @@ class Cache:
 
     folder: Path
     paths: Sequence[Path]
-    offset: NDArray[np.int64]  # of each image's first pixel
+    offset: NDArray[np.int64]  # the number of each image's first pixel
     height: NDArray[np.int64]
     width: NDArray[np.int64]
     pixels: NDArray[np.uint8]  # (pixels of all images, 3) RGB, mapped and read-only
 
 
 def open_cache(folder: str | Path, cache_dir: str | Path | None = None) -> Cache:
-    """Map the cache of a folder; it is built if there is none, or if an image has come, gone or changed since.
+    """Map the cache of a folder. It is built if it is missing, or if an image was added, removed or changed.
 
-    It lies beside the folder, as `<folder>.cache`, or else in a folder of its own in `cache_dir`. Raises InputError for
+    It lies beside the folder, as `<folder>.cache`, or in a folder of its own in `cache_dir`. Raises InputError for
     a missing or empty folder, an image that is damaged or has more than 8 bits per channel, and a place that cannot be
     written or where something else has an index.json.
     """
@@ -74,7 +75,7 @@ def open_cache(folder: str | Path, cache_dir: str | Path | None = None) -> Cache
 
 
 class Caches(NamedTuple):
-    """Those of the training folders: of HR and, if LR is not made from it, as many of LR."""
+    """The caches of the training folders: of HR and, if LR is read from files, as many of LR."""
 
     hr: list[Cache]
     lr: list[Cache]
@@ -119,7 +120,7 @@ def read_cache(place: Path, folder: Path, paths: Sequence[Path], sources: Sequen
         return None
     except OSError as error:
         raise InputError(f"cannot read {index}: {error.strerror}; set data.cache_dir to another place") from None
-    if not OURS.startswith(text[: len(OURS)]):  # what a crash has left of ours, be it nothing, is ours
+    if not OURS.startswith(text[: len(OURS)]):  # an empty or truncated index is one of ours that a crash left
         raise InputError(f"{index}: was made by something else; set data.cache_dir to another place")
     try:
         content = json.loads(text)
@@ -143,9 +144,9 @@ def read_cache(place: Path, folder: Path, paths: Sequence[Path], sources: Sequen
 
 
 def build_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -> None:
-    """Decode the images, one in memory at a time. Nothing is left of it if it fails."""
+    """Decode the images, one in memory at a time. If this fails, it leaves no files."""
     made = not place.exists()
-    print(f"decoding {len(paths)} images into {place}")
+    say(f"decoding {len(paths)} images into {place}")
     try:
         images = write_pixels(place, paths, sources)
         content = {"pcsr_cache": VERSION, "pixels": pixels_name(sources), "images": images}
@@ -155,7 +156,7 @@ def build_cache(place: Path, paths: Sequence[Path], sources: Sequence[Source]) -
         raise InputError(f"cannot write {place}: {error.strerror}; set data.cache_dir to another place") from None
     finally:
         if made:
-            with suppress(OSError):  # it is not empty, as it should be
+            with suppress(OSError):  # it is not empty, which is the usual case
                 place.rmdir()
     tidy(place, pixels_name(sources))
 
@@ -166,7 +167,7 @@ def write_pixels(place: Path, paths: Sequence[Path], sources: Sequence[Source]) 
     offset = 0
     with replacing(place / pixels_name(sources)) as file, tqdm(paths, unit="image", disable=None) as bar:
         for path, source in zip(bar, sources, strict=True):
-            array = decode(path)
+            array = decode_8_bits(path)
             file.write(array.data)
             height, width = array.shape[:2]
             images.append({**source._asdict(), "offset": offset, "height": height, "width": width})
@@ -174,7 +175,7 @@ def write_pixels(place: Path, paths: Sequence[Path], sources: Sequence[Source]) 
     return images
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode_8_bits(path: Path) -> NDArray[np.uint8]:
     """(H,W,3) RGB. Raises InputError for an image that is damaged or has more than 8 bits per channel."""
     image = read_image(path)
     if image.bits != 8:
@@ -183,7 +184,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
 
 
 def tidy(place: Path, current: str) -> None:
-    """Delete pixels of earlier images, and what builders that were killed have left."""
+    """Delete the pixels of earlier images, and files that killed processes have left."""
     old = [path for path in place.glob(PIXELS) if path.name != current]
     for path in (*old, *place.glob(f".{PIXELS}.*"), *place.glob(f".{INDEX}.*")):
         with suppress(OSError):  # another builder was faster, or may yet need it

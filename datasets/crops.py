@@ -1,4 +1,4 @@
-"""Training crops: random HR patches with flips, as uint8; with them LR patches of the same places, if LR is read."""
+"""Training crops: random HR patches with flips, as uint8; and, if LR is read, LR patches of the same places."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.cache import Caches
-from datasets.degrade import Degradation, draw_ways
+from datasets.degrade import Degradation, draw_degradations
 from datasets.folder import check_sides
 from datasets.pairs import doubts
 from datasets.pool import Pool, Whole, lr_numbers
@@ -15,10 +15,10 @@ from utils.errors import InputError
 
 
 class Crops:
-    """The batches of a training run, each of random crops that are flipped at random; every image once per epoch.
+    """The batches of a training run: random crops, flipped at random; every image is used once per epoch.
 
-    What an iteration holds, its scale included, depends on the seed and the iteration alone, so that a resumed run and
-    any number of processes see the same samples. Raises InputError if the processes do not divide batch_size, for an
+    The batch of an iteration and its scale depend on the seed and the iteration alone, so that a resumed run and any
+    number of processes see the same samples. Raises InputError if the processes do not divide batch_size, for an
     image that is smaller than a crop, and for an HR image whose LR image is missing or has another size.
     """
 
@@ -34,8 +34,8 @@ class Crops:
         if caches.lr:
             self.lr = Pool(caches.lr, device, lr_numbers(caches))
             self.check_pairs(self.lr)
-            files = [path for cache in caches.lr for path in cache.paths]
-            self.doubts = list(doubts(self.hr, self.lr, round(self.scales[1]), files)) if rank == 0 else []
+            if rank == 0:
+                self.doubts = self.pairs_in_doubt(self.lr)
         images, largest = self.lr or self.hr, self.patch_size if self.lr else round(self.patch_size * self.scales[1])
         small = np.minimum(images.height, images.width) < largest
         if small.any():
@@ -47,7 +47,7 @@ class Crops:
         self.total = spec.batch_size
         self.seed = seed
         self.rank, self.world = rank, world
-        self.orders: dict[int, NDArray[np.int64]] = {}  # of the images, by epoch
+        self.orders: dict[int, NDArray[np.int64]] = {}  # the order of the images in each epoch that is in use
 
     def check_pairs(self, lr: Pool) -> None:
         hr = self.hr
@@ -55,28 +55,32 @@ class Crops:
             of_hr, of_lr = ((int(pool.height[number]), int(pool.width[number])) for pool in (hr, lr))
             check_sides(of_hr, of_lr, self.scales[1], path, lr_path)
 
+    def pairs_in_doubt(self, lr: Pool) -> list[str]:
+        files = list(zip(self.hr.paths, lr.paths, strict=True))
+        return doubts(files, lambda number: (self.hr.image(number), lr.image(number)), round(self.scales[1]))
+
     def batch(self, iteration: int) -> Tensor:
         """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = size(iteration)."""
         return self.hr.squares(self.steps(iteration)[:, self.rank :: self.world], self.size(iteration))
 
     def lr_batch(self, iteration: int) -> Tensor | None:
-        """The LR patches of the same samples, (b,3,p,p) uint8; None if they are to be made from HR."""
+        """The LR patches of the same samples, (b,3,p,p) uint8; None if LR is made from HR."""
         if self.lr is None:
             return None
         steps = self.lr.steps(*self.places(iteration), self.patch_size)
         return self.lr.squares(steps[:, self.rank :: self.world], self.patch_size)
 
-    def ways(self, iteration: int) -> list[Degradation]:
-        """How the LR patches of this process' share are degraded; empty if none is."""
+    def degradations(self, iteration: int) -> list[Degradation]:
+        """The degradation of each LR patch in this process' share; empty if there is none."""
         if self.degrade is None:
             return []
         rng = np.random.Generator(np.random.Philox((self.seed, 3, iteration)))
-        return draw_ways(self.degrade, rng, self.total)[self.rank :: self.world]
+        return draw_degradations(self.degrade, rng, self.total)[self.rank :: self.world]
 
     def size(self, iteration: int) -> int:
-        """HR pixels across the samples of all processes: patch_size at a scale drawn evenly from the range, rounded.
+        """The side P of the HR patches: patch_size times a scale drawn uniformly from the range, rounded.
 
-        The scale of the batch is what rounding leaves of it, P / patch_size.
+        Because of the rounding, the scale of the batch is P / patch_size.
         """
         rng = np.random.Generator(np.random.Philox((self.seed, 2, iteration)))
         return round(self.patch_size * rng.uniform(*self.scales))
@@ -88,11 +92,11 @@ class Crops:
     def steps(self, iteration: int) -> NDArray[np.int64]:
         """Where the samples of all processes lie in HR, (3,B), as Pool.steps says."""
         image, top, left, flips = self.places(iteration)
-        factor = round(self.scales[1]) if self.lr else 1  # of LR files the scale is a whole number
+        factor = round(self.scales[1]) if self.lr else 1  # with LR files the scale is a whole number
         return self.hr.steps(image, factor * top, factor * left, flips, self.size(iteration))
 
     def places(self, iteration: int) -> tuple[Whole, Whole, Whole, NDArray[np.bool_]]:
-        """Image, top, left (B,) and flips (3,B) of the samples of all processes: in LR if it is read, or else in HR."""
+        """Image, top, left (B,) and flips (3,B) of the samples of all processes: in LR if it is read, else in HR."""
         images, size = (self.lr, self.patch_size) if self.lr else (self.hr, self.size(iteration))
         image = self.images(iteration)
         rng = np.random.Generator(np.random.Philox((self.seed, 1, iteration)))
@@ -101,7 +105,7 @@ class Crops:
         return image, top, left, rng.integers(2, size=(3, len(image))).astype(bool)
 
     def images(self, iteration: int) -> NDArray[np.int64]:
-        """Which images the samples of all processes show, (B,): the next ones of the epoch's order."""
+        """The images of the samples of all processes, (B,): the next ones in the order of the epoch."""
         last = iteration * self.total
         epoch, place = np.divmod(np.arange(last - self.total, last), len(self.hr))
         self.orders = {number: self.order(number) for number in np.unique(epoch).tolist()}

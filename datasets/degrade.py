@@ -1,9 +1,8 @@
-"""LR images that are worse than HR made small: blurred, noisy, compressed. The blur is one of HR, the others are of LR.
+"""Degraded LR images: HR is blurred before it is shrunk, and LR gets noise and is compressed.
 
 HR -> blur -> antialiased bicubic, rounded to 8 bits -> noise -> JPEG -> LR
 """
 
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -13,11 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from yaml import YAMLError
 
-from utils.config import DegradeSpec, checked
-from utils.errors import InputError
-from utils.parse import parse_value
+from utils.config import DegradeSpec
 
 Pixels = NDArray[np.uint8]  # (H,W,3) RGB
 SAMPLING_FACTORS = {
@@ -28,13 +24,13 @@ SAMPLING_FACTORS = {
 
 
 class Degradation(NamedTuple):
-    """What happens to one image; nothing by default."""
+    """How one image is degraded; by default it is not."""
 
     blur: float = 0.0  # sigma in HR pixels
-    noise: float = 0.0  # sigma in levels
-    quality: int = 0  # of JPEG; 0: none
+    noise: float = 0.0  # sigma in levels of 8 bits
+    quality: int = 0  # JPEG quality; 0: no JPEG
     subsampling: int = 420
-    seed: int = 0  # of the noise
+    seed: int = 0  # for the noise
 
 
 def blurred(hr: Pixels, sigma: float) -> Pixels:
@@ -43,51 +39,53 @@ def blurred(hr: Pixels, sigma: float) -> Pixels:
 
 
 def noisy(lr: Pixels, sigma: float, seed: int) -> Pixels:
-    """White Gaussian noise, another in each channel; rounded and clipped."""
+    """White Gaussian noise, independent in each channel; rounded and clipped."""
     noise = np.random.Generator(np.random.Philox(seed)).normal(0, sigma, lr.shape)
     return np.rint(lr + noise).clip(0, 255).astype(np.uint8)
 
 
 def compressed(lr: Pixels, quality: int, subsampling: int = 420) -> Pixels:
-    """As a JPEG file gives it back. OpenCV makes the same values of small crops as Pillow, ten times as fast."""
+    """The image as a JPEG gives it back. OpenCV gives the same values for small crops as Pillow, ten times as fast."""
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLING_FACTORS[subsampling]]
     _, content = cv2.imencode(".jpg", lr[:, :, ::-1], options)
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)[:, :, ::-1]
 
 
-def before_shrinking(hr: Pixels, way: Degradation) -> Pixels:
-    return blurred(hr, way.blur) if way.blur else hr
+def after_shrinking(lr: Pixels, how: Degradation) -> Pixels:
+    lr = noisy(lr, how.noise, how.seed) if how.noise else lr
+    return compressed(lr, how.quality, how.subsampling) if how.quality else lr
 
 
-def after_shrinking(lr: Pixels, way: Degradation) -> Pixels:
-    lr = noisy(lr, way.noise, way.seed) if way.noise else lr
-    return compressed(lr, way.quality, way.subsampling) if way.quality else lr
+def degraded(hr: Tensor, degradations: Sequence[Degradation], shrink: Callable[[Tensor], Tensor]) -> Tensor:
+    """LR images of hr (b,3,H,W) in [0,1], each with its degradation, or all clean if there are none.
 
-
-def degraded(hr: Tensor, ways: Sequence[Degradation], shrink: Callable[[Tensor], Tensor]) -> Tensor:
-    """LR images of hr (b,3,H,W) in [0,1], each in its own way, or clean without any ways; `shrink` makes LR of 8 bits.
-
-    Blur, noise and JPEG are the CPU's work, so that a CUDA device is waited for if there is any.
+    `shrink` makes LR, rounded to 8 bits if there are degradations. The CPU does blur, noise and JPEG: if any is due, it
+    waits for a CUDA device.
     """
-    hr = each_image(before_shrinking, hr, ways, [way.blur > 0 for way in ways])
-    return each_image(after_shrinking, shrink(hr), ways, [way.noise > 0 or way.quality > 0 for way in ways])
+    blurry = [each.blur > 0 for each in degradations]
+    hr = each_image(lambda pixels, how: blurred(pixels, how.blur), hr, degradations, blurry)
+    changed = [each.noise > 0 or each.quality > 0 for each in degradations]
+    return each_image(after_shrinking, shrink(hr), degradations, changed)
 
 
 def each_image(
-    change: Callable[[Pixels, Degradation], Pixels], images: Tensor, ways: Sequence[Degradation], chosen: Sequence[bool]
+    change: Callable[[Pixels, Degradation], Pixels],
+    images: Tensor,
+    degradations: Sequence[Degradation],
+    chosen: Sequence[bool],
 ) -> Tensor:
-    """The images (b,3,H,W) in [0,1] of which the chosen ones, rounded to 8 bits, are changed."""
+    """The images (b,3,H,W) in [0,1]; `change` is applied to the chosen ones, rounded to 8 bits."""
     numbers = np.flatnonzero(chosen).tolist()
     if not numbers:
         return images
     levels = images[numbers].mul_(255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    changed = np.stack([change(pixels, ways[number]) for pixels, number in zip(levels, numbers, strict=True)])
+    changed = np.stack([change(pixels, degradations[number]) for pixels, number in zip(levels, numbers, strict=True)])
     values = torch.from_numpy(changed).to(images.device).permute(0, 3, 1, 2).contiguous().to(images.dtype).div_(255)
     return images.index_copy(0, torch.tensor(numbers, device=images.device), values)
 
 
-def draw_ways(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[Degradation]:
-    """A way for each of so many images, drawn evenly from the ranges."""
+def draw_degradations(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[Degradation]:
+    """A degradation for each of `count` images, drawn uniformly from the ranges."""
     clean = rng.random(count) < spec.clean
     blur, noise = rng.uniform(*spec.blur, count), rng.uniform(*spec.noise, count)
     quality = rng.integers(*(spec.jpeg or (0, 0)), count, endpoint=True)  # 0: no JPEG
@@ -96,28 +94,7 @@ def draw_ways(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[D
     return [Degradation() if left else Degradation(*numbers) for left, numbers in zip(clean, drawn, strict=True)]
 
 
-def way_of(spec: DegradeSpec, name: str) -> Degradation:
-    """That of an image of this name, the same whenever it is asked for."""
+def degradation_of(spec: DegradeSpec, name: str) -> Degradation:
+    """The degradation of an image, drawn from its name, so that it is always the same."""
     key = int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:8])
-    return draw_ways(spec, np.random.Generator(np.random.Philox(key)), 1)[0]
-
-
-def add_degrade_option(parser: ArgumentParser) -> None:
-    about = "make LR from HR with blur (sigma in HR pixels), noise (sigma in levels), JPEG (quality), or several: "
-    parser.add_argument("--degrade", nargs="+", metavar="KEY=VALUE", help=about + "blur=0.8 noise=8 jpeg=75")
-
-
-def asked_degradation(settings: Sequence[str] | None) -> DegradeSpec | None:
-    """What that option asks for. Raises InputError naming what is wrong."""
-    if not settings:
-        return None
-    content, source = {}, f"--degrade {' '.join(settings)}"
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"{source}: {setting} must be key=value, such as jpeg=75")
-        try:
-            content[key] = parse_value(value)
-        except (ValueError, YAMLError) as error:
-            raise InputError(f"{source}: {' '.join(str(error).split())}") from None
-    return checked(DegradeSpec, content, source)
+    return draw_degradations(spec, np.random.Generator(np.random.Philox(key)), 1)[0]

@@ -1,4 +1,4 @@
-"""Test2K, Test4K and Test8K, the x4 test sets that are made from DIV8K."""
+"""Test2K, Test4K and Test8K: the x4 test sets that are made from DIV8K."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from utils.files import list_images
 from utils.image import Array
 
 TEST_SCALE = 4
-TEST_SETS: Mapping[str, tuple[range, int]] = {  # DIV8K images, and what their HR is shrunk by
+TEST_SETS: Mapping[str, tuple[range, int]] = {  # numbers of DIV8K images, and the factor by which they are shrunk to HR
     "Test2K": (range(1201, 1301), 4),
     "Test4K": (range(1301, 1401), 2),
     "Test8K": (range(1401, 1501), 1),
@@ -23,8 +23,8 @@ SHOWN_RUNS = 5  # runs of numbers in a message
 def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int) -> None:
     """Test2K, Test4K and Test8K from a folder of DIV8K images, whose names are numbers: output/Test2K/{HR,LR}.
 
-    Each worker holds one image at a time. What is there is kept, but for damaged files, which are made again. Raises
-    InputError before anything is written if images are missing, naming them, and when all else is done if one failed.
+    Each worker holds one image at a time. Files that exist are kept, except damaged ones, which are made again. Raises
+    InputError naming the images that are missing, before anything is written; and at the end if an image failed.
     """
     if not sets or not set(sets) <= set(TEST_SETS):
         raise InputError(f"sets must be some of {' '.join(TEST_SETS)}")
@@ -49,7 +49,7 @@ def make_test_sets(source: Path, output: Path, sets: Sequence[str], workers: int
 
 
 def make_test_pair(pixels: Array, hr: Path, lr: Path, source: Path, factor: int) -> Files:
-    exact = crop_to_fit(pixels, factor, source)  # so that the grid shrinks by the factor and not by nearly that
+    exact = crop_to_fit(pixels, factor, source)  # otherwise the pixel grid would shrink by a slightly different factor
     small = shrink(exact, (exact.shape[0] // factor, exact.shape[1] // factor))
     yield from make_pair(small, hr, lr, source, TEST_SCALE)
 

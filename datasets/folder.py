@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from datasets.degrade import degraded, way_of
+from datasets.degrade import degradation_of, degraded
 from utils.config import DegradeSpec
-from utils.decode import read_image
+from utils.decode import read_image, stored_size
 from utils.errors import InputError
 from utils.files import data_name, list_images
 from utils.image import to_tensor
 from utils.resize import downscale, scaled_size
 
-MIN_SIDE = 2  # LR pixels; less is no image to restore
+MIN_SIDE = 2  # LR pixels; a smaller image cannot be restored
 
 
 class Pair(NamedTuple):
-    """One evaluation image; lr is what the model gets."""
+    """One evaluation image; the model gets lr."""
 
     name: str
     hr: Tensor  # (1,3,H,W) in [0,1]
@@ -28,9 +28,9 @@ class Pair(NamedTuple):
 
 
 def by_stem(paths: Sequence[Path], folder: str | Path, strip_marker: bool = False) -> dict[str, Path]:
-    """Files by their place in the folder, without suffix, and if asked without an LR marker such as `x4` or `_x2.5`.
+    """Files by their path in the folder, without suffix, and optionally without an LR marker such as `x4` or `_x2.5`.
 
-    Raises InputError if two have the same.
+    Raises InputError if two files get the same name.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -43,7 +43,7 @@ def by_stem(paths: Sequence[Path], folder: str | Path, strip_marker: bool = Fals
 
 
 def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path]) -> list[Path]:
-    """For each HR image, by_stem, that of the LR images in a folder. Raises InputError if there is none."""
+    """The LR image of each HR image, which are given by_stem. Raises InputError if one is missing."""
     found = by_stem(paths, folder)
     if not hr.keys() <= found.keys():
         found = by_stem(paths, folder, strip_marker=True)
@@ -55,11 +55,11 @@ def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path])
 class PairedFolder:
     """Iterates over evaluation pairs, in the order of the HR names, one in memory at a time.
 
-    With `below` the images in subfolders belong to them. Of several processes each gets its share, every `world`-th
-    image from the `rank`-th on, which may be none.
+    With `below` the images in subfolders count too. If there are several processes, each gets a share: every `world`-th
+    image from the `rank`-th on. A share may be empty.
 
     Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`, and
-    degraded if that is asked for, in a way that depends on their names.
+    degraded if `degrade` is given, in a way that depends on their names.
     HR is cut at the left and top to a multiple of the scale (for one that is not an integer: to the size LR implies).
     Raises InputError for a missing or empty folder, an HR image without an LR one, and a pair that does not fit.
     """
@@ -76,7 +76,11 @@ class PairedFolder:
         degrade: DegradeSpec | None = None,
     ) -> None:
         hr = by_stem(list_images(hr_folder, below), hr_folder)
-        lr = lr_images(hr, lr_folder, list_images(lr_folder, below)) if lr_folder is not None else [None] * len(hr)
+        lr: list[Path | None] = [None] * len(hr)
+        if lr_folder is not None:
+            found = lr_images(hr, lr_folder, list_images(lr_folder, below))
+            check_stored(list(hr.values()), found, scale)
+            lr = [*found]
         self.names, self.hr_paths, self.lr_paths = list(hr)[rank::world], [*hr.values()][rank::world], lr[rank::world]
         self.scale = scale
         self.float_lr, self.degrade = float_lr, degrade
@@ -88,12 +92,12 @@ class PairedFolder:
         return (self.load(number) for number in range(len(self)))
 
     def check(self) -> None:
-        """Decode everything once. Raises InputError for what iterating would raise it for."""
+        """Decode everything once. Raises InputError wherever iterating would raise it."""
         for number in range(len(self)):
             self.read(number)
 
     def read(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """HR cut to fit, and LR if there are files of it."""
+        """HR, cut to fit, and LR if it is read from a file."""
         path, lr_path = self.hr_paths[number], self.lr_paths[number]
         hr = to_tensor(read_image(path).pixels)
         if lr_path is None:
@@ -105,13 +109,13 @@ class PairedFolder:
         hr, lr = self.read(number)
         if lr is None:
             shrink = partial(downscale, scale=self.scale, eight_bit=not self.float_lr)
-            ways = [way_of(self.degrade, self.names[number])] if self.degrade else []
-            lr = degraded(hr, ways, shrink)
+            degradations = [degradation_of(self.degrade, self.names[number])] if self.degrade else []
+            lr = degraded(hr, degradations, shrink)
         return Pair(self.names[number], hr, lr)
 
 
 def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
-    """Folders by the name of their data set. Raises InputError for equal names, and for a folder that comes twice."""
+    """Folders by the name of their data set. Raises InputError for equal names and for a folder that is named twice."""
     named: dict[str, str] = {}
     for folder in map(str, folders):
         name = data_name(folder)
@@ -125,11 +129,6 @@ def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
     return named
 
 
-def paired_folders(folders: Sequence[str | Path], scale: float) -> dict[str, PairedFolder]:
-    """Data sets by name, LR made from HR. Raises InputError as PairedFolder does, and for equal names."""
-    return {name: PairedFolder(folder, None, scale) for name, folder in named_folders(folders).items()}
-
-
 def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:
     """Cut (..., H, W) at the left/top to the size that LR gives. Raises InputError if it is not about that size."""
     check_sides(hr.shape[-2:], lr.shape[-2:], scale, path, lr_path)
@@ -137,13 +136,36 @@ def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tens
     return hr[..., :rows, :cols]
 
 
-def check_sides(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path) -> None:
-    """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives."""
-    rows, cols = (round(side * scale) for side in lr)
-    if not (0 <= hr[0] - rows < scale and 0 <= hr[1] - cols < scale):
+def fits(hr: Sequence[int], lr: Sequence[int], scale: float) -> bool:
+    """Whether the sides of HR are about those that LR gives: less than one LR pixel more, and none less."""
+    return all(0 <= side - round(low * scale) < scale for side, low in zip(hr, lr, strict=True))
+
+
+def check_stored(hr: Sequence[Path], lr: Sequence[Path], scale: float) -> None:
+    """Compare the sizes that the files of all pairs claim; none is decoded, so that it takes about a second for 1000.
+
+    Raises InputError for the first pair that does not fit. Files that cannot be read, and photographs that lie on their
+    side, are only found when they are decoded.
+    """
+    unfit = []
+    for path, lr_path in zip(hr, lr, strict=True):
+        size, low = stored_size(path)[::-1], stored_size(lr_path)[::-1]
+        if 0 not in (*size, *low) and not fits(size, low, scale) and not fits(size, low[::-1], scale):
+            unfit.append((size, low, scale, path, lr_path))
+    if unfit:
+        check_sides(*unfit[0], unfit=len(unfit))
+
+
+def check_sides(hr: Sequence[int], lr: Sequence[int], scale: float, path: Path, lr_path: Path, unfit: int = 1) -> None:
+    """Raises InputError if the sides (rows, columns) of HR are not about those that LR gives.
+
+    `unfit` is how many pairs do not fit.
+    """
+    if not fits(hr, lr, scale):
+        rows, cols = (round(side * scale) for side in lr)
         raise InputError(
             f"{path}: HR is {hr[1]}x{hr[0]} but {lr_path} at x{scale:g} gives {cols}x{rows}; "
-            "check the scale and the pairing"
+            f"{f'{unfit} pairs do not fit; ' if unfit > 1 else ''}check the scale and the pairing"
         )
 
 

@@ -1,7 +1,7 @@
-"""Random crops of a training folder in one file, to be carried to another machine; and back to a folder there.
+"""Random crops of a training folder in one file, which can be carried to another machine and unpacked there.
 
 The file is numpy's compressed .npz with one array, `differences` (n,P,P,3) uint8: each pixel minus its left neighbour,
-modulo 256. In this form photographs take about half as much room as raw pixels.
+modulo 256. In this form photographs take about half the space of raw pixels.
 """
 
 import io
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.decode import read_image, stored_size
-from utils.encode import write_image
+from datasets.cache import decode_8_bits
+from utils.decode import stored_size
 from utils.errors import InputError
 from utils.files import list_images, read_bytes, write_atomic
 from utils.image import Array
@@ -31,15 +31,13 @@ def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
     for path, number in zip(paths, rng.multinomial(count, places / places.sum()), strict=True):
         if not number:
             continue
-        image = read_image(path)
-        if image.bits != 8:
-            raise InputError(f"{path}: training images must have 8 bits per channel")
-        height, width = image.pixels.shape[:2]
+        pixels = decode_8_bits(path)
+        height, width = pixels.shape[:2]
         for _ in range(number):
             top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
-            crops[filled] = image.pixels[top : top + size, left : left + size]
+            crops[filled] = pixels[top : top + size, left : left + size]
             filled += 1
-    rng.shuffle(crops)  # so that the last ones, which may be kept for validation, are of all images
+    rng.shuffle(crops)  # so that the last crops, which may be used for validation, come from all images
     crops[:, :, 1:] -= crops[:, :, :-1].copy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, differences=crops)
@@ -54,10 +52,3 @@ def unpack(file: Path) -> Array:
             return content["differences"].cumsum(2, dtype=np.uint8)
     except (ValueError, KeyError, OSError, EOFError) as error:
         raise InputError(f"{file}: is no file of datasets/scripts/pack.py: {error}") from None
-
-
-def write_crops(crops: Array, folder: Path) -> None:
-    """A folder of images of them, which trainings and evaluations read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, crop in enumerate(crops):
-        write_image(folder / f"crop-{index:05d}.png", crop)

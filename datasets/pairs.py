@@ -1,32 +1,64 @@
-"""A look at training pairs of HR and LR images from files: do they show the same?"""
+"""Checks before a training: of its folders, of all pairs of HR and LR files, and whether some pairs show the same."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datasets.pool import Pool
+from datasets.degrade import Pixels
+from datasets.folder import PairedFolder
+from utils.config import DataSpec, listed
+from utils.errors import InputError
+from utils.files import check_separate, list_images
 
-SAMPLED = 8  # pairs
-MIDDLE = 256  # LR pixels on a side, in the middle of an image
-FAINT = 25.0  # levels: LR that differs by no more is noisy, or of an image that shows little
-
-
-def doubts(hr: Pool, lr: Pool, scale: int, files: Sequence[Path]) -> Iterator[str]:
-    """A line of some pairs that show different things, if there are any, and one of LR files without an HR image."""
-    numbers = np.unique(np.linspace(0, len(hr) - 1, SAMPLED).round().astype(int)).tolist()
-    strange = [number for number in numbers if not alike(hr.image(number), lr.image(number), scale)]
-    if strange:
-        share, first = f"{len(strange)} of {len(numbers)}", f"{lr.paths[strange[0]]} and {hr.paths[strange[0]]}"
-        yield f"warning: {share} pairs that were compared show different things, such as {first}; check the pairing"
-    paired = set(lr.paths)
-    if alone := [path for path in files if path not in paired]:
-        yield f"note: LR images without an HR image, which are not used: {len(alone)}, the first is {alone[0]}"
+SAMPLED = 8  # so many pairs are compared, which is enough to notice a wrong folder
+MIDDLE = 256  # LR pixels on a side of the square that is compared, in the middle of each image
+FAINT = 25.0  # levels: a smaller difference may be noise, or the image shows too little to tell
 
 
-def alike(hr: NDArray[np.uint8], lr: NDArray[np.uint8], scale: int) -> bool:
-    """Whether HR made small, whatever its brightness, is nearer to LR than a plain colour is, or near in any case."""
+def check_data(spec: DataSpec) -> list[str]:
+    """Compare the folders of a training, and the names and sizes of all pairs in them; no image is decoded.
+
+    Returns a note if there are LR images without an HR image. Raises InputError for folders in each other, validation
+    images that would be trained on, an HR image without an LR image, and a pair that does not fit.
+    """
+    train, train_lr, val, val_lr = map(listed, (spec.train, spec.train_lr, spec.val, spec.val_lr))
+    check_separate([*train, *train_lr])
+    check_separate([*val, *val_lr])
+    check_apart([*val, *val_lr], [*train, *train_lr])
+    unused: list[Path] = []
+    for hr, lr in [*zip(train, train_lr, strict=False), *zip(val, val_lr, strict=False)]:  # as many of LR, or none
+        used = set(PairedFolder(hr, lr, spec.scales[1], below=True).lr_paths)
+        unused += [path for path in list_images(lr, below=True) if path not in used]
+    note = "note: LR images without an HR image, which are not used"
+    return [f"{note}: {len(unused)}, the first is {unused[0]}"] if unused else []
+
+
+def check_apart(val: Sequence[str], train: Sequence[str]) -> None:
+    """Raises InputError if a folder of validation images shares images with one of training images."""
+    for folder, other in product(val, train):
+        one, two = Path(folder).resolve(), Path(other).resolve()
+        if one.is_relative_to(two) or two.is_relative_to(one):
+            where = "is a folder of training images, too" if one == two else f"shares images with {other}"
+            remedy = "keep validation images apart"
+            raise InputError(f"{folder}: {where}, so that it would be trained on as well; {remedy}")
+
+
+def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pixels, Pixels]], scale: int) -> list[str]:
+    """A warning if some of the pairs (HR, LR) show different things; a few pairs are compared."""
+    numbers = np.unique(np.linspace(0, len(files) - 1, SAMPLED).round().astype(int)).tolist() if files else []
+    strange = [number for number in numbers if not alike(*images(number), scale)]
+    if not strange:
+        return []
+    share, (hr, lr) = f"{len(strange)} of {len(numbers)}", files[strange[0]]
+    return [
+        f"warning: {share} pairs that were compared show different things, such as {lr} and {hr}; check the pairing"
+    ]
+
+
+def alike(hr: Pixels, lr: Pixels, scale: int) -> bool:
+    """Whether shrunk HR, whatever its brightness, is nearer to LR than a plain colour, or differs by at most FAINT."""
     height, width = (min(side, MIDDLE) for side in lr.shape[:2])
     top, left = (lr.shape[0] - height) // 2, (lr.shape[1] - width) // 2
     window = hr[scale * top : scale * (top + height), scale * left : scale * (left + width)]

@@ -1,4 +1,4 @@
-"""The images of several caches as if they were of one, and squares cut out of them by the CPU or a CUDA device."""
+"""The images of several caches as if they were one, and squares cut out of them by the CPU or a CUDA device."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from torch import Tensor
 from datasets.cache import Cache, Caches
 from datasets.folder import by_stem, lr_images
 
-COPIED_PIXELS = 2**24  # to the device at a time
+COPIED_PIXELS = 2**24  # copied to the device at a time: 48 MiB, so that the copy on the host stays small
 Whole = NDArray[np.int64]
 
 
 class Pool:
-    """Images by their numbers: those of all caches in order, or only those `chosen`, in that order.
+    """Images by number: the images of all caches in order, or only the `chosen` numbers, in that order.
 
-    Their pixels are counted on from each cache to the next.
+    Pixels are numbered too, through all caches.
     """
 
     def __init__(self, caches: Sequence[Cache], device: torch.device, chosen: Sequence[int] | None = None) -> None:
@@ -38,16 +38,16 @@ class Pool:
         return len(self.paths)
 
     def image(self, number: int) -> NDArray[np.uint8]:
-        """(H,W,3), a view of the file."""
+        """(H,W,3), a view of the mapped file."""
         first, height, width = (int(each[number]) for each in (self.offset, self.height, self.width))
         cache = bisect_right(self.starts, first) - 1
         begin = first - self.starts[cache]
         return self.pixels[cache][begin : begin + height * width].reshape(height, width, 3)
 
     def steps(self, image: Whole, top: Whole, left: Whole, flips: NDArray[np.bool_], size: int) -> Whole:
-        """Where squares lie, in pixels: (3,B), the first pixel, and from one row and column to the next.
+        """The pixels of squares: (3,B), the number of the first pixel, the step to the next row and to the next column.
 
-        `flips` are horizontal, vertical and diagonal, (3,B). A flip is no more than other steps.
+        `flips` are horizontal, vertical and diagonal, (3,B). A flip only changes the first pixel and the steps.
         """
         horizontal, vertical, diagonal = flips
         width = self.width[image]
@@ -65,13 +65,13 @@ class Pool:
         for square, (first, down, right) in zip(squares.numpy(), steps.T.tolist(), strict=True):
             cache = bisect_right(self.starts, first) - 1
             begin = 3 * (first - self.starts[cache])
-            # a view, and cheaper to copy than to index; numpy refuses one that leaves the file
+            # copying a view is faster than indexing; numpy refuses a view that goes beyond the file
             square[:] = np.ndarray((3, size, size), np.uint8, self.pixels[cache], begin, (1, 3 * down, 3 * right))
         return squares.to(self.device, non_blocking=cuda)  # pinned memory is used again only when its copy is done
 
 
 def lr_numbers(caches: Caches) -> list[int]:
-    """Of all LR images that of each HR image, by name. Raises InputError if there is none."""
+    """The number of the LR image of each HR image, found by name. Raises InputError if one is missing."""
     numbers: list[int] = []
     start = 0
     for hr, lr in zip(caches.hr, caches.lr, strict=True):
@@ -82,7 +82,7 @@ def lr_numbers(caches: Caches) -> list[int]:
 
 
 def resident(parts: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor | None:
-    """The pixels (N,3) of all caches on a CUDA device, if they take no more than half of its free memory."""
+    """The pixels (N,3) of all caches on a CUDA device, if they take at most half of its free memory; otherwise None."""
     if device.type != "cuda" or sum(part.nbytes for part in parts) > torch.cuda.mem_get_info(device)[0] // 2:
         return None
     target = torch.empty((sum(map(len, parts)), 3), dtype=torch.uint8, device=device)

@@ -1,11 +1,9 @@
 """Making data sets: every image of a folder becomes other images, on all cores, one image per worker at a time.
 
-What exists is kept, so that an interrupted command goes on where it stopped; to use other options, delete it first.
+Files that exist are kept, so that an interrupted command goes on where it stopped. To use other options, delete them.
 """
 
-import argparse
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -15,34 +13,35 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from datasets.degrade import Degradation, after_shrinking, blurred, way_of
+from datasets.degrade import Degradation, after_shrinking, blurred, degradation_of
 from datasets.folder import lr_size, mod_crop
+from utils.cli import say
 from utils.config import DegradeSpec
 from utils.decode import is_whole, read_image, stored_size
 from utils.encode import write_image
-from utils.errors import InputError, Parser
+from utils.errors import InputError
 from utils.files import list_images
 from utils.image import Array, to_pixels, to_tensor
 from utils.jobs import Job, check_outputs, run_jobs
 from utils.patches import starts
 from utils.resize import downscale, imresize, imresize_matlab_uint8
 
-Files = Iterable[tuple[Path, Array]]  # what to write where: (H,W,3) uint8 or uint16
+Files = Iterable[tuple[Path, Array]]  # a path, and the image to write there: (H,W,3) uint8 or uint16
 
 
 class Recipe(NamedTuple):
-    """What becomes of one image; all is there once all of `outputs` are."""
+    """The images that are made from one image; it is done if all of `outputs` exist."""
 
     source: Path
     outputs: Sequence[Path]
-    make: Callable[[Array], Files]  # a function of a module with its options, since workers must find it by name
+    make: Callable[[Array], Files]  # a module's function with its options, because workers must find it by name
 
 
 def data_augmentation(source: Path, output: Path, scales: Sequence[float], min_size: int, workers: int) -> None:
     """Every image at every scale in (0,1], by antialiased bicubic, as NAME_s0.9.png.
 
-    What would be less than `min_size` pixels wide or high, too small for a crop in training, is left out.
-    Raises InputError for a bad option or folder and, when all else is done, if an image failed; so do all commands.
+    A copy of less than `min_size` pixels on a side, which is too small for a training crop, is left out.
+    As all commands here, it raises InputError for a bad option or folder, and at the end if an image failed.
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):  # nan fails every comparison
         raise InputError("scales must be over 0 and at most 1")
@@ -50,14 +49,14 @@ def data_augmentation(source: Path, output: Path, scales: Sequence[float], min_s
         raise InputError("min_size must be at least 1")
     recipes, left_out = [], 0
     for path in list_images(source):
-        side = min(stored_size(path))  # 0 if unreadable, which is said when it is read
+        side = min(stored_size(path))  # 0 if unreadable; the error is raised when the image is read
         fitting = [scale for scale in scales if not side or round(side * scale) >= min_size]
         targets = {output / f"{path.stem}_s{scale:g}.png": scale for scale in fitting}
         left_out += len(scales) - len(fitting)
         if targets:
             recipes.append(Recipe(path, [*targets], partial(augment, targets=targets)))
     if left_out:
-        print(f"{left_out} images are left out: they would have a side under {min_size} pixels")
+        say(f"{left_out} images are left out: they would have a side under {min_size} pixels")
     make_all(recipes, source, [output], workers)
 
 
@@ -82,21 +81,21 @@ def generate_mod_lr_bic(
     workers: int,
     degrade: DegradeSpec | None = None,
 ) -> None:
-    """The LR image of every HR image under the same name, degraded if asked, and if asked HR cut to fit it."""
+    """The LR image of every HR image under the same name, degraded with `degrade`; with `mod_output` also cut HR."""
     if not (1 <= scale < math.inf):
         raise InputError("scale must be a number of at least 1")
     recipes = []
     for path in list_images(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
         check_stored_scale(path, lr, scale)
-        way = way_of(degrade, path.stem) if degrade else Degradation()
-        make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8, way=way)
+        how = degradation_of(degrade, path.stem) if degrade else Degradation()
+        make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8, degradation=how)
         recipes.append(Recipe(path, [hr, lr] if hr else [lr], make))
     make_all(recipes, source, [output, mod_output] if mod_output else [output], workers)
 
 
 def check_stored_scale(hr: Path, lr: Path, scale: float) -> None:
-    """Raises InputError if the LR image is there already and of another scale; what is unreadable is left to others."""
+    """Raises InputError if the LR image exists with another scale. Unreadable files are reported later."""
     size, found = stored_size(hr), stored_size(lr)
     expected = lr_size(size, scale)
     if 0 in (*size, *found) or sorted(found) == sorted(expected):  # sorted: a photograph may lie on its side
@@ -129,22 +128,22 @@ def make_pair(
     source: Path,
     scale: float,
     matlab_uint8: bool = False,
-    way: Degradation = Degradation(),  # noqa: B008 - which nobody can change
+    degradation: Degradation = Degradation(),  # noqa: B008 - it cannot be changed
 ) -> Files:
-    """HR cut to fit the scale, if its path is given, and the LR image of the evaluation: 8 bit whatever HR has."""
+    """HR cut to fit the scale, if its path is given, and LR as the evaluation makes it: 8 bits, even if HR has 16."""
     fitting = crop_to_fit(pixels, scale, source)
     if matlab_uint8 and fitting.dtype != np.uint8:
         raise InputError(f"{source}: 16 bits per channel; matlab_uint8 takes 8")
     if hr:
         yield hr, fitting
-    if way.blur:
-        fitting = blurred(to_pixels(to_tensor(fitting)), way.blur)
+    if degradation.blur:
+        fitting = blurred(to_pixels(to_tensor(fitting)), degradation.blur)
     if matlab_uint8:
         size = (round(fitting.shape[0] / scale), round(fitting.shape[1] / scale))
         small = by_channel(fitting, lambda plane: imresize_matlab_uint8(torch.from_numpy(plane), size).numpy())
     else:
         small = by_channel(fitting, lambda plane: to_pixels(downscale(to_tensor(plane), scale)))
-    yield lr, after_shrinking(small, way)
+    yield lr, after_shrinking(small, degradation)
 
 
 def shrink(pixels: Array, size: tuple[int, int]) -> Array:
@@ -161,7 +160,7 @@ def shrink(pixels: Array, size: tuple[int, int]) -> Array:
 
 
 def by_channel(pixels: Array, resized: Callable[[Array], Array]) -> Array:
-    """(H,W,3) of which each channel (H,W) is resized on its own: all of an 8K image in float64 take 800 MB."""
+    """Resize each channel (H,W) of (H,W,3) on its own, because an 8K image in float64 takes 800 MB."""
     return np.stack([resized(plane) for plane in np.moveaxis(pixels, 2, 0)], axis=2)
 
 
@@ -173,9 +172,9 @@ def crop_to_fit(pixels: Array, scale: float, source: Path) -> Array:
 def make_all(
     recipes: Sequence[Recipe], source: Path, folders: Sequence[Path], workers: int, verify: bool = False
 ) -> None:
-    """Make what is not there yet; with `verify`, what is damaged counts as not there, and is made again.
+    """Make all files that are missing; with `verify`, damaged files count as missing and are made again.
 
-    Raises InputError if folders are the same or two images want one name, and at the end if any image failed.
+    Raises InputError if folders are the same or two images would get one name, and at the end if any image failed.
     """
     if workers < 1:
         raise InputError("workers must be at least 1")
@@ -184,28 +183,17 @@ def make_all(
     there = is_whole if verify else Path.exists
     jobs = [Job(each.source, each.outputs, partial(make_missing, each, there)) for each in recipes]
     check_outputs(jobs)
-    # where all exists no worker need be started; but to verify takes time, and belongs to the work
+    # no worker is started for images whose files all exist; but verifying takes time, so workers do it
     outcome = run_jobs([job for job in jobs if verify or not all(map(there, job.outputs))], workers)
     outcome.check()
-    print(f"{folders[0]}: {len(outcome.made)} images done, {len(jobs) - len(outcome.made)} were done already")
+    say(f"{folders[0]}: {len(outcome.made)} images done, {len(jobs) - len(outcome.made)} were done already")
 
 
 def make_missing(recipe: Recipe, there: Callable[[Path], bool]) -> bool:
-    """Write what is not there of one image. Returns whether anything was not."""
+    """Write the missing files of one image. Returns whether any was missing."""
     if all(map(there, recipe.outputs)):
         return False
     for path, pixels in recipe.make(read_image(recipe.source).pixels):
         if not there(path):
             write_image(path, pixels)
     return True
-
-
-def folders_parser(description: str, source: str, output: str) -> Parser:
-    """A parser with the options all jobs share; `source` and `output` say what the folders hold."""
-    parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = f"{description} Images that exist in the output are kept."
-    required = partial(parser.add_argument, type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR")
-    required("--input", help=source)
-    required("--output", help=output)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images done at a time")
-    return parser

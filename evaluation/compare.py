@@ -1,5 +1,8 @@
 """Several evaluations beside each other, in one table and one plot: models, settings, data sets, scales.
 
+A comparison of the same folders replaces its own table and plot; one of other folders gets a folder of its own.
+To see by how much two of them differ image by image, and how sure that is, use evaluation.differences.
+
 python -m evaluation.compare results/bicubic/Set14-x4 results/carn-x4/Set14-x4 results/carn-pcsr-phase1/Set14-x4
 """
 
@@ -16,12 +19,13 @@ from evaluation.plot import plot_curve
 from evaluation.record import in_words, incomparable, read_record, results_folder, write_record
 from evaluation.report import SUMMARY, format_table, summarise, summary_json
 from evaluation.tables import write_csv
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run, tell
+from utils.errors import InputError
 from utils.files import write_atomic
 
 
 class Results(NamedTuple):
-    """One evaluation."""
+    """The results of one evaluation."""
 
     folder: Path
     images: pd.DataFrame  # its images.csv
@@ -32,7 +36,7 @@ class Results(NamedTuple):
         return {key: set(names) for key, names in self.images.groupby(["dataset", "scale"])["image"]}
 
     def summary(self) -> pd.DataFrame:
-        """The means, with what they are of."""
+        """The means, with the model, its backbone and the folder."""
         known = {"backbone": self.record.get("backbone"), "folder": str(self.folder)}
         return summarise(self.images).assign(model=self.record.get("model", self.folder.resolve().parent.name), **known)
 
@@ -47,7 +51,7 @@ def read_results(folder: Path) -> Results:
 
 
 def check_comparable(one: Results, other: Results) -> None:
-    """Raises InputError if both have a data set, and its PSNR is not of the same images under the same protocol."""
+    """Raises InputError if both have a data set in common, but not its images or the protocol."""
     first, second = one.names(), other.names()
     shared = first.keys() & second.keys()
     differ = incomparable(one.record, other.record)
@@ -60,9 +64,9 @@ def check_comparable(one: Results, other: Results) -> None:
 
 
 def compare_results(results: Sequence[Results]) -> pd.DataFrame:
-    """A row per setting of each evaluation, those of one data set together.
+    """A row for each setting of each evaluation, grouped by data set.
 
-    Models of one name are told apart by their folder. Raises InputError for what cannot be compared.
+    Models of the same name are told apart by their folders. Raises InputError if evaluations cannot be compared.
     """
     for one, other in combinations(results, 2):
         check_comparable(one, other)
@@ -79,10 +83,13 @@ def main() -> None:
     parser.add_argument("--out_dir", type=Path, help="where table and plot go (default: results/compare)")
     parser.add_argument("--json", action="store_true", help="end with the table as one line of JSON")
     args = parser.parse_args()
-    results = [read_results(folder) for folder in dict.fromkeys(args.folders)]
-    summary = compare_results(results)
-    record = {"results": {str(each.folder): each.record for each in results}}
-    folder = results_folder(args.out_dir or Path("results/compare"), "summary.csv", record, bool(args.out_dir))
+    results = {str(each.folder.resolve()): each for each in map(read_results, args.folders)}  # each folder once
+    summary = compare_results(list(results.values()))
+    record = {"folders": sorted(results), "results": {folder: each.record for folder, each in results.items()}}
+    wanted, named = args.out_dir or Path("results/compare"), bool(args.out_dir)
+    folder = results_folder(wanted, "summary.csv", record, named, decides=["folders"])
+    if read_record(folder).get("results", record["results"]) != record["results"]:
+        tell(f"note: evaluations in these folders have changed since they were compared; {folder} is replaced")
     write_record(folder, record)
     write_csv(folder / "summary.csv", summary)
     write_atomic(folder / "curve.png", plot_curve(summary))

@@ -1,5 +1,11 @@
-"""Two evaluations of the same images: by how much their PSNR and SSIM differ, and how sure that is."""
+"""Two evaluations of the same images: by how much their PSNR and SSIM differ image by image, and how sure that is.
 
+python -m evaluation.differences results/refined results/plain
+
+To see any number of evaluations in one table and one plot, without differences, use evaluation.compare.
+"""
+
+import argparse
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -10,26 +16,28 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from evaluation.record import in_words, incomparable, read_record
-from evaluation.tables import Column, format_columns
-from utils.errors import InputError
+from evaluation.tables import Column, format_columns, table_json, write_csv
+from utils.cli import Parser, run
+from utils.errors import InputError, first_few
+from utils.files import output_file
 
 IMAGES = "images.csv"
-IMAGE = ["dataset", "image", "scale"]  # what rows of two files are matched by
-NAMES = {"dataset": str, "image": str, "setting": str}  # never numbers, not even 0801
-FEW = 3  # names in a message
+IMAGE = ["dataset", "image", "scale"]  # columns by which rows of two files are matched
+NAMES = {"dataset": str, "image": str, "setting": str}  # text, even if it looks like a number, such as 0801
+FEW = 3  # so many names in a message
 CONFIDENCE = 0.95
-RESAMPLES = 9999
-PAIRS = ["dataset", "scale", "setting_a", "setting_b"]  # what there is a mean for
+RESAMPLES = 9999  # the default of scipy
+PAIRS = ["dataset", "scale", "setting_a", "setting_b"]  # there is a mean for each combination of these
 
 
 class Measure(NamedTuple):
-    """What is compared, and how it is printed."""
+    """A measure that is compared, and how it is printed."""
 
-    name: str  # of the column in images.csv
-    prefix: str  # of what the comparison says of it
+    name: str  # its column in images.csv
+    prefix: str  # with which its columns in the comparison begin
     unit: str
     form: str
-    change: str  # the form of a difference
+    change: str  # how a difference is printed
 
 
 MEASURES = Measure("psnr", "", "dB", "{:.3f}", "{:+.4f}"), Measure("ssim", "ssim_", "SSIM", "{:.4f}", "{:+.5f}")
@@ -45,7 +53,7 @@ class Evaluation(NamedTuple):
         return list(dict.fromkeys(self.rows["setting"]))
 
     def chosen(self, asked: str | None, name: str) -> str:
-        """The setting asked for by the argument `name`, or the only one. Raises InputError if it is not there."""
+        """The setting that the argument `name` asks for, or the only one. Raises InputError if there is no such one."""
         there = self.settings()
         if asked is None and len(there) > 1:
             raise InputError(f"{self.path}: has several settings; give {name}, one of: {' '.join(there)}")
@@ -59,15 +67,14 @@ class Evaluation(NamedTuple):
 
 
 def images_csv(path: Path) -> Path:
-    """The table of an evaluation that is given as a folder or as that file.
+    """The images.csv of an evaluation, which is given as a folder or as that file.
 
     Raises InputError for a folder whose sub-folders hold evaluations.
     """
     if not path.is_dir():
         return path
     if not (path / IMAGES).exists() and (below := sorted(each.parent.name for each in path.glob(f"*/{IMAGES}"))):
-        some = ", ".join(below[:FEW]) + ", ..." * (len(below) > FEW)
-        raise InputError(f"{path}: holds several results, {some}; name those folders instead")
+        raise InputError(f"{path}: holds several results, {first_few(below, FEW)}; name those folders instead")
     return path / IMAGES
 
 
@@ -77,7 +84,7 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=NAMES, keep_default_na=False)  # an image may be called NA
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # which the parser's errors are
+    except ValueError as error:  # the CSV parser's errors are ValueErrors
         raise InputError(f"{path}: not a readable CSV file ({error})") from None
     if absent := [name for name in [*IMAGE, "setting", "psnr"] if name not in table]:
         raise InputError(f"{path}: no column {', '.join(absent)}; give the images.csv that an evaluation wrote")
@@ -93,13 +100,13 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_images(path: Path) -> Evaluation:
-    """What of an images.csv is compared; nan if it has no SSIM. Raises InputError as read_table does."""
+    """The compared columns of an images.csv; SSIM is nan if the file has none. Raises InputError as read_table does."""
     return Evaluation(path, read_table(path).reindex(columns=[*IMAGE, "setting", "psnr", "ssim"]))
 
 
 def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
-    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b, and what a has more than b:
-    difference, of PSNR in dB, and ssim_difference.
+    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b; and a minus b: difference, which is
+    of PSNR in dB, and ssim_difference.
 
     Raises InputError, naming them, for images that only one of the two has.
     """
@@ -117,11 +124,8 @@ def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: s
 
 
 def named(table: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
-    """A few of the chosen images, and how many there are; nothing if there are none."""
-    rows = table[chosen]
-    names = [f"{row.dataset}/{row.image} x{row.scale:g}" for row in rows.head(FEW).itertuples()]
-    more = [f"{len(rows) - FEW} more"] if len(rows) > FEW else []
-    return ", ".join([*names, *more])
+    """A few of the chosen images and the number of the others; empty if none is chosen."""
+    return first_few([f"{row.dataset}/{row.image} x{row.scale:g}" for row in table[chosen].itertuples()], FEW)
 
 
 def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
@@ -137,7 +141,7 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
 
 
 def summarise_differences(images: pd.DataFrame) -> pd.DataFrame:
-    """Means of what `compare` found, per dataset, scale and pair of settings.
+    """Means of the table of `compare`, for each data set, scale and pair of settings.
 
     `low` and `high` bound the mean difference, `better` counts the images on which a has the higher PSNR; `ssim_low`,
     `ssim_high` and `ssim_better` say the same of SSIM.
@@ -154,7 +158,7 @@ def summarise_differences(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def measures_in(table: pd.DataFrame) -> list[Measure]:
-    """What a comparison has differences of: PSNR, and SSIM if both evaluations have it for every image."""
+    """The measures that a table compares: PSNR, and SSIM if both evaluations have it for every image."""
     return [measure for measure in MEASURES if f"{measure.prefix}difference" in table]
 
 
@@ -173,8 +177,10 @@ def format_comparison(summary: pd.DataFrame) -> str:
 
 
 def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
-    """The per-image differences of two evaluations, each a folder or its images.csv: under the settings named
-    or the only ones there are, or, if none is named and both files have the same, under each.
+    """The per-image differences of two evaluations, each given as a folder or its images.csv.
+
+    They are taken between the named settings, or the only ones; if none is named and both files have the same settings,
+    for each of these.
 
     Raises InputError for files that cannot be compared, and if it is not clear which settings are meant.
     """
@@ -189,3 +195,33 @@ def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | Non
         pairs = [(one.chosen(setting_a, "setting_a"), two.chosen(setting_b, "setting_b"))]
     images = pd.concat([image_differences(one, two, *pair) for pair in pairs], ignore_index=True)
     return images.dropna(axis=1)  # SSIM, if an image has none
+
+
+def main() -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = "two folders of results, or their images.csv; they may be the same"
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help=about)
+    parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="the same two, given as an option")
+    for name, which in (("a", "first"), ("b", "second")):
+        about = f"setting of the {which}, such as k=0 (default: the only setting, or every setting that both have)"
+        parser.add_argument(f"--setting_{name}", help=about)
+    parser.add_argument("--csv", type=output_file(".csv"), help="file to write: the differences image by image")
+    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
+    args = parser.parse_args()
+    given = [*args.folders, *(args.compare or [])]
+    if len(given) != 2:
+        raise InputError(f"{len(given)} folders of results are given; give two (see --help)")
+    if args.csv and args.csv.resolve() in {images_csv(path).resolve() for path in given}:
+        raise InputError(f"--csv {args.csv}: is one of the two files that are compared; give another name")
+    images = compare(given[0], given[1], args.setting_a, args.setting_b)
+    summary = summarise_differences(images)
+    print(format_comparison(summary))
+    if args.csv:
+        write_csv(args.csv, images)
+        print(f"written to {args.csv}")
+    if args.json:
+        print(table_json(summary))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -27,7 +27,7 @@ class Row:
     heavy_share: float
     flops_paper: float
     flops_executed: float
-    flops_paper_share: float  # of the all-heavy model, or of the original itself; nan for bicubic
+    flops_paper_share: float  # relative to the all-heavy model, or to the original itself; nan for bicubic
     seconds: float
 
 
@@ -37,12 +37,13 @@ class Protocol:
 
     scale: float
     patches: Patches | None = None  # None: the whole image at once
-    crop: Patches | None = None  # cut LR to n*step+patch_size of this grid
+    crop: Patches | None = None  # LR is cut to n*step+patch_size of this grid
     psnr_type: PsnrType = "rgb"
     with_ssim: bool = True
 
 
-Keep = Callable[[str, Restored], None]  # what else to do with a result, such as saving it
+WARM_UP = 8  # LR pixels on a side: few, because each validation during training warms up again
+Keep = Callable[[str, Restored], None]  # called with each image's name and result, for example to save it
 
 
 def crop_pair(pair: Pair, grid: Patches, scale: float) -> Pair:
@@ -54,12 +55,12 @@ def crop_pair(pair: Pair, grid: Patches, scale: float) -> Pair:
 
 
 def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: Keep | None = None) -> list[Row]:
-    """Restore and measure every pair under every setting; shave is the scale."""
+    """Restore and measure every pair under every setting."""
     rows: list[Row] = []
     for loaded in pairs:
         pair = crop_pair(loaded, protocol.crop, protocol.scale) if protocol.crop else loaded
         if not rows:
-            restore(pair.lr[..., :8, :8])  # warm-up: the first call pays for set-up
+            restore(pair.lr[..., :WARM_UP, :WARM_UP])  # the first call takes the time of set-up
         for restored in restore(pair.lr, protocol.patches):
             rows.append(measure(pair.name, restored, pair.hr, protocol))
             if keep is not None:
@@ -74,7 +75,7 @@ def gather_rows(ranks: Ranks, rows: Sequence[Row]) -> list[Row]:
 
 
 def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol) -> Row:
-    """One row; without an HR image PSNR and SSIM are nan."""
+    """One row; as many border pixels as the scale are left out (shave). Without an HR image PSNR and SSIM are nan."""
     psnr_db = ssim_value = math.nan
     if hr is not None:
         sr, shave = to_tensor(restored.pixels), round(protocol.scale)

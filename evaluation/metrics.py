@@ -12,11 +12,11 @@ from utils.patches import bands
 PsnrType = Literal["rgb", "y"]
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio swing, as MATLAB's rgb2ycbcr
 WINDOW = 11  # pixels across SSIM's Gaussian window; a smaller image has no SSIM
-BAND_ROWS = 512  # looked at together: float64 copies of an 8K image would take gigabytes
+BAND_ROWS = 512  # rows that are compared at a time: float64 copies of an 8K image would take gigabytes
 
 
 def shaved(image: Tensor, shave: int) -> Tensor:
-    """(...,H,W) without its border; an image that shaving would leave nothing of keeps it."""
+    """(...,H,W) without its border; an image of which nothing would be left keeps the border."""
     return image[..., shave:-shave, shave:-shave] if min(image.shape[-2:]) > 2 * shave > 0 else image
 
 
@@ -38,7 +38,7 @@ def in_bands(sr: Tensor, hr: Tensor, psnr_type: PsnrType, shared: int = 0) -> It
 def psnr(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb", mask: Tensor | None = None) -> float:
     """dB between two (b,3,H,W) in [0,1], after rounding to 8 bits; infinite if they are equal.
 
-    With a mask (H,W) of bool, of its pixels alone; nan if it has none inside the border.
+    With a mask (H,W) of bool, only its pixels count; nan if it has none inside the border.
     """
     share = 1.0
     if mask is not None:
@@ -57,7 +57,7 @@ def decibels(mse: float) -> float:
 
 def ssim(sr: Tensor, hr: Tensor, shave: int, psnr_type: PsnrType = "rgb") -> float:
     """Mean structural similarity of two (1,3,H,W) in [0,1], Gaussian window (Wang et al. 2004); nan if too small."""
-    from skimage.metrics import structural_similarity  # noqa: PLC0415 - not all that start need wait for scipy
+    from skimage.metrics import structural_similarity  # noqa: PLC0415 - scipy takes long to import, and not all commands need it
 
     sr, hr = shaved(sr, shave), shaved(hr, shave)
     if min(sr.shape[-2:]) < WINDOW:

@@ -12,18 +12,18 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from evaluation.tables import figure_png
+from inference.visual import figure_png
 
 STYLES = {"k": "o-", "budget": "s--", "adaptive": "*", "heavy": "^", "original": "D"}
-BICUBIC = "bicubic"  # costs no FLOPs in either account: a mark at the edge
-WIDE = 8  # times the cheapest setting: from there on a linear axis would squeeze the cheap ones
-# where a label may stand around its point: pixels between them, the nearest without a line, and directions
+BICUBIC = "bicubic"  # has no FLOPs in either account, so it gets a mark at the edge
+WIDE = 8  # if FLOPs differ by a larger factor, a linear axis would squeeze the cheap settings: it is logarithmic
+# places of a label around its point: distances in pixels, of which only the nearest needs no line, and directions
 GAPS, DIRECTIONS = (6, 14, 24, 36, 50), 12
 MARK = 5  # pixels that stay free around marks and curves
 
 
 def plot_curve(summary: pd.DataFrame) -> bytes:
-    """What draw_curve draws, as PNG."""
+    """The figure of draw_curve, as PNG."""
     return figure_png(draw_curve(summary), 120)
 
 
@@ -51,7 +51,7 @@ def draw_curve(summary: pd.DataFrame) -> Figure:
         draw(axis, group, colours)
         shown |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=min(3, len(shown)), fontsize=8)
-    figure.draw_without_rendering()  # now it is known where everything stands
+    figure.draw_without_rendering()  # now all places are known
     for axis, group in panels:
         place_labels(axis, group, colours)
     return figure
@@ -80,7 +80,7 @@ def draw(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
 
 
 def place_labels(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
-    """A label for each setting with a number, clear of marks, curves and other labels; none where there is no room."""
+    """Label each setting that has a number, clear of marks, curves and other labels; without room there is no label."""
     drawn = np.concatenate([dense(line.get_transform().transform(line.get_xydata())) for line in axis.lines])
     boxes: list[Bbox] = []
     numbered = group[group["setting"].str.contains("=")]

@@ -1,7 +1,4 @@
-"""From rows to what people read: CSV files, a printed table, a PSNR-FLOPs plot, one line of JSON.
-
-python -m evaluation.report --compare A B    two evaluations of the same images: by how much they differ
-"""
+"""From rows to a report: CSV files, a printed table, a plot of PSNR over FLOPs, one line of JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,10 +8,10 @@ import pandas as pd
 
 from evaluation.evaluate import Row
 from evaluation.tables import format_columns, table_json, write_csv
-from utils.errors import InputError, Parser, run
-from utils.files import output_file, write_atomic
+from utils.cli import run
+from utils.files import write_atomic
 
-SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # what --json promises
+SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # --json has all of these
 
 
 def image_table(rows: Sequence[Row], dataset: str, scale: float) -> pd.DataFrame:
@@ -26,7 +23,7 @@ def image_table(rows: Sequence[Row], dataset: str, scale: float) -> pd.DataFrame
 
 
 def summarise(images: pd.DataFrame) -> pd.DataFrame:
-    """Means per image, a line per setting in the order they were asked for."""
+    """Means over the images, a line per setting, in the order in which they were given."""
     groups = images.groupby(["dataset", "scale", "setting"], sort=False)
     summary = groups.mean(numeric_only=True).reset_index()
     summary.insert(1, "images", groups.size().to_numpy())
@@ -34,23 +31,23 @@ def summarise(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def original_share(summary: pd.DataFrame) -> "pd.Series[float]":
-    """Of FLOPs, paper account, that of the original model in the same table: of the same data, scale and backbone."""
+    """FLOPs (paper account) relative to the original model in the table, on the same data, scale and backbone."""
     same = [name for name in ("dataset", "scale", "backbone") if name in summary]
     paper, original = summary["flops_paper"], summary["setting"] == "original"
     return paper / paper.where(original).groupby([summary[name] for name in same]).transform("max")
 
 
 def format_table(summary: pd.DataFrame) -> str:
-    """The summary with units, for a terminal; what all rows have in common stands above."""
+    """The summary with units, for a terminal; whatever all rows have in common stands above the table."""
     common = ["dataset", "scale", "images"]
     several = len(summary[common].drop_duplicates()) > 1
     spent = summary["flops_paper"] > 0
-    bills = ["flops_paper", "flops_paper_share", "original_share", "flops_executed"]
+    flops = ["flops_paper", "flops_paper_share", "original_share", "flops_executed"]
     shown = summary.assign(original_share=original_share(summary))
     shown["flops_paper_share"] = shown["flops_paper_share"].mask(summary["setting"] == "original")
-    shown[["heavy_share", *bills]] = shown[["heavy_share", *bills]].where(spent)  # bicubic has no bill
+    shown[["heavy_share", *flops]] = shown[["heavy_share", *flops]].where(spent)  # bicubic has no FLOPs
     names = [*(common if several else []), *(["model"] if "model" in summary else []), "setting", "psnr", "ssim"]
-    table = format_columns(shown, [*names, "heavy_share", *bills, "seconds"])
+    table = format_columns(shown, [*names, "heavy_share", *flops, "seconds"])
     if several:
         return f"means per image\n{table}"
     first = summary.iloc[0]
@@ -70,38 +67,13 @@ def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) 
     summary = summarise(images)
     write_csv(folder / "images.csv", images)
     write_csv(folder / "summary.csv", summary)
-    from evaluation.plot import plot_curve  # noqa: PLC0415 - evaluations that draw nothing need not wait for it
+    from evaluation.plot import plot_curve  # noqa: PLC0415 - takes long to import, and not all that import this draw
 
     write_atomic(folder / "curve.png", plot_curve(summary))
     return summary
 
 
-def main() -> None:
-    # scipy.stats takes a second to import, which evaluations need not wait for
-    from evaluation.differences import compare, format_comparison, images_csv, summarise_differences  # noqa: PLC0415
+if __name__ == "__main__":  # an earlier name of evaluation.differences
+    from evaluation.differences import main
 
-    parser = Parser(description="Compare the PSNR and SSIM of two evaluations of the same images, image by image.")
-    about = "their folders, or images.csv; may be the same"
-    parser.add_argument("--compare", type=Path, nargs=2, required=True, metavar=("A", "B"), help=about)
-    for name in "ab":
-        parser.add_argument(
-            f"--setting_{name}", help=f"of {name.upper()}, such as k=0 (default: its only one, or each with its like)"
-        )
-    parser.add_argument("--csv", type=output_file(".csv"), help="file to write: the differences image by image")
-    parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
-    args = parser.parse_args()
-    first, second = args.compare
-    if args.csv and args.csv.resolve() in {images_csv(path).resolve() for path in args.compare}:
-        raise InputError(f"--csv {args.csv}: is what is compared; give another name")
-    images = compare(first, second, args.setting_a, args.setting_b)
-    summary = summarise_differences(images)
-    print(format_comparison(summary))
-    if args.csv:
-        write_csv(args.csv, images)
-        print(f"written to {args.csv}")
-    if args.json:
-        print(table_json(summary))
-
-
-if __name__ == "__main__":
     run(main)

@@ -10,11 +10,13 @@ from datasets.folder import mod_crop
 from evaluation.evaluate import Protocol, measure
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
+from inference.picture import notes_on_colours
 from inference.restore import Restore
 from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
 from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, found, load_model
+from utils.cli import say, tell
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
@@ -23,41 +25,52 @@ from utils.image import Array, to_pixels, to_tensor
 from utils.resize import downscale
 
 COMPARISON = "comparison.png"
-WARM_UP = 128  # LR pixels on a side, enough for the first call's set-up and memory
+FIRST_CALL = 128  # LR pixels on a side of a first, untimed call: enough for set-up and memory, as seconds are shown
 
 
 def original_beside(backbone: str, scale: float, path: str | None = None) -> OriginalModel | None:
-    """The original model of a path or, of none, the backbone's; that is None without weights or at another scale.
+    """The original model at a path, or else that of the backbone: None if it has no weights or another scale.
 
-    Says which. Raises InputError for another kind of model, and if the path's has another scale.
+    A line says which model is taken. Raises InputError if the path holds another kind of model or another scale.
     """
     folder = found(path or SAVE / f"{backbone}-x4")
     if path is None and not (folder / WEIGHTS).exists():
-        print(f"left out the original model: no weights in {folder}; --original names others")
+        say(f"left out the original model: no weights in {folder}, and no other model is named")
         return None
     model, _ = load_model(folder)
     if not isinstance(model, OriginalModel):
         raise InputError(f"{folder}: not an original model")
     if model.scale != scale:
         if path is not None:
-            raise InputError(f"--original {path}: does x{model.scale} only; give --scale {model.scale} or leave it out")
-        print(f"left out the original model: {folder} does x{model.scale} only")
+            raise InputError(f"{path}: an original model of x{model.scale} only; use that scale or another model")
+        say(f"left out the original model: {folder} only works at x{model.scale}")
         return None
-    print(f"original model: {folder}")
+    say(f"original model: {folder}")
     return model
 
 
-def simulate(path: Path, scale: float, restores: Sequence[Restore], folder: Path, opacity: float) -> pd.DataFrame:
+def simulate(
+    path: Path,
+    scale: float,
+    restores: Sequence[Restore],
+    folder: Path,
+    opacity: float,
+    accept_damaged: bool = False,
+) -> pd.DataFrame:
     """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
 
-    Bicubic comes first. `opacity` is that of the assignment's colours, in [0,1]. Raises InputError for an image that
-    cannot be read or is too small.
+    Bicubic comes first. Each setting has a panel, and a row below all panels magnifies the place that place_shown
+    chooses. `opacity` is that of the assignment's colours, in [0,1]. A line on stderr reports what is left out of the
+    file. Raises InputError for an image that cannot be read or is too small.
     """
-    hr = mod_crop(to_tensor(read_image(path).pixels), scale, path)
+    image = read_image(path, accept_damaged)
+    if notes := notes_on_colours(image):
+        tell(f"note: {path}: {'; '.join(notes)}")
+    hr = mod_crop(to_tensor(image.pixels), scale, path)
     lr = downscale(hr, scale)
     results = []
     for restore in (bicubic_restorer(scale), *restores):
-        restore(lr[..., :WARM_UP, :WARM_UP])  # the first call pays for set-up
+        restore(lr[..., :FIRST_CALL, :FIRST_CALL])
         results += restore(lr)
     table = image_table([measure(path.stem, each, hr, Protocol(scale)) for each in results], path.stem, scale)
     files = {"hr": to_pixels(hr), "lr": to_pixels(lr)}
@@ -78,8 +91,18 @@ def simulate(path: Path, scale: float, restores: Sequence[Restore], folder: Path
     row.append(("HR", files["hr"]))
     for name, pixels in files.items():
         write_image(folder / f"{name}.png", pixels)
-    errors = np.abs(results[-1].pixels.astype(np.int16) - files["hr"]).sum(axis=2)
-    write_atomic(folder / COMPARISON, panel(row, busiest(assignments[0] if assignments else errors)))
+    write_atomic(folder / COMPARISON, panel(row, *place_shown(assignments, results[-1].pixels, files["hr"])))
     summary = summarise(table)
     write_csv(folder / "report.csv", summary)
     return summary
+
+
+def place_shown(assignments: Sequence[Array], sr: Array, hr: Array) -> tuple[tuple[slice, slice], str]:
+    """The window that the lower row of the comparison magnifies, which does not depend on the order of the settings,
+    and the rule that chose it, for people."""
+    load = np.sum([each.astype(np.int64) for each in assignments], axis=0) if assignments else np.zeros(1)
+    if np.ptp(load):
+        several = ", all settings together" if len(assignments) > 1 else ""
+        return busiest(load), f"below: the framed place, magnified. It is the one with the most heavy pixels{several}."
+    errors = np.abs(sr.astype(np.int16) - hr).sum(axis=2)
+    return busiest(errors), "below: the framed place, magnified. It is the one where SR differs from HR the most."

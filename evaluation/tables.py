@@ -1,18 +1,14 @@
-"""A table or a figure as text for a terminal, CSV, JSON or PNG."""
+"""A table as text for a terminal, as CSV or as JSON."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from utils.files import write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # which takes long to import
 
 
 class Column(NamedTuple):
@@ -37,9 +33,9 @@ COLUMNS = {
 
 
 def format_columns(table: pd.DataFrame, names: Sequence[str], more: Mapping[str, Column] | None = None) -> str:
-    """These columns of a table for a terminal: as COLUMNS and `more` say, others as they are.
+    """Columns of a table for a terminal, formatted as COLUMNS and `more` say, or else as they are.
 
-    A missing number is a dash, and a column in which all are missing is left out.
+    A missing number is shown as a dash, and a column in which all are missing is left out.
     """
     known, shown = {**COLUMNS, **(more or {})}, {}
     for name in names:
@@ -52,7 +48,7 @@ def format_columns(table: pd.DataFrame, names: Sequence[str], more: Mapping[str,
 
 
 def table_json(table: pd.DataFrame) -> str:
-    """One line, a list with an object per row; what is not finite is null, which JSON can say."""
+    """One line, a list with an object per row; numbers that are not finite become null, as JSON has none."""
 
     def finite(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -63,10 +59,3 @@ def table_json(table: pd.DataFrame) -> str:
 def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
     """Write a table without its index, atomically. Raises InputError if that fails."""
     write_atomic(path, table.to_csv(index=False, float_format=float_format).encode(errors="backslashreplace"))
-
-
-def figure_png(figure: "Figure", dpi: int) -> bytes:
-    """A figure as PNG."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()

@@ -14,13 +14,14 @@ from inference.picture import restore_image
 from inference.reduce import reduce_to
 from inference.restore import Restore, Restored
 from inference.visual import colour_assignment
-from utils.decode import DamagedError, read_image
+from utils.cli import say, tell
+from utils.decode import read_image
 from utils.dist import Ranks
 from utils.encode import save_image
 from utils.errors import InputError
 from utils.files import read_bytes
 from utils.image import Image
-from utils.jobs import Job, Outcome, check_outputs, run_jobs, say, tell
+from utils.jobs import Job, Outcome, check_outputs, run_jobs
 from utils.metadata import mark_exif
 
 Report = Callable[[str, Restored], None]  # called with every result: the image's name, and what the model made
@@ -59,10 +60,7 @@ class Upscale:
         if not left_to_do(source, inputs, marks, self.output.overwrite):
             say(f"{source}: already there, made of the same picture and settings: {paths}")
             return False
-        try:
-            image = read_image(source, self.accept_damaged)
-        except DamagedError as error:
-            raise InputError(f"{error}; accept_damaged takes what can be decoded") from None
+        image = read_image(source, self.accept_damaged)
         try:
             results = restore_image(image, self.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]

@@ -49,11 +49,14 @@ def matches(text: str) -> list[Path]:
 
 def passed_over(given: Sequence[str]) -> str | None:
     """The files and subfolders that look like pictures but are not upscaled, in words for the user; None if none."""
-    paths = [path for text in given if not Path(text).is_file() for path in candidates(text)]
+    paths = dict.fromkeys(path for text in given if not Path(text).is_file() for path in candidates(text))
     unread = [path for path in paths if path.suffix.lower() in UNREAD_SUFFIXES and path.is_file()]
     folders = [path for path in paths if path.is_dir() and any(map(is_image, contents(path)))]
+    known = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    nothing = [path for path in known if path not in folders and not path.is_file()]  # a link to nowhere, a pipe
     told = [f"of a kind that is not read: {first_names(unread)}"] if unread else []
     told += [f"in folders within, which are not entered: {first_names(folders)}"] if folders else []
+    told += [f"no file: {first_names(nothing)}"] if nothing else []
     return "; ".join(told) or None
 
 

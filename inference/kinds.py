@@ -1,5 +1,6 @@
 """From the images that Python programs have to lr and back: numpy arrays, torch tensors, Pillow's images, files."""
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
@@ -14,6 +15,7 @@ from inference.picture import as_kind_of, grayed, visible
 from utils.decode import decode_8, read_image
 from utils.errors import InputError
 from utils.image import Array, Image
+from utils.metadata import read_profile
 
 PEAKS = {1: 255, 2: 65535, 4: 1}  # bytes of a channel -> the value of white
 
@@ -68,6 +70,8 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
         picture = read_image(fspath(image))
         if picture.bits > 8:
             raise InputError(f"{fspath(image)}: {deep}")
+        if picture.notes:
+            warnings.warn(f"{fspath(image)}: {'; '.join(picture.notes)}", stacklevel=2)
         return picture
     if image.mode.startswith(("I", "F")):
         raise InputError(f"the image is one of Pillow's of mode {image.mode}: {deep}")
@@ -75,15 +79,19 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
         raise InputError("the image is one of Pillow's without a pixel")
     pixels, alpha = decode_8(image, 8)
     colours = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
-    return Image(colours, alpha, gray=image.mode in ("1", "L", "LA"))
+    gray = image.mode in ("1", "L", "LA")
+    return Image(colours, alpha, gray, read_profile(image, gray))
 
 
 def pillow_of(picture: Image) -> Pillow.Image:
-    """8-bit pixels as an image of Pillow: L, LA, RGB or RGBA."""
+    """8-bit pixels as an image of Pillow: L, LA, RGB or RGBA, with what Pillow knows of a file's metadata."""
     planes = [picture.pixels[:, :, :1] if picture.gray else picture.pixels]
     planes += [] if picture.alpha is None else [picture.alpha[:, :, None]]
     array = np.concatenate(planes, axis=2)
-    return Pillow.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    made = Pillow.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    said = {"icc_profile": picture.icc, "exif": picture.exif, "xmp": picture.xmp, "dpi": picture.dpi}
+    made.info |= {name: value for name, value in said.items() if value is not None}
+    return made
 
 
 def to_lr(image: NDArray[Any] | Tensor) -> Tensor:

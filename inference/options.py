@@ -15,17 +15,18 @@ from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
 from models.trained import Trained
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.cli import Parser, tell
+from utils.config import OriginalSpec, PCSRSpec
 from utils.device import add_device_option
 from utils.encode import QUALITY
-from utils.errors import InputError, Parser, one_line
-from utils.jobs import tell
+from utils.errors import InputError, one_line
+from utils.parse import load_config
 
 
 def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
     """`precision` is the default of --precision."""
     parser.add_argument("--config", help="configs/NAME.yaml of a training; the weights are those in save/NAME")
-    parser.add_argument("--model", help="other weights: a folder under save/, a .safetensors, or a published .pth")
+    parser.add_argument("--model", help="other weights: a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
     about = "cut large images into tiles of about the area of N x N LR pixels (default: as the memory allows)"
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
@@ -74,15 +75,6 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--assignment", action="store_true", help=about)
     about = "make results again that are up to date, and replace files that were made from something else; never inputs"
     group.add_argument("--overwrite", action="store_true", help=about)
-    about = "take what can be decoded of a damaged file, and say so"
-    group.add_argument("--accept_damaged", action="store_true", help=about)
-
-
-def refuse_upscale_options(parser: Parser, args: argparse.Namespace) -> None:
-    """Raises InputError if an option of add_upscale_options is given."""
-    names = ("suffix", "format", "quality", "assignment", "overwrite", "accept_damaged")
-    if given := [f"--{name}" for name in names if getattr(args, name) != parser.get_default(name)]:
-        raise InputError(f"{' '.join(given)}: goes with --upscale; add that, or leave it out")
 
 
 def chosen_output(args: argparse.Namespace, scale: float) -> OutputFiles:

@@ -25,6 +25,12 @@ def visible(image: Image) -> Tensor:
     return to_tensor(image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha))
 
 
+def notes_on_colours(image: Image) -> tuple[str, ...]:
+    """What is left out where the colours of an image alone are taken."""
+    transparent = image.alpha is not None and bool(image.alpha.min() < np.iinfo(image.alpha.dtype).max)
+    return (*image.notes, *["its transparency is left out"] * transparent)
+
+
 def as_kind_of(image: Image, pixels: Array) -> Image:
     """Restored colours (H,W,3), of the image's depth, with its gray, its metadata, and its alpha resized."""
     alpha = image.alpha

@@ -66,10 +66,10 @@ class Upscaler:
 
     @classmethod
     def load(cls, weights: str | PathLike[str], device: str = "auto", precision: Precision = "auto") -> "Upscaler":
-        """From a folder under save/, a `.safetensors`, or a published `.pth`; `device` is auto, cpu, cuda or mps.
+        """From a folder under save/, a `.safetensors`, or a file of torch.save (models/published.py).
 
-        `precision` is that of a Setting. Raises InputError, a ValueError, if there is no such
-        file, it holds no model, the device is lacking, or the precision is unknown.
+        `device` is auto, cpu, cuda or mps, `precision` that of a Setting. Raises InputError, a ValueError, if there is
+        no such file, it holds no model, the device is lacking, or the precision is unknown.
         """
         return cls(load_model(Path(weights))[0], pick_device(device), precision=precision)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ import torch.nn.functional as F
 from inference.restore import Restored
 from utils.image import Array
 from utils.patches import bands
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # it takes long to import
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
 OPACITY = 0.6  # of the colour over the gray image, which then still shows
@@ -50,14 +54,19 @@ def busiest(load: Array) -> tuple[slice, slice]:
     return slice(row, row + height), slice(col, col + width)
 
 
-def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size: float = 3.2) -> bytes:
-    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG."""
+def panel(
+    images: Sequence[tuple[str, Array]], window: tuple[slice, slice], about: str = "", size: float = 3.2
+) -> bytes:
+    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG.
+
+    `about` is a line below all.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
     from matplotlib.patches import Rectangle  # noqa: PLC0415
 
     height, width = images[0][1].shape[:2]
     rows, cols = window
-    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 0.8), layout="constrained")
+    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 1.2), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     for column, (caption, image) in enumerate(images):
         whole, detail = axes[:, column]
@@ -68,6 +77,12 @@ def panel(images: Sequence[tuple[str, Array]], window: tuple[slice, slice], size
         detail.imshow(image[window], interpolation="nearest")
         for axis in (whole, detail):
             axis.set_axis_off()
+    figure.supxlabel(about, fontsize=14)
+    return figure_png(figure, 100)
+
+
+def figure_png(figure: "Figure", dpi: int) -> bytes:
+    """A figure as PNG."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What the backbones share: an original model is an encoder, a tail from features to SR, and the data's mean."""
+"""Layers that the backbones share, and the original model: an encoder and a tail, around the mean of the data."""
 
 import functools
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def conv3x3(in_channels: int, out_channels: int, groups: int = 1) -> nn.Conv2d:
 
 
 def shuffle_factors(scale: int) -> list[int]:
-    """Pixel-shuffle steps that make up a scale: x4 is twice x2."""
+    """The factors of the pixel-shuffle steps for a scale: x4 is twice x2."""
     factors = {2: [2], 3: [3], 4: [2, 2]}.get(scale)
     if factors is None:
         raise ValueError(f"a pixel-shuffle tail exists for x2, x3 and x4, not for x{scale}")
@@ -38,7 +38,7 @@ class OriginalModel(nn.Module):
         self.scale = scale
         self.residual = residual
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.flops_per_lr = network_flops(self)  # here: a layer that cannot be counted is an error before training
+        self.flops_per_lr = network_flops(self)  # here, so that a layer that cannot be counted raises before training
 
     def forward(self, lr: Tensor) -> Tensor:
         sr = self.tail(self.encoder(lr - self.mean)) + self.mean
@@ -48,5 +48,5 @@ class OriginalModel(nn.Module):
 
     @functools.cached_property
     def halo(self) -> Halo | None:
-        """What the model must see around a tile; None: the whole image."""
+        """The pixels that the model must see around a tile; None: the whole image."""
         return find_halo(self)

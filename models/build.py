@@ -1,4 +1,4 @@
-"""Specs -> modules: the backbones of this project by name."""
+"""Builds modules from specs; the only file that knows the names of the backbones."""
 
 import contextlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError, ending
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
-SIZE = (9, 11)  # of an image, odd and small, that every encoder must take
+SIZE = (9, 11)  # (h,w) of a test image that every encoder must accept; odd, to find networks that need even sizes
 
 BACKBONES = {
     "carn": Parts(CARNEncoder, CARNTail, mean=DIV2K_MEAN, title="CARN"),
@@ -32,7 +32,7 @@ BACKBONES = {
 
 
 def backbone_parts(name: str) -> Parts:
-    """A backbone of this project, or MODULE:NAME from outside. Raises InputError for an unknown one."""
+    """A backbone of this project, or MODULE:NAME from outside. Raises InputError for an unknown name."""
     if ":" in name:
         return outside_parts(name)
     if name not in BACKBONES:
@@ -42,7 +42,7 @@ def backbone_parts(name: str) -> Parts:
 
 
 def makers(spec: OriginalSpec | PCSRSpec) -> list[tuple[Maker, int]]:
-    """What makes the modules of a spec's backbone, each with the number of its parameters that are no options."""
+    """The makers of a backbone's modules, each with the number of its first parameters that are not options."""
     parts = backbone_parts(spec.backbone)
     if isinstance(spec, PCSRSpec):
         return [(parts.encoder, 1)]
@@ -52,7 +52,7 @@ def makers(spec: OriginalSpec | PCSRSpec) -> list[tuple[Maker, int]]:
 
 
 def build_original(spec: OriginalSpec) -> OriginalModel:
-    """An original model. Raises InputError for an unknown backbone or a scale its tail cannot do."""
+    """An original model. Raises InputError for an unknown backbone, or for a scale that its tail does not support."""
     if spec.scale not in (2, 3, 4):
         raise InputError(f"model.scale: original models exist for x2, x3 and x4, not for x{spec.scale}")
     parts, ((encoder, _), (tail, _)) = backbone_parts(spec.backbone), makers(spec)
@@ -64,7 +64,7 @@ def build_original(spec: OriginalSpec) -> OriginalModel:
 
 
 def build_pcsr(spec: PCSRSpec) -> PCSR:
-    """A PCSR model of any number of upsamplers. Raises InputError for an unknown backbone or a missing classifier."""
+    """A PCSR model with any number of upsamplers. Raises InputError for an unknown backbone or a missing classifier."""
     parts = backbone_parts(spec.backbone)
     count = len(spec.upsamplers)
     if (spec.classifier is None) != (count == 1):
@@ -82,12 +82,12 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
 
 @torch.no_grad()
 def check_shape(module: nn.Module, name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raises InputError unless a module that was just made turns the one shape, (c,h,w), into the other."""
+    """Raises InputError unless a new module turns an input of shape `given` (c,h,w) into one of shape `expected`."""
     problem = f"model.backbone: the {name} must take any h and w, and make (b,{{}},{{}},{{}}) of (b,{{}},{{}},{{}})"
     problem = problem.format(*expected, *given)
     try:
         made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
-    except Exception as error:  # whatever a network may raise
+    except Exception as error:  # a network may raise anything
         raise InputError(f"{problem}, but: {type(error).__name__}: {error}") from error
     module.train()
     if made != expected:
@@ -95,33 +95,33 @@ def check_shape(module: nn.Module, name: str, given: tuple[int, ...], expected: 
 
 
 def build(spec: OriginalSpec | PCSRSpec) -> OriginalModel | PCSR:
-    """Build whatever a spec describes. Raises InputError if its numbers do not fit together."""
+    """Build the model of a spec. Raises InputError if its numbers do not fit together."""
     try:
         return build_original(spec) if isinstance(spec, OriginalSpec) else build_pcsr(spec)
     except InputError:
         raise
-    except Exception as error:  # a width that the backbone's groups do not divide, or whatever code from outside raises
+    except Exception as error:  # the groups do not divide the width, or code from outside raises anything
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise InputError(f"model: {spec.backbone} of width {spec.width}: {kind}{error}") from error
 
 
 def resolved(spec: OriginalSpec | PCSRSpec) -> OriginalSpec | PCSRSpec:
-    """The same spec with all options, so that its weights still fit when a default changes."""
+    """The same spec with the values of all options. Its weights then still fit when a default changes."""
     options: dict[str, object] = {}
     for each in options_of(makers(spec), spec.options, spec.backbone):
         for name, value in each.items():
-            with contextlib.suppress(PydanticSerializationError):  # a default that no config can hold
+            with contextlib.suppress(PydanticSerializationError):  # a default that a config cannot express
                 options[name] = to_jsonable_python(value)
     return spec.model_copy(update={"options": options})
 
 
 def facts(spec: OriginalSpec | PCSRSpec) -> dict[str, object]:
-    """A spec's values by their keys, each option by its own."""
+    """The values of a spec by their keys; each option has a key of its own."""
     return {**vars(spec), "options": {}, **{f"options.{name}": value for name, value in spec.options.items()}}
 
 
 def difference(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
-    """In which value one model is another than the one wanted, of what both have; nothing if they agree."""
+    """Text that names the first value in which two models differ, among the keys of both; empty if they agree."""
     differ = [key for key in found.keys() & wanted.keys() if found[key] != wanted[key]]
     if not differ:
         return ""

@@ -37,7 +37,7 @@ def fusions(width: int) -> nn.ModuleList:
 
 
 def cascade(x: Tensor, steps: list[nn.Module], fuse: nn.ModuleList) -> Tensor:
-    """The cascading pattern: each step works on the last fusion, each fusion sees everything so far."""
+    """The cascading pattern: each step takes the result of the last fusion; each fusion takes all results so far."""
     seen, out = x, x
     for step, fusion in zip(steps, fuse, strict=True):
         seen = torch.cat([seen, step(out)], dim=1)

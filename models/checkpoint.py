@@ -1,4 +1,4 @@
-"""Model files: self-describing safetensors of this project, and `.pth` through models/published.py."""
+"""Reads and writes model files: safetensors that describe themselves, and files of torch.save (published.py)."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,23 +12,24 @@ from torch import Tensor
 from models.blocks import OriginalModel
 from models.build import build, resolved
 from models.pcsr import PCSR
-from models.published import Described, read_published
+from models.published import SUFFIXES, Described, read_published
 from models.trained import TRAINED, Trained, record_of, with_metadata
-from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec, dump_yaml
+from utils.config import Config, ModelSpec, OriginalSpec, PCSRSpec
 from utils.errors import InputError, one_line
 from utils.files import write_atomic
+from utils.parse import dump_yaml
 
-SAVE = Path("save")  # every run and every shipped model has a folder in it
-SHIPPED = Path(__file__).resolve().parents[1]  # this project, whose files a command finds from any working folder
+SAVE = Path("save")  # has a folder for every run and every model that ships
+SHIPPED = Path(__file__).resolve().parents[1]  # this project; commands find its files from any folder
 WEIGHTS = "model.safetensors"
-COUNTER = ".num_batches_tracked"  # BatchNorm's; only training uses it, and float16 is too small for it
-MODEL = "model"  # the spec's name in the header
+COUNTER = ".num_batches_tracked"  # a count of BatchNorm; only training uses it, and it may exceed float16
+MODEL = "model"  # key of the spec in the header
 
 
 def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> None:
     """Write `model.safetensors` and `config.yaml`, each atomically.
 
-    The header of the weights has the model's spec, and what it was trained on.
+    The header of the weights holds the spec of the model and a record of its training.
     """
     config = config.model_copy(update={"model": resolved(config.model)})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -40,52 +41,58 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
 def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | PCSRSpec]:
     """Build the model a file describes, in eval mode on the CPU.
 
-    `path` is a folder under save/, a `.safetensors` of this project, or a `.pth` of the paper's repository or with a
-    state dict of such a network. Raises InputError if it is missing, damaged, not finite, or of another network.
+    `path` is a folder under save/, a `.safetensors` file of this project, or a `.pth`, `.pt` or `.ckpt` file of the
+    paper's repository or with a state dict of such a network. Raises InputError if it is missing, damaged, not finite,
+    or does not fit.
     """
     path = weights_file(path)
     try:
-        with warnings.catch_warnings(record=True):  # torch.load warns of files that it then refuses
-            spec, weights = read_published(path) if path.suffix == ".pth" else read_safetensors(path)
+        with warnings.catch_warnings(record=True):  # torch.load also warns of files that it then refuses
+            spec, weights = read_published(path) if of_torch(path) else read_safetensors(path)
         refuse_infinite(weights)
         spec = resolved(spec)
         model = build(spec)
-        weights = {"mean": model.mean, **weights}  # published checkpoints carry no mean
+        weights = {"mean": model.mean, **weights}  # published checkpoints have no mean
         check_fit(model, weights, spec)
         model.load_state_dict(weights)
     except InputError as error:
         raise InputError(one_line(path, str(error))) from None
     except OSError as error:
         raise InputError(one_line(path, error.strerror or "cannot be read")) from error
-    except Exception as error:  # a file that is no checkpoint trips the readers anywhere
+    except Exception as error:  # for a file that is no checkpoint, the readers may raise anything
         reason = "not a model of this project or of the paper's repository, or damaged"
         raise InputError(one_line(path, reason)) from error
     return model.eval(), spec
 
 
 def trained_on(path: str | Path) -> Trained | None:
-    """What the model that load_model reads there was trained on; None of a `.pth` and of files without a record."""
+    """The record of the training of a model file; None for a file of torch.save, or without a record."""
     path = weights_file(path)
-    record = None if path.suffix == ".pth" else read_header(path).get(TRAINED)
+    record = None if of_torch(path) else read_header(path).get(TRAINED)
     try:
         return None if record is None else Trained.model_validate_json(record)
     except ValidationError:
         raise InputError(one_line(path, "what its header says of the training cannot be understood")) from None
 
 
+def of_torch(path: str | Path) -> bool:
+    """Whether a file is one of torch.save, by its name."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
 def found(path: str | Path) -> Path:
-    """A file or folder; if the working folder has none of that name, that of this project."""
+    """The path itself if it exists, otherwise the same path in the folder of this project if that exists."""
     path = Path(path)
     return path if path.exists() or not (SHIPPED / path).exists() else SHIPPED / path
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file itself, or the one in a folder. Raises InputError if there is none."""
+    """The weights file itself, or the weights file in a folder. Raises InputError if there is none."""
     path = found(path)
     if path.is_dir():
         path = path / WEIGHTS
     if not path.is_file():
-        remedy = "give a folder that save/ has, a .safetensors or a published .pth, or train it"
+        remedy = "give a folder that save/ has, a .safetensors, a .pth, .pt or .ckpt, or train it"
         raise InputError(one_line(path, f"no such model; {remedy}"))
     return path
 
@@ -96,13 +103,14 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def read_safetensors(path: Path) -> Described:
-    """A file of this project: the model's spec in its header, and the weights. Raises InputError for other files."""
+    """The spec (from the header) and the weights of a file of this project. Raises InputError for other files."""
     try:
         described = read_header(path).get(MODEL)
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except SafetensorError:
-        raise InputError("not a .safetensors file, or a damaged one") from None
+        reason = "not a .safetensors file, or a damaged one; a file of torch.save must end in .pth, .pt or .ckpt"
+        raise InputError(reason) from None
     try:
         return Described(TypeAdapter[OriginalSpec | PCSRSpec](ModelSpec).validate_json(described or ""), weights)
     except ValidationError:
@@ -110,7 +118,7 @@ def read_safetensors(path: Path) -> Described:
 
 
 def refuse_infinite(weights: Mapping[str, Tensor]) -> None:
-    """Raises InputError, naming the tensor, for numbers that no network can compute with."""
+    """Raises InputError, naming the tensor, for infinities and NaN."""
     for name, tensor in weights.items():
         if not name.endswith(COUNTER) and not tensor.isfinite().all():
             raise InputError(f"{name} holds numbers that are not finite; take weights from before the training failed")

@@ -6,7 +6,7 @@ from models.blocks import conv3x3
 
 SHRINK = 12  # s
 MAPPINGS = 4  # m
-KERNEL = 9  # of the transposed convolution
+KERNEL = 9  # size of the transposed convolution
 
 
 class FSRCNNEncoder(nn.Module):
@@ -35,7 +35,7 @@ class FSRCNNTail(nn.Module):
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
         padding = (KERNEL - scale + 1) // 2
-        extra = scale + 2 * padding - KERNEL  # so that the output is exactly scale times as large
+        extra = scale + 2 * padding - KERNEL  # makes the output exactly scale times as large
         self.deconv = nn.ConvTranspose2d(width, 3, KERNEL, scale, padding, output_padding=extra)
 
     def forward(self, feat: Tensor) -> Tensor:

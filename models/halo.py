@@ -1,4 +1,4 @@
-"""How much of an image a network must see around a tile, found by experiments on small images."""
+"""Finds the halo of a network by experiments on small images: the pixels that it must see around a tile."""
 
 import copy
 import math
@@ -10,28 +10,29 @@ from torch import Tensor, nn
 
 from models.tile import Halo, Tile, with_halo
 
-ACROSS = 17  # pixels across the images, which are long and narrow; odd, and enough for windows that are padded
-PERIODS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)
-SAME = 1e-4  # of the largest value: what rounding and the order of sums may change
-FARTHEST = 256  # LR pixels; tiles with a larger halo would not pay
+ACROSS = 17  # short side of the test images; odd, and large enough for networks that pad their windows
+PERIODS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # window sizes that are tried: those of known networks
+SAME = 1e-4  # tolerance, relative to the largest value, for rounding and the order of sums
+FARTHEST = 256  # LR pixels; with a larger halo, tiles would cost more than they save
 
 Probe = Callable[[Tensor], Tensor]
 
 
-@torch.inference_mode(False)  # outside of which the kernels of models/fast leave the arithmetic to torch
+@torch.inference_mode(False)  # with it on, the kernels of models/fast would replace the arithmetic of torch
 @torch.no_grad()
 def find_halo(network: nn.Module) -> Halo | None:
     """The halo of a network's tiles; None, and a line on stderr, if it must see the whole image.
 
-    A network that divides the image into windows or cells is the same for tiles that begin where its windows do. One
-    that knows where a pixel lies, or how large the image is, has no such tiles. Takes up to some seconds.
+    A network that divides the image into windows or cells computes the same in tiles that begin where its windows
+    begin. A network that depends on the position of a pixel, or on the size of the image, has no such tiles. The
+    search takes up to some seconds.
     """
     network = copy.deepcopy(network).cpu().float().eval()
     try:
         far = reach(network)
         halos = [] if far is None else [Halo(far + period - 1, period) for period in PERIODS]
         found = next((halo for halo in halos if all(same_in_tiles(probe, halo) for probe in both_ways(network))), None)
-    except Exception:  # a network need not take images of all sizes
+    except Exception:  # a network may refuse images of some sizes
         found = None
     if found is None:
         reason = "what it computes depends on the whole image or on where a pixel lies"
@@ -40,7 +41,7 @@ def find_halo(network: nn.Module) -> Halo | None:
 
 
 def both_ways(network: nn.Module) -> tuple[Probe, Probe]:
-    """The network on images (b,3,h,w), and on such that are given with their sides exchanged."""
+    """The network itself, and the network on images whose two sides are exchanged."""
     return network, lambda image: network(image.transpose(2, 3)).transpose(2, 3)
 
 
@@ -48,7 +49,7 @@ def both_ways(network: nn.Module) -> tuple[Probe, Probe]:
 def reach(network: nn.Module) -> int | None:
     """How far, in LR pixels, an input pixel influences the output of a network; None if farther than FARTHEST.
 
-    Not-a-number spreads through all arithmetic, so one such pixel shows how far its influence goes.
+    NaN spreads through all arithmetic. One NaN pixel therefore shows how far its influence goes.
     """
     radius = 16
     while radius <= FARTHEST:
@@ -66,17 +67,26 @@ def reach(network: nn.Module) -> int | None:
 
 
 def same_in_tiles(probe: Probe, halo: Halo) -> bool:
-    """Whether a tile with no more than its halo is computed as in the whole image, at all places within a period."""
+    """Whether tiles that see only their halo get the same values as in the whole image.
+
+    The test uses a tile in the middle, with all places in a period, and a tile at either end, where a network may read
+    pixels of the other end.
+    """
     far, period = halo
-    start, tile_width = far + period, -2 * far % period + 4 * period  # then the halo ends where a period does
-    image = noise(start + tile_width + far + period + 1)  # whose end is no multiple
-    tile = Tile(slice(0, ACROSS), slice(start, start + tile_width))
-    seen, inside = with_halo(image, tile, halo)
-    whole, part = probe(image), probe(seen)
-    scale = whole.shape[-1] // image.shape[-1]
-    (rows, cols), (own_rows, own_cols) = tile.times(scale), inside.times(scale)
-    difference = whole[..., rows, cols] - part[..., own_rows, own_cols]
-    return bool(difference.abs().max() <= SAME * whole.abs().max())
+    start, tile_width = far + period, -2 * far % period + 4 * period  # the halo then ends where a period ends
+    stop = start + tile_width
+    image = noise(stop + far + period + 1)  # its length is not a multiple of the period
+    length = image.shape[-1]
+    whole = probe(image)
+    scale = whole.shape[-1] // length
+    for line in (slice(start, stop), slice(0, period), slice(length - period, length)):
+        tile = Tile(slice(0, ACROSS), line)
+        seen, inside = with_halo(image, tile, halo)
+        (rows, cols), (own_rows, own_cols) = tile.times(scale), inside.times(scale)
+        difference = whole[..., rows, cols] - probe(seen)[..., own_rows, own_cols]
+        if not difference.abs().max() <= SAME * whole.abs().max():
+            return False
+    return True
 
 
 def noise(length: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The per-pixel MLP that upsamplers and classifier are made of, with its first Linear factorised.
+"""The per-pixel MLP of the upsamplers and the classifier, with its first Linear factorised.
 
 The paper runs an MLP on [feat, rel_coord, rel_cell] of every HR pixel. All three parts of its first Linear are
 separable; with f the features, r the offset and c the cell,
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.grid import Grid
 
-COORD_CHANNELS = 4  # rel_coord (y, x) and rel_cell (y, x), behind the features
+COORD_CHANNELS = 4  # rel_coord (y, x) and rel_cell (y, x), after the features
 
 
 class PixelMLP(nn.Module):
@@ -25,7 +25,8 @@ class PixelMLP(nn.Module):
         widths = (in_channels + COORD_CHANNELS, *hidden)
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]  # not called: the published numbering
+            # the ReLUs are never called; they keep the layer numbers of the published checkpoints
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(widths[-1], out_channels))
         self.layers = nn.Sequential(*layers)
         self.in_channels = in_channels
@@ -35,7 +36,7 @@ class PixelMLP(nn.Module):
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, feat: Tensor, grid: Grid) -> Tensor:
-        """At every HR pixel: feat (b,c,h,w) -> (b,H,W,out_channels)."""
+        """The MLP at every HR pixel: feat (b,c,h,w) -> (b,H,W,out_channels)."""
         batch, _, h, w = feat.shape
         table = self.project(rows_of(feat)).view(batch, h, w, -1)
         nearest = table.index_select(1, grid.rows.index).index_select(2, grid.cols.index)  # (b,H,W,C)
@@ -43,7 +44,7 @@ class PixelMLP(nn.Module):
         return self.finish(nearest + down[:, None] + across)
 
     def at_pixels(self, feat: Tensor, grid: Grid, where: Tensor) -> Tensor:
-        """At the n HR pixels `where` (n,), indices into the flattened (b,H,W) -> (n,out_channels)."""
+        """The MLP at the n HR pixels `where` (n,), which are indices into the flattened (b,H,W) -> (n,out_channels)."""
         (rows, cols), (_, _, h, w) = grid, feat.shape
         line, x = divided(where, cols.index.shape[0])
         image, y = divided(line, rows.index.shape[0])
@@ -57,7 +58,7 @@ class PixelMLP(nn.Module):
         return F.linear(feat, first.weight[:, : self.in_channels], first.bias)
 
     def coordinate_terms(self, grid: Grid) -> tuple[Tensor, Tensor]:
-        """The other parts of the first Linear: of every HR row (H,C), and of every HR column with the cell (W,C)."""
+        """The other parts of the first Linear: for every HR row (H,C), and for every HR column and the cell (W,C)."""
         first = self.linears()[0]
         y, x, cell_y, cell_x = first.weight[:, self.in_channels :].unbind(1)  # (C,) each
         constant = cell_y * grid.rows.cell + cell_x * grid.cols.cell
@@ -66,12 +67,12 @@ class PixelMLP(nn.Module):
         return down.to(first.weight.dtype), across.to(first.weight.dtype)
 
     def at(self, table: Tensor, nearest: Tensor, coords: Tensor) -> Tensor:
-        """At n HR pixels that read the rows `nearest` (n,) of a projected table, coords (n,4) -> (n,out_channels)."""
+        """The MLP at n HR pixels that read the rows `nearest` (n,) of a table; coords (n,4) -> (n,out_channels)."""
         gathered = table.index_select(0, nearest)  # its backward is several times as fast as that of table[nearest]
         return self.finish(torch.addmm(gathered, coords, self.linears()[0].weight[:, self.in_channels :].t()))
 
     def finish(self, pre: Tensor) -> Tensor:
-        """What follows the first Linear: (...,C) -> (...,out_channels). Overwrites `pre`.
+        """The layers after the first Linear: (...,C) -> (...,out_channels). Overwrites `pre`.
 
         On CPUs a Linear runs as a 1x1 convolution over an image of one row, which is up to 2.6 times as fast (oneDNN
         instead of the BLAS). A trace, as for ONNX, keeps the matrix products.
@@ -93,6 +94,6 @@ def rows_of(feat: Tensor) -> Tensor:
 
 
 def divided(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder of indices (n,) that are not negative, in operations that ONNX has."""
+    """Quotient and remainder of non-negative indices (n,), in operations that ONNX has."""
     quotient = torch.div(index, length, rounding_mode="trunc")
     return quotient, index - quotient * length

@@ -1,4 +1,4 @@
-"""What a backbone is made of, where one from outside this repository comes from, and the options that it declares."""
+"""The modules of a backbone, the import of one from outside this repository, and the options that it declares."""
 
 import importlib
 import inspect
@@ -19,39 +19,40 @@ Maker = Callable[..., nn.Module]
 class Parts(NamedTuple):
     """A backbone. `encoder` takes a width, `tail` a width and an integer scale.
 
-    Their further parameters are the options of `model.options`, whose types the annotations declare.
+    Their further parameters are the options in `model.options`; the annotations declare their types.
     """
 
     encoder: Maker
-    tail: Maker | None = None  # None: it has no original model
+    tail: Maker | None = None  # None: there is no original model
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     residual: bool = False  # the original model adds bilinear(lr)
-    title: str = ""  # the name for people, if it is written otherwise
+    title: str = ""  # the name in texts, where it is written differently
 
 
 def outside_parts(name: str) -> Parts:
-    """The backbone MODULE:NAME, from the working folder or PYTHONPATH. The import runs that module's code.
+    """The backbone MODULE:NAME, from the working folder or PYTHONPATH. The import runs the code of that module.
 
-    NAME is an encoder's class, or anything with the attributes of Parts. Raises InputError if there is no such thing.
+    NAME is an encoder class, or an object with the attributes of Parts. Raises InputError if it cannot be found.
     """
     module, _, path = name.partition(":")
     folder = str(Path.cwd())
     added = [folder] if folder not in sys.path else []
-    sys.path += added  # at the end, so that nothing there hides a package of this project
+    sys.path += added  # at the end, so that it hides no package of this project
     try:
-        importlib.invalidate_caches()  # the file may be younger than this process
+        importlib.invalidate_caches()  # the file may have been written after this process started
         found: Any = importlib.import_module(module)
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except Exception as error:  # whatever the module's own code may raise
-        remedy = "the module must lie in the working folder or on PYTHONPATH"
-        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}; {remedy}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        remedy = "; the module must lie in the working folder or on PYTHONPATH" if missing else ""
+        raise InputError(f"model.backbone: {name} cannot be imported: {error!r}{remedy}") from error
     finally:
         for entry in added:
             sys.path.remove(entry)
     if isinstance(found, type) and issubclass(found, nn.Module):
         return Parts(found, title=found.__name__)
-    # the attributes count, not the class: torch.hub may have loaded the module models.parts twice
+    # the attributes are checked and not the class, because torch.hub may have loaded models.parts twice
     given = {field: getattr(found, field) for field in Parts._fields if hasattr(found, field)}
     if not callable(given.get("encoder")) or not callable(given.get("tail") or Parts):
         kinds = "an encoder's class, or models.parts.Parts(encoder, tail)"
@@ -60,7 +61,8 @@ def outside_parts(name: str) -> Parts:
 
 
 def options_of(makers: Sequence[tuple[Maker, int]], given: Mapping[str, Any], backbone: str) -> list[dict[str, Any]]:
-    """The options of each maker, those given and else its defaults; the number is that of its other parameters.
+    """The options of each maker: the given values, and its defaults for the others; the number counts its first
+    parameters, which are not options.
 
     Raises InputError, naming the key, for an option that is unknown, missing or of another type.
     """
@@ -79,17 +81,17 @@ def options_of(makers: Sequence[tuple[Maker, int]], given: Mapping[str, Any], ba
 
 
 def declared_options(maker: Maker, sizes: int) -> dict[str, inspect.Parameter]:
-    """The parameters that are options: all that can be named, but for the first `sizes`."""
+    """The parameters that are options: all that can be passed by name, except the first `sizes`."""
     try:
         signature = inspect.signature(maker, eval_str=True)
-    except Exception as error:  # annotations are code too
+    except Exception as error:  # annotations are code, which may raise
         raise InputError(f"model.backbone: the parameters of {maker} cannot be read: {error!r}") from error
     every = list(signature.parameters.values())[sizes:]
     return {each.name: each for each in every if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
 
 
 def option_value(parameter: inspect.Parameter, given: Mapping[str, Any]) -> Any:
-    """The value of one option. Raises InputError if it is missing or of another type than is declared."""
+    """The value of one option. Raises InputError if it is missing or does not have the declared type."""
     key, name = f"model.options.{parameter.name}", parameter.name
     if name not in given:
         if parameter.default is parameter.empty:
@@ -98,7 +100,7 @@ def option_value(parameter: inspect.Parameter, given: Mapping[str, Any]) -> Any:
     if parameter.annotation is parameter.empty:
         raise InputError(f"{key}: the backbone's code must annotate it with a type")
     try:
-        # strictly, so that true is no 1; by way of JSON, where a list may be a tuple
+        # strict, so that true is not taken as 1; as JSON, so that a list may stand for a tuple
         return TypeAdapter(parameter.annotation).validate_json(json.dumps(given[name], default=str), strict=True)
     except ValidationError as error:
         raise InputError(f"{key}: {error.errors()[0]['msg']}, not {given[name]!r}") from None

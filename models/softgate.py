@@ -1,9 +1,9 @@
 """Softgate: dense 3x3 convolutions in residual blocks that end in a gate without parameters.
 
-An encoder for vector and matrix units: no groups, no 1x1 convolutions inside the blocks, and activations that cost
-next to nothing. The trunk and the idea of a gate without parameters are those of SPAN (Wan et al., CVPR workshops 2024,
-arXiv 2311.12770). It differs in the activation, a leaky ReLU for SiLU, and in the gate, softsign for the sigmoid less a
-half: with these, training gets further in equal time (docs/experiments.md).
+The encoder suits vector and matrix units: it has no groups, no 1x1 convolutions inside the blocks, and activations
+that take almost no time. The trunk and the idea of a gate without parameters come from SPAN (Wan et al., CVPR workshops
+2024, arXiv 2311.12770). Two things differ: the activation is a leaky ReLU instead of SiLU, and the gate is softsign
+instead of sigmoid minus one half. With these, training reaches a higher PSNR in equal time (docs/experiments.md).
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from models.blocks import conv3x3
 
-CONVOLUTIONS = 3  # of a block
-LEAK = 0.1  # of the leaky ReLUs
+CONVOLUTIONS = 3  # per block
+LEAK = 0.1  # slope of the leaky ReLUs below zero
 
 
 def gated(x: Tensor, y: Tensor) -> Tensor:
-    """(x + y) * y / (1 + |y|) / 2: the sum of a block's input and result, let through by how large the result is."""
+    """(x + y) * y / (1 + |y|) / 2: the sum of a block's input and result, gated by the size of the result."""
     return (x + y) * nn.functional.softsign(y) / 2
 
 
@@ -54,7 +54,7 @@ class SoftgateEncoder(nn.Module):
         return self.fused([seen[0], self.last(seen[-1]), seen[1], seen[-2]])
 
     def fused(self, seen: Sequence[Tensor]) -> Tensor:
-        """Images (b,width,h,w) -> (b,width,h,w)."""
+        """Four images (b,width,h,w) -> feat (b,width,h,w)."""
         return self.fuse(torch.cat(list(seen), dim=1))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from models.blocks import conv3x3, shuffle_factors
 
 BLOCKS = 16
-SLOPE = 0.1  # of the LeakyReLUs
+SLOPE = 0.1  # of the LeakyReLUs below zero
 INIT_SCALE = 0.1  # small residual branches at the start keep 16 blocks without BatchNorm stable
 
 

@@ -1,4 +1,4 @@
-"""Tiles of an image. A network that sees enough pixels around a tile computes there what it does in the whole image."""
+"""Tiles of an image. A network that sees enough pixels around a tile computes there what it computes in the whole."""
 
 from typing import NamedTuple
 
@@ -6,25 +6,25 @@ from torch import Tensor
 
 
 class Tile(NamedTuple):
-    """A rectangle of pixels. A tile of LR pixels stands for the HR pixels that are nearest to them too."""
+    """A rectangle of pixels. A tile of LR pixels also stands for all HR pixels whose nearest LR pixel lies in it."""
 
     rows: slice
     cols: slice
 
     def window(self, lr: Tensor, size: tuple[int, int]) -> "Tile":
-        """Its HR pixels in an image of `size` = (H,W) over lr (b,3,h,w). Tiles that cover LR cover HR, not twice."""
+        """Its HR pixels in an image of `size` = (H,W) over lr (b,3,h,w). If tiles cover LR once, they cover HR once."""
         rows, cols = (slice(*span(n, length, line)) for n, length, line in zip(lr.shape[2:], size, self, strict=True))
         return Tile(rows, cols)
 
     def grown(self, lr: Tensor, by: int) -> "Tile":
-        """With `by` more pixels on all sides, as far as lr (b,3,h,w) has them."""
+        """The tile with `by` more pixels on all sides, as far as lr (b,3,h,w) has them."""
         rows, cols = (
             slice(max(line.start - by, 0), min(line.stop + by, n)) for line, n in zip(self, lr.shape[2:], strict=True)
         )
         return Tile(rows, cols)
 
     def aligned(self, lr: Tensor, period: int) -> "Tile":
-        """Grown to multiples of `period`, as far as lr (b,3,h,w) has pixels."""
+        """The tile, extended to multiples of `period`, as far as lr (b,3,h,w) has pixels."""
         rows, cols = (
             slice(line.start // period * period, min(-(-line.stop // period) * period, n))
             for line, n in zip(self, lr.shape[2:], strict=True)
@@ -39,7 +39,7 @@ class Tile(NamedTuple):
         return Tile(rows, cols)
 
     def times(self, scale: int) -> "Tile":
-        """In an image `scale` times as large."""
+        """The tile in an image `scale` times as large."""
         rows, cols = (slice(line.start * scale, line.stop * scale) for line in self)
         return Tile(rows, cols)
 
@@ -50,14 +50,15 @@ def whole(image: Tensor) -> Tile:
 
 
 class Halo(NamedTuple):
-    """What a network must see around a tile to compute there what it computes in the whole image."""
+    """The pixels that a network must see around a tile to compute there what it computes in the whole image."""
 
-    pixels: int  # of LR, on all sides
-    period: int = 1  # the network's windows or cells: what it sees begins and ends at a multiple, or at the border
+    pixels: int  # LR pixels on each side
+    # size of the network's windows: the tile with its halo begins and ends at a multiple of it, or at the image border
+    period: int = 1
 
 
 def with_halo(lr: Tensor, tile: Tile, halo: Halo | None) -> tuple[Tensor, Tile]:
-    """A tile of lr (b,3,h,w) with its halo (None: the whole image), and where in that the tile lies."""
+    """A tile of lr (b,3,h,w) with its halo (None: the whole image), and the position of the tile in the result."""
     if halo is None:
         return lr, tile
     seen = tile.grown(lr, halo.pixels).aligned(lr, halo.period)

@@ -1,4 +1,4 @@
-"""What a model was trained on, recorded in the header of its weights: the scale, the data and LR."""
+"""The record of a training in the header of the weights: the scale, the data and the kind of LR."""
 
 import json
 from collections.abc import Mapping
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from utils.config import Config, DegradeSpec, Scale, Spec, listed
 from utils.files import data_name
 
-TRAINED = "trained"  # the record's name in the header
-METADATA = "__metadata__"  # what the safetensors format calls all that a header says beside the tensors
+TRAINED = "trained"  # key of the record in the header
+METADATA = "__metadata__"  # key of the safetensors format for all entries of a header that are not tensors
 
 
 class Trained(Spec):
-    """The scale of training, or its range, the names of the folders with the training data, and what LR was.
+    """The scale of the training or its range, the names of its data folders, and how its LR was made.
 
-    Headers from before LR was in them are of models whose LR was made from HR, and clean.
+    Older headers do not say how LR was made. Those models were trained on clean LR made from HR.
     """
 
     scale: Scale
     data: str
     degrade: DegradeSpec | None = None
-    lr_files: bool = False  # LR was read from files, whose look nobody knows
+    lr_files: bool = False  # LR was read from files; how it was made is not known
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -37,7 +37,7 @@ class Trained(Spec):
         return f"{self.scales()} on {self.data}{lr}"
 
     def unlike(self, asked: DegradeSpec | None) -> str:
-        """What an evaluation with LR as asked for, None of clean LR, has to be warned of; empty if of nothing."""
+        """A warning for an evaluation with LR degraded as `asked` (None: clean LR); empty if none is needed."""
         if self.lr_files or bool(self.degrade) == bool(asked) or (self.degrade and self.degrade.clean):
             return ""
         own, other = (f"LR with {self.degrade}", "clean LR") if self.degrade else ("clean LR", f"LR with {asked}")
@@ -51,11 +51,11 @@ def record_of(config: Config) -> Trained:
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The same `.safetensors` file with metadata, its tensors untouched.
+    """The same `.safetensors` file with metadata; its tensors stay unchanged.
 
-    The library would do it, but it writes several metadata in another order each time.
+    The library could do this, but it writes several entries in a different order each time.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     text = json.dumps({METADATA: metadata, **json.loads(content[8:end])}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    text += b" " * (-len(text) % 8)  # keeps the tensors aligned
     return len(text).to_bytes(8, "little") + text + content[end:]

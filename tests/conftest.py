@@ -13,8 +13,9 @@ import torch
 from models.build import build
 from models.checkpoint import save_weights
 from models.pcsr import PCSR
-from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec, load_config
+from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec
 from utils.encode import write_image
+from utils.parse import load_config
 
 ROOT = Path(__file__).parents[1]
 TINY_PCSR = PCSRSpec(kind="pcsr", backbone="fsrcnn", width=6, upsamplers=((4,), (8, 8)), classifier=(4,))

@@ -133,7 +133,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 
 def test_options_exist(cli: Cli) -> None:
     """Those of each command in the pages, the headers of configs, and the scripts' own descriptions."""
-    seen: dict[str, set[str]] = {"utils/launch.py": set()}
+    seen: dict[str, set[str]] = {"utils/dist.py": set()}
     for path in WITH_CALLS:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
         for module, file, rest in CALL.findall(text):
@@ -141,7 +141,7 @@ def test_options_exist(cli: Cli) -> None:
             if (ROOT / script).is_file() and path.relative_to(ROOT).parts[0] not in (".venv", "tests"):
                 seen.setdefault(script, set()).update(OPTION.findall(rest))
     assert {"train.py", "test_pcsr.py", "evaluation/compare.py", "datasets/scripts/make_test_sets.py"} <= seen.keys()
-    launcher = OPTION.findall(cli("utils/launch.py", "--help").out)
+    launcher = OPTION.findall(cli("utils/dist.py", "--help").out)
     for script, options in seen.items():
         unknown = options.difference(OPTION.findall(cli(script, "--help").out), launcher) if options else ()
         assert not unknown, f"{script}: {unknown}"

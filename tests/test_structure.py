@@ -1,4 +1,4 @@
-"""The house rules that a program can check."""
+"""The rules for the code that a program can check."""
 
 import ast
 import subprocess
@@ -83,6 +83,14 @@ def test_files_stay_short_and_device_free() -> None:
         text = path.read_text()
         assert len(text.splitlines()) <= 300, path
         assert ".cuda" + "()" not in text, path
+
+
+def test_every_compiled_file_is_explained() -> None:
+    """docs/structure.md has one row for each C++ file."""
+    page = (ROOT / "docs/structure.md").read_text(encoding="utf-8")
+    for path in ROOT.rglob("*.cpp"):
+        if ".venv" not in path.parts:
+            assert page.count(f"\n| `{path.name}` |") == 1, path
 
 
 def test_no_leftovers_are_tracked() -> None:

@@ -1,4 +1,4 @@
-"""From the command line of train.py and train_pcsr.py to the training loop."""
+"""The commands train.py and train_pcsr.py: from their options to the training loop."""
 
 import argparse
 from collections.abc import Callable
@@ -6,33 +6,37 @@ from pathlib import Path
 
 import torch
 
+from datasets.pairs import check_data
 from models.build import build
 from training.describe import model_lines
 from training.engine import train
 from training.resume import open_run
 from training.tasks import build_task, start_from
 from training.validation import open_validation
-from utils.config import Config, OriginalSpec, PCSRSpec, load_config
+from utils.cli import Parser, tell
+from utils.config import Config, OriginalSpec, PCSRSpec
 from utils.device import add_device_option
 from utils.dist import Ranks, from_main, start_ranks, stop_ranks
-from utils.errors import InputError, Parser, StoppedError
+from utils.errors import InputError, StoppedError
+from utils.parse import load_config
 
 
 def train_parser(description: str) -> Parser:
     parser = Parser(description=description)
-    parser.add_argument("--config", help="a YAML file under configs/; --resume with --name needs none")
+    parser.add_argument("--config", help="a YAML file under configs/; not needed with --resume --name")
     parser.add_argument("--name", type=run_name, help="folder under save/ (default: the config's name)")
     parser.add_argument("--resume", action="store_true", help="continue the run of this name with the config it saved")
     parser.add_argument("--describe", action="store_true", help="print the model's parameters and FLOPs, train nothing")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 where that is safe: --set amp=true")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: --set compile=true")
-    overrides = "override config keys: iter_max=2000"
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=overrides)
+    parser.add_argument("--amp", action="store_true", help="mixed precision in bfloat16 (the same as --set amp=true)")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile (the same as --set compile=true)")
+    about = "override config keys, for example iter_max=2000"
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help=about)
     add_device_option(parser)
     return parser
 
 
 def run_name(text: str) -> str:
+    """The type of the option --name."""
     if Path(text).name != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text} is not a plain folder name")
     return text
@@ -68,8 +72,8 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     """config -> run folder -> model -> task -> training loop. Raises InputError, or StoppedError after a signal."""
     if args.config is None and (args.describe or not (args.resume and args.name)):
         raise InputError("--config: needed, unless --resume and --name tell which run to continue (see --help)")
-    settings = [*args.set, *(f"{key}=true" for key in ("amp", "compile") if getattr(args, key))]
-    asked = load_config(args.config, settings) if args.config is not None else None
+    overrides = [*args.set, *(f"{key}=true" for key in ("amp", "compile") if getattr(args, key))]
+    asked = load_config(args.config, overrides) if args.config is not None else None
     if args.describe and asked is not None:
         check(asked, args.config)
         describe(asked)
@@ -77,10 +81,13 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     ranks = start_ranks(args.device)
     name, exact = args.name or Path(args.config).stem, args.name is not None
     try:
-        folder, config, state = from_main(ranks, lambda: open_run(name, exact, args.resume, asked, settings))
+        folder, config, state = from_main(ranks, lambda: open_run(name, exact, args.resume, asked, overrides))
     except InputError as error:
         raise InputError(f"--resume: {error}" if args.resume else str(error)) from None
     check(config, args.config or folder)
+    for note in from_main(ranks, lambda: check_data(config.data)):
+        if ranks.main:
+            tell(note)
     torch.manual_seed(config.train.seed)
     model = build(config.model)
     if state is not None:
@@ -97,6 +104,6 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
 
 
 def describe(config: Config) -> None:
-    """Print what the model of a config is made of and what it costs."""
+    """Print the parameters and the FLOPs of a config's model."""
     task = build_task(config.train, build(config.model), Ranks(0, 1, torch.device("cpu")))
     print("\n".join(model_lines(config, task.model)))

@@ -1,4 +1,4 @@
-"""What a training is, in a few plain lines: the model and what it costs, the data, where it begins and writes."""
+"""The lines that a training prints first: its model and FLOPs, its data, where it begins and where it writes."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from utils.dist import Ranks
 
 
 def model_lines(config: Config, model: OriginalModel | PCSR) -> list[str]:
-    """Parameters and a table of FLOPs; those parameters are trained that a task has left so."""
+    """Parameters and a table of FLOPs. A task has frozen those parameters that are not trained."""
     rows = flops_rows(config, model)
     width = max(len(name) for name, _ in rows)
     heads = f"{'':{width}}  {'paper account':>14}  {'executed':>14}"
@@ -27,7 +27,7 @@ def model_lines(config: Config, model: OriginalModel | PCSR) -> list[str]:
 
 
 def flops_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, Flops]]:
-    """Both accounts of PATCH x PATCH LR pixels, the parts first; the last row is the model at its most expensive."""
+    """Both accounts for PATCH x PATCH LR pixels, each network first; the last row is the model at its heaviest."""
     lr_pixels = PATCH**2
     if isinstance(model, OriginalModel):
         encoder, whole = (network_flops(network) * lr_pixels for network in (model.encoder, model))
@@ -52,7 +52,7 @@ def widths(mlp: PixelMLP) -> str:
 def start_lines(
     config: Config, task: Task[Any], crops: Crops, folder: Path, start: int, done: float, ranks: Ranks
 ) -> list[str]:
-    """What is trained from what, on what, with what and where; or that nothing is left to do when `done` is 1."""
+    """The model, its first weights, the data and the device; or that nothing is left to do if `done` is 1."""
     spec = config.train
     if start == spec.iter_max:
         return [f"{folder}: all {start} iterations are done; --resume with --set iter_max=MORE adds to them"]
@@ -90,7 +90,7 @@ def title(config: Config) -> str:
 
 
 def scale(config: Config) -> float:
-    """The highest of training, at which validation is."""
+    """The highest scale of the training, at which validation is done."""
     return config.data.scales[1]
 
 

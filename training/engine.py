@@ -26,10 +26,10 @@ from training.schedule import learning_rate, progress_made
 from training.stop import noted_signals, stopped
 from training.tasks import Task
 from training.validation import Validate
+from utils.cli import tell
 from utils.config import Config, DataSpec, TrainSpec
 from utils.dist import Ranks, first_on_node, from_main, gather
 from utils.errors import InputError
-from utils.jobs import tell
 from utils.resize import downscale
 
 
@@ -38,10 +38,10 @@ def train(
 ) -> None:
     """Train `task` to iter_max or the time limit, logging, validating and saving into `folder`.
 
-    `begun` is the state to go on from, whose weights the task already has; None begins at the first iteration. All
-    that is drawn at random depends on the seed, the iteration and the rank alone, so that a run that was stopped and
-    resumed takes the very same steps. Raises InputError for data, states or disks that cannot be used, StoppedError
-    when a signal has ended it early.
+    `begun` is the state to go on from, whose weights the task already has; None begins at the first iteration. Random
+    numbers depend on the seed, the iteration and the rank alone, so that a run that was stopped and resumed takes the
+    very same steps. Raises InputError for data, states or disks that cannot be used, StoppedError when a signal has
+    ended the training early.
     """
     spec = config.train
     settle(task, ranks, spec)
@@ -93,7 +93,7 @@ def train(
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
-    """Give the task its BatchNorm, its device, its modes and, for the sake of CPUs, its layout and its kernels."""
+    """Prepare the task: SyncBatchNorm, device, memory layout, kernels for CPUs, train mode."""
     if spec.sync_bn and ranks.world > 1:
         if ranks.device.type != "cuda":
             raise InputError("train.sync_bn: torch's SyncBatchNorm runs between CUDA devices only; set it to false")
@@ -131,7 +131,7 @@ def parallel(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> nn.Module:
 
 
 def progress(spec: TrainSpec, ranks: Ranks, iteration: int, began: float) -> float:
-    """How far the training is before an iteration, 0 .. 1; under a time limit all processes go by rank 0's clock."""
+    """The share of the training that is done before an iteration; a time limit is measured by rank 0's clock."""
     seconds = from_main(ranks, lambda: time.monotonic() - began) if spec.time_limit else 0.0
     return progress_made(spec, iteration, seconds)
 
@@ -144,7 +144,7 @@ def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tenso
     hr = crops.batch(iteration).float().div_(255)
     stored = crops.lr_batch(iteration)
     shrink = partial(downscale, scale=hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
-    lr = degraded(hr, crops.ways(iteration), shrink) if stored is None else stored.float().div_(255)
+    lr = degraded(hr, crops.degradations(iteration), shrink) if stored is None else stored.float().div_(255)
     return lr.contiguous(memory_format=torch.channels_last), hr
 
 

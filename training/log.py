@@ -1,6 +1,6 @@
-"""What a run reports: lines, which log.txt keeps, numbers in metrics.jsonl, metrics.csv and TensorBoard, pictures.
+"""The reports of a run: lines for people and log.txt; numbers in metrics.jsonl, metrics.csv and TensorBoard; pictures.
 
-A terminal shows a bar in place of the lines of the losses.
+A terminal shows a bar instead of the lines about losses.
 """
 
 import json
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from training.describe import duration
 from training.runs import mark_job
+from training.validation import is_best
 from utils.config import TrainSpec
 from utils.device import synchronize
 from utils.dist import Ranks
@@ -26,27 +27,28 @@ from utils.files import write_atomic
 from utils.image import Array
 
 PICTURES = "val"  # the folder of the validation's pictures
-WARM, ESTIMATED = 10, 50  # iterations between which the speed is measured that the estimate goes by
+# The remaining time is estimated from the speed between these iterations; the first ones are slow (memory, kernels).
+WARM, ESTIMATED = 10, 50
 
 
 class Log:
-    """The reports on the iterations after `start`; silent but in rank 0.
+    """The reports on the iterations after `start`; only rank 0 makes any.
 
-    `began` is what time.monotonic() would have said at the beginning, had the run never been interrupted. Nothing is
-    made on disk before the first scalar, so that a run that cannot start leaves no trace.
+    `began` is the time of the start on the clock time.monotonic, less the seconds that the run had taken before.
+    Nothing is written to the disk before the first number, so that a run that cannot start leaves no trace.
     """
 
     def __init__(self, folder: Path, start: int, began: float, spec: TrainSpec, ranks: Ranks) -> None:
         self.folder, self.start, self.total, self.active = folder, start, spec.iter_max, ranks.main
         self.device, self.iteration = ranks.device, start
-        self.newest_is_best = spec.phase == 1  # PSNR alone would choose the weights that make the most pixels heavy
+        self.spec = spec
         self.end = began + 60 * spec.time_limit if spec.time_limit else math.inf
         self.lines = folder / "metrics.jsonl"
         self.unwritten: list[str] = []  # lines for log.txt
         self.board: SummaryWriter | None = None
         self.terminal = self.active and sys.stderr.isatty()
         self.bar = tqdm(initial=start, total=self.total, desc=folder.name, unit="it", disable=not self.terminal)
-        self.last = (start, time.perf_counter())  # what the speed is counted from
+        self.last = (start, time.perf_counter())  # iteration and time from which the speed is counted
         self.warm = 0.0  # when the slow first iterations were over
 
     def __enter__(self) -> "Log":
@@ -63,12 +65,12 @@ class Log:
                 self.write_lines()
 
     def begin(self, lines: Sequence[str]) -> None:
-        """What the run is."""
+        """Say the first lines of a run."""
         for line in lines:
             self.say(line)
 
     def advance(self) -> None:
-        """To be called after each iteration; one early iteration estimates how long the rest will take."""
+        """To be called after each iteration; an early one estimates how long the rest will take."""
         self.bar.update()
         self.iteration += 1
         done = self.iteration - self.start
@@ -83,7 +85,7 @@ class Log:
                 self.say(f"about {duration(left)} to go, at {speed:.2f} it/s and without validations")
 
     def losses(self, iteration: int, losses: dict[str, float], rate: float) -> None:
-        """Losses, of which `loss` is shown, and the learning rate."""
+        """Log the losses, of which `loss` is shown too, and the learning rate."""
         scalars = {f"train/{name}": value for name, value in losses.items()}
         self.write(iteration, {**scalars, "train/learning_rate": rate})
         self.bar.set_postfix(loss=f"{losses['loss']:.4f}")
@@ -94,10 +96,9 @@ class Log:
         self.last = (iteration, now)
 
     def validation(self, iteration: int, means: dict[str, float], pictures: dict[str, Array]) -> bool:
-        """The means of a validation; metrics.csv has those of all so far. Returns whether it is the best.
+        """Log the means of a validation; metrics.csv has those of all so far. Returns whether is_best says so of it.
 
-        That is the one of the highest PSNR; in phase 1 it is the newest. The pictures, (H,W,3) of 8 bits by name,
-        replace those of the last one.
+        The pictures, (H,W,3) uint8 by name, replace those of the last validation.
         """
         self.write(iteration, means)
         best = False
@@ -110,14 +111,14 @@ class Log:
             columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
             table = records[columns].dropna(thresh=2)
             write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
-            best = self.newest_is_best or not (table["val/psnr"].iloc[:-1] >= means["val/psnr"]).any()
+            best = is_best(self.spec, means["val/psnr"], table["val/psnr"].iloc[:-1])
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
-            self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and not self.newest_is_best))
+            self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and self.spec.phase != 1))
         self.last = (iteration, time.perf_counter())  # the time of a validation is no training
         return best
 
     def say(self, line: str, shown: bool = True) -> None:
-        """A line for the terminal and for log.txt."""
+        """A line for the terminal, if `shown`, and for log.txt."""
         if not self.active:
             return
         if shown:
@@ -128,7 +129,7 @@ class Log:
             self.write_lines()
 
     def write_lines(self) -> None:
-        """Append to log.txt what is not there yet. Raises InputError if it cannot be written."""
+        """Append new lines to log.txt. Raises InputError if it cannot be written."""
         with self.errors_named(), (self.folder / "log.txt").open("a") as file:
             file.writelines(f"{line}\n" for line in self.unwritten)
         self.unwritten.clear()
@@ -152,11 +153,11 @@ class Log:
                 board.add_scalar(name, value, iteration)
 
     def open_board(self) -> SummaryWriter:
-        """Make the folder; drop from its logs what came after iteration `start`, because this run repeats it."""
+        """Make the folder, and drop the iterations after `start` from its logs, because this run repeats them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         mark_job(self.folder)
         if self.lines.exists():
-            *whole, _ = self.lines.read_text().split("\n")  # behind the last line end stands what a crash cut short
+            *whole, _ = self.lines.read_text().split("\n")  # the last line is empty, or a crash cut it short
             kept = [line for line in whole if json.loads(line)["iteration"] <= self.start]
             write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)

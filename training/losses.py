@@ -24,10 +24,12 @@ def deviation(difference: Tensor, loss: str) -> Tensor:
     image does in the evaluation, and not the noisiest patches the most.
     """
     terms = difference.flatten(1)
-    if loss == "l1":
-        return terms.abs().mean(1)
-    mse = terms.square().mean(1)
-    return (mse + FLOOR).log() if loss == "psnr" else mse
+    return of_error((terms.abs() if loss == "l1" else terms.square()).mean(1), loss)
+
+
+def of_error(error: Tensor, loss: str) -> Tensor:
+    """The loss of each patch, (b,), from its mean absolute error for l1, else its MSE."""
+    return (error + FLOOR).log() if loss == "psnr" else error
 
 
 def group_loss(values: Tensor, group: Group, loss: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Muon, an optimizer whose steps are orthogonal matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-torch.optim.Muon knows no convolutions; here a kernel is a matrix of outputs by inputs, one for each of its groups.
+torch.optim.Muon does not take convolutions. Here each group of a convolution is a matrix of outputs by inputs.
 """
 
 from collections import defaultdict
@@ -11,13 +11,15 @@ from torch.optim import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # bring singular values from 0..1 near 1 in five rounds
 ROUNDS = 5
-RMS = 0.2  # of a step at learning rate 1, about that of Adam, so that both take the same (Liu et al. 2025, 2502.16982)
+# root mean square of a step at learning rate 1; it is about that of Adam, so that both can take the same learning rate
+# (Liu et al. 2025, arXiv 2502.16982)
+RMS = 0.2
 
 
 class Muon(Optimizer):
-    """Takes the learnt weights of linear layers and convolutions of a module; the rest is another optimizer's.
+    """Optimizes the weights of a module's linear layers and convolutions; another optimizer takes the other parameters.
 
-    lr: above 0, the root mean square of a step's values over RMS. momentum: in [0,1), of the gradients' average.
+    lr: above 0; a step's values have the root mean square RMS * lr. momentum: in [0,1), decay of the average gradient.
     Raises ValueError, as torch's optimizers do, for a module without such weights.
     """
 
@@ -30,9 +32,9 @@ class Muon(Optimizer):
         super().__init__(list(self.matrices), {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override] # without a closure, of which nothing here has use
+    def step(self) -> None:  # type: ignore[override]  # no closure: nothing here needs one
         (group,) = self.param_groups
-        alike = defaultdict(list)  # of one size: they go through Newton-Schulz together
+        alike = defaultdict(list)  # matrices of one size go through Newton-Schulz together
         for parameter, count in self.matrices.items():
             if parameter.grad is None:
                 continue
@@ -50,9 +52,9 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the nearest matrices to these (..., m, n) with orthonormal rows or columns, the fewer of them.
+    """Approximately the nearest matrices to these (..., m, n) with orthonormal rows or columns, whichever are fewer.
 
-    Singular values end between 0.7 and 1.2, but those that are next to nothing beside the largest stay small.
+    Singular values end between 0.7 and 1.2, except those that are almost nothing beside the largest: they stay small.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-12)

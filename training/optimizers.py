@@ -11,7 +11,7 @@ from utils.config import TrainSpec
 
 
 def build_optimizers(task: nn.Module, spec: TrainSpec) -> list[Optimizer]:
-    """Adam (paper), or Muon for the weights and Adam for what is left."""
+    """Adam (paper), or Muon for the weights and Adam for the other parameters."""
     learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
     rate, betas = spec.learning_rate, spec.betas
     if spec.optimizer == "adam":
@@ -23,10 +23,10 @@ def build_optimizers(task: nn.Module, spec: TrainSpec) -> list[Optimizer]:
 
 @torch.no_grad()
 def take_step(task: nn.Module, optimizers: Sequence[Optimizer], spec: TrainSpec, rate: float) -> None:
-    """Use up the gradients, clipped, at the same learning rate for all parameters.
+    """Clip the gradients, take a step with the same learning rate for all parameters, and clear the gradients.
 
-    The decay is decoupled (Loshchilov and Hutter 2019): of the weights themselves, whatever the optimizer makes of the
-    gradients. Vectors do not decay, which are biases, PReLU's slopes and BatchNorm's parameters.
+    Weight decay is decoupled (Loshchilov and Hutter 2019): it shrinks the weights themselves and does not go through
+    the optimizer. Vectors do not decay: biases, the slopes of PReLU and the parameters of BatchNorm.
     """
     learnt = [parameter for parameter in task.parameters() if parameter.requires_grad]
     if spec.grad_clip is not None:

@@ -1,14 +1,17 @@
 """The HR pixels that a loss of PCSR is taken over: all of a batch or random ones, in groups that fit a CPU's cache."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.grid import bilinear, grid_over
+from models.grid import Grid, bilinear, grid_over
 
 GROUP_PIXELS = 1 << 13  # 8192 pixels of 74 channels are 2.4 MB
 CACHED = ("cpu",)  # devices on which small groups are faster
+
+Interpolate = Callable[[Tensor, Grid], Tensor]  # lr (b,3,h,w) at a grid's pixels, (b,3,H,W)
 
 
 class Group(NamedTuple):
@@ -26,6 +29,7 @@ class Queries(NamedTuple):
     """The HR pixels of a batch that the loss is taken over, N per image."""
 
     positions: int  # h*w
+    across: int  # w
     nearest: Tensor  # (b,N) LR pixel of its image
     coords: Tensor  # (b,N,4)
     target: Tensor  # (b,N,3)
@@ -47,7 +51,9 @@ class Queries(NamedTuple):
         return groups
 
 
-def queries(lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None) -> Queries:
+def queries(
+    lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None, interpolate: Interpolate = bilinear
+) -> Queries:
     """All pixels of hr (b,3,H,W) over lr (b,3,h,w), or that many of each image, drawn from torch's generator."""
     (batch, _, h, w), (height, width) = lr.shape, hr.shape[2:]
     rows, cols = grid = grid_over(lr, (height, width))
@@ -56,12 +62,24 @@ def queries(lr: Tensor, hr: Tensor, pixels_per_patch: int | None = None) -> Quer
     coords[..., 0], coords[..., 1] = rows.offset[:, None], cols.offset
     coords[..., 2], coords[..., 3] = rows.cell, cols.cell
     coords = coords.flatten(0, 1)  # (H*W,4)
-    residual = bilinear(lr, grid)
+    residual = interpolate(lr, grid)
     target = (hr - residual).permute(0, 2, 3, 1).flatten(1, 2)  # (b,H*W,3)
     if pixels_per_patch is None or pixels_per_patch >= height * width:
         target = target.contiguous()
-        return Queries(h * w, nearest.expand(batch, -1), coords.expand(batch, -1, -1), target)
-    chosen = torch.rand(batch, height * width, device=lr.device).topk(pixels_per_patch, sorted=False).indices
-    chosen = chosen.sort(1).values  # (b,N), in the order in which the tables lie in memory
+        return Queries(h * w, w, nearest.expand(batch, -1), coords.expand(batch, -1, -1), target)
+    chosen = drawn(batch, pixels_per_patch, height * width, lr.device)
     target = target.gather(1, chosen[..., None].expand(-1, -1, 3))
-    return Queries(h * w, nearest[chosen], coords[chosen], target)
+    return Queries(h * w, w, nearest[chosen], coords[chosen], target)
+
+
+def drawn(batch: int, count: int, pixels: int, device: torch.device) -> Tensor:
+    """Random pixels of each image, (batch,count), in the order in which they lie in memory.
+
+    An image is cut into `count` equal lengths and one pixel drawn from each, which spreads them evenly; each pixel of
+    the image is as likely as any other. Where the lengths are no whole pixels, one that two of them share may be drawn
+    twice.
+    """
+    place = torch.randint(pixels, (batch, count), device=device)  # in a length, in units of 1 / count of a pixel
+    place += torch.arange(count, device=device) * pixels
+    chosen = torch.div(place, count, rounding_mode="trunc")
+    return chosen.clamp_max_(pixels - 1)  # for MPS, whose division is not exact

@@ -1,36 +1,39 @@
-"""Which folder a training command writes to, and how a run that was begun before goes on: with its own config."""
+"""Which folder a training writes to; and how an earlier run is resumed, which is with the config that it saved."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.runs import job_folder, new_run, numbered_runs, read_state, states
-from utils.config import Config, Spec, make_config
-from utils.errors import InputError, ending
+from utils.config import Config, Spec
+from utils.errors import InputError, ending, first_few
+from utils.parse import make_config
 
-# what a resumed run may change: it decides what is logged, kept and how fast, not what is learnt
-CHANGEABLE = {
-    *("data.val", "data.val_lr", "data.cache_dir"),
-    *("train.time_limit", "train.log_every", "train.save_every", "train.keep_checkpoints"),
+# keys that a resumed run may change: they decide what is validated, logged and kept, and do not affect the weights
+REPORTING = {
+    *("data.val", "data.val_lr", "data.cache_dir", "train.log_every", "train.save_every", "train.keep_checkpoints"),
     *("train.val_every", "train.val_ssim", "train.val_images"),
 }
-LENGTH = "train.iter_max"  # may grow
-CHANGES = 2  # of the changes, how many an error names
+# These may change too, although the learning rate of the remaining iterations depends on them: more training is wanted.
+TIME_LIMIT = "train.time_limit"
+LENGTH = "train.iter_max"  # may only grow
+CHANGES = 2  # an error names so many changes, and how many more there are
 
 
 class Run(NamedTuple):
-    """What a training command has to do: `state` is the one to go on from, None begins at the first iteration."""
+    """Where a command trains and with what config; `state` is the one to go on from, None begins at iteration 1."""
 
     folder: Path
     config: Config
     state: dict[str, Any] | None
 
 
-def open_run(name: str, exact: bool, resume: bool, asked: Config | None, settings: Sequence[str]) -> Run:
-    """A new run of this name or, to resume and for a job that torchrun has started again, one that was begun before.
+def open_run(name: str, exact: bool, resume: bool, asked: Config | None, overrides: Sequence[str]) -> Run:
+    """A new run of this name; or an earlier one, if it is resumed or if torchrun has started the job again.
 
-    `exact` resumes save/name itself, and else the only one of save/name, save/name-2 ...; `asked` is the config that
-    the user gave, `settings` applied. Raises InputError if there is nothing to resume, or if it is another training.
+    `exact` resumes save/name itself, otherwise the only one of save/name, save/name-2 ... is resumed. `asked` is the
+    config that the user gave, with the overrides applied. Raises InputError if there is nothing to resume, or if the
+    config describes another training.
     """
     folder = job_folder(name)  # whether or not the job came as far as writing a state
     restarted = folder is not None
@@ -38,7 +41,7 @@ def open_run(name: str, exact: bool, resume: bool, asked: Config | None, setting
         folder = resumable(name, exact) if resume else new_run(name)
     if states(folder):
         saved, state = read_state(folder, restarted)
-        return Run(folder, resumed_config(folder, saved, asked, settings), state)
+        return Run(folder, resumed_config(folder, saved, asked, overrides), state)
     if asked is None:
         raise InputError(f"{folder}: has no training state yet; a config is needed to begin")
     return Run(folder, asked, None)
@@ -57,12 +60,12 @@ def resumable(name: str, exact: bool) -> Path:
     raise InputError(f"no training state of a run named {name} in save/; {hint} a new run")
 
 
-def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: Sequence[str]) -> Config:
-    """The saved config with `settings` applied to it.
+def resumed_config(folder: Path, saved: Config, asked: Config | None, overrides: Sequence[str]) -> Config:
+    """The saved config with the overrides applied to it.
 
-    Raises InputError naming each key with which they, or the config that was given, would change what is learnt.
+    Raises InputError, naming the keys, if they or the given config would make it another training.
     """
-    config = make_config(saved.model_dump(mode="json"), settings, folder)
+    config = make_config(saved.model_dump(mode="json"), overrides, folder)
     before, now, given = (flatten(each) for each in (saved, config, asked or config))
     changed = {key: now.get(key) for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
     if config.train.iter_max > saved.train.iter_max:
@@ -70,14 +73,14 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, settings: 
     changed |= {key: given.get(key) for key in now.keys() | given.keys() if given.get(key) != now.get(key)}
     differences = [
         f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(changed[key]), 20)})"
-        for key in sorted(changed.keys() - CHANGEABLE)
+        for key in sorted(changed.keys() - REPORTING - {TIME_LIMIT})
     ]
     if differences:
-        more = [f"{len(differences) - CHANGES} more"] if differences[CHANGES:] else []
-        some = ", ".join([*differences[:CHANGES], *more])
         grow = "; iter_max may only grow" if LENGTH in changed else ""
         began = f"the run in {ending(str(folder), 30)} began otherwise"
-        raise InputError(f"{some}: {began}{grow}; leave out what differs to go on with the run's own")
+        raise InputError(
+            f"{first_few(differences, CHANGES)}: {began}{grow}; leave out what differs to go on with the run's own"
+        )
     return config
 
 

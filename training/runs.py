@@ -1,6 +1,6 @@
 """A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
-save/<name>/model.safetensors, config.yaml, metrics.csv   what is shipped
+save/<name>/model.safetensors, config.yaml, metrics.csv   the files that are shipped
 save/<name>/best/                                         the same of the best validation so far, in phase 1 the newest
 save/<name>/val/                                          pictures of the newest validation, if they are asked for
 save/<name>/state/00012000.pth                            resumable training states, the last few
@@ -11,7 +11,6 @@ save/<name>/job                                           torchrun's name for th
 import io
 import json
 import re
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,25 +23,27 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.checkpoint import SAVE
-from utils.config import Config, checked
+from utils.cli import tell
+from utils.config import Config
 from utils.dist import job_id
 from utils.errors import InputError
 from utils.files import write_atomic
+from utils.parse import checked
 
 STATE = "state"
 BEST = "best"
 JOB = "job"
-PARTS = {"iteration": int, "model": dict, "optimizers": list}  # of a state
+PARTS = {"iteration": int, "model": dict, "optimizers": list}  # a state has at least these
 
 
 def numbered_runs(name: str) -> list[Path]:
-    """The folders save/name, save/name-2 ... that there are, in any order."""
+    """The folders save/name, save/name-2 ... that exist, in any order."""
     numbered = re.compile(re.escape(name) + r"(-\d+)?")
     return [folder for folder in SAVE.glob("*") if numbered.fullmatch(folder.name)]
 
 
 def job_folder(name: str) -> Path | None:
-    """The folder in which this job wrote before torchrun started it again."""
+    """The folder to which this job wrote before torchrun started it again."""
     marks = [folder / JOB for folder in numbered_runs(name)]
     return next((mark.parent for mark in marks if mark.is_file() and mark.read_text() == job_id()), None)
 
@@ -66,14 +67,14 @@ def states(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class State:
-    """What a resumed run takes up again. Random generators are not in it: training.engine seeds each iteration."""
+    """The state from which a run is resumed. It holds no random generators: training.engine seeds each iteration."""
 
     model: nn.Module
     average: nn.Module | None
     optimizers: Sequence[Optimizer]
 
     def dump(self, seconds: float) -> dict[str, Any]:
-        """Everything, and the seconds of training until now."""
+        """The content of a state file; `seconds` is the training time until now."""
         average = self.average.state_dict() if self.average else None
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         return {"seconds": seconds, "model": self.model.state_dict(), "average": average, "optimizers": optimizers}
@@ -97,20 +98,20 @@ def write_state(folder: Path, iteration: int, config: Config, content: dict[str,
     for old in states(folder)[:-keep]:
         old.unlink()
     for place in (folder, folder / BEST, folder / STATE):
-        for cut_short in place.glob(".*.*.*"):  # by a process that was killed
-            cut_short.unlink()
+        for unfinished in place.glob(".*.*.*"):  # left by a process that was killed
+            unfinished.unlink()
 
 
 def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
     """The newest state and the config it was made with. Raises InputError if it is damaged.
 
-    A job that was started again goes on from the newest that is not, because nobody may be there to read the error.
+    A job that was started again goes on from the newest that is whole, as nobody may be there to read the error.
     """
     *before, newest = states(folder)
     for path in (newest, *reversed(before)):
         try:
             with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:  # the checksums, which torch passes over
+                if archive.testzip() is not None:  # the checksums, which torch does not read
                     raise ValueError("damaged")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             content = json.loads(state["config"])
@@ -120,7 +121,7 @@ def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
             if not restarted:
                 remedy = "to use the one before" if before else "and begin a new run, as there is no other"
                 raise InputError(f"{path}: not a readable training state; delete it {remedy}") from None
-            print(f"{path}: not a readable training state; the one before is used", file=sys.stderr, flush=True)
+            tell(f"{path}: not a readable training state; the one before is used")
             continue
         return checked(Config, content, f"config {path}"), state
     raise InputError(f"{folder / STATE}: no training state in it is readable; delete it to begin again")

@@ -1,4 +1,4 @@
-"""The learning rate over a training that ends after so many iterations, or after so many minutes."""
+"""The learning rate over a training that ends after a number of iterations or of minutes."""
 
 import math
 
@@ -6,9 +6,9 @@ from utils.config import TrainSpec
 
 
 def progress_made(spec: TrainSpec, iteration: int, seconds: float) -> float:
-    """The share of the training that lies behind, 0 .. 1, before an iteration (counted from 1).
+    """The share of the training that is done before an iteration (counted from 1), from 0 to 1, which means the end.
 
-    It is a share of the iterations after the warm-up, or of the time limit where that comes first; 1 means the end.
+    It is a share of the iterations after the warm-up or of the time limit, whichever is larger.
     """
     if iteration > spec.iter_max:
         return 1.0
@@ -20,7 +20,7 @@ def progress_made(spec: TrainSpec, iteration: int, seconds: float) -> float:
 def learning_rate(spec: TrainSpec, iteration: int, progress: float) -> float:
     """Linear warm-up, then the schedule from learning_rate to learning_rate_min at progress 1; iterations from 1 on.
 
-    cosine (paper): half a cosine. stable: learning_rate, and a straight line down over the last `anneal` of it.
+    cosine (paper): half a cosine. stable: constant, then a straight line down over the last share `anneal`.
     """
     if iteration <= spec.warmup:
         return spec.learning_rate * iteration / spec.warmup

@@ -10,9 +10,9 @@ from utils.errors import StoppedError
 
 @contextmanager
 def noted_signals() -> Iterator[list[signal.Signals]]:
-    """Within it SIGTERM and SIGINT are only added to the list that it gives; a second Ctrl-C has its usual effect.
+    """A context in which SIGTERM and SIGINT are only noted in the list that it gives; a second Ctrl-C ends the process.
 
-    A second SIGTERM has not: whoever ends a whole job sends it to torchrun too, which sends it on to its processes.
+    A second SIGTERM does not: when a whole job is ended, torchrun gets one as well and passes it on to its processes.
     """
     noted: list[signal.Signals] = []
 
@@ -29,6 +29,6 @@ def noted_signals() -> Iterator[list[signal.Signals]]:
 
 
 def stopped(noted: list[signal.Signals], saved: str) -> StoppedError:
-    """What to raise once everything is saved; with nothing noted, another process of the job was told to stop."""
+    """The error to raise once all is saved; if nothing was noted, another process of the job was told to stop."""
     name, number = (noted[0].name, noted[0]) if noted else ("another process", signal.SIGTERM)
     return StoppedError(f"stopped by {name}; {saved}", number)

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from models.blocks import OriginalModel
 from models.build import difference, facts, resolved
 from models.checkpoint import load_model
+from models.fast.accelerate import FastMLP, fast
 from models.fast.fold import folded
-from models.mlp import rows_of
+from models.fast.pixel_errors import pixel_errors
+from models.fast.pixels import bilinear_window
+from models.grid import bilinear
+from models.mlp import PixelMLP, rows_of
 from models.pcsr import PCSR
-from training.losses import deviation, group_loss, summed
-from training.queries import Group, queries
+from training.losses import deviation, group_loss, of_error, summed
+from training.queries import Group, Interpolate, queries
 from utils.config import OriginalSpec, PCSRSpec, TrainSpec
 from utils.dist import Ranks
 from utils.errors import InputError, one_line
@@ -45,13 +49,16 @@ class Phase0(Task[PCSR]):
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         (heavy,) = self.model.mlps()
-        groups = queries(lr, hr, self.spec.pixels_per_patch).groups(self.spec.loss)
+        chosen, loss = queries(lr, hr, self.spec.pixels_per_patch, interpolation(heavy, lr)), self.spec.loss
+        table = heavy.project(rows_of(self.model.encode(lr)))  # (b*h*w,C)
+        if isinstance(heavy, FastMLP) and heavy.trains_from(table):
+            pixels = chosen.across, chosen.nearest, chosen.coords, chosen.target
+            return {"loss": of_error(pixel_errors(heavy, table, *pixels, absolute=loss == "l1"), loss).mean()}
 
         def reconstruction(tables: Sequence[Tensor], group: Group) -> Tensor:
-            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, self.spec.loss)
+            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, loss)
 
-        tables = [heavy.project(rows_of(self.model.encode(lr)))]
-        return {"loss": summed(reconstruction, tables, list(heavy.parameters()), groups)}
+        return {"loss": summed(reconstruction, [table], list(heavy.parameters()), chosen.groups(loss))}
 
 
 class Phase1(Task[PCSR]):
@@ -80,7 +87,8 @@ class Phase1(Task[PCSR]):
             feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
         feat = feat.clone()  # a tensor that gradients may flow past
         tables = [mlp.project(feat) for mlp in mlps]
-        spec, chosen = self.spec, queries(lr, hr, self.spec.pixels_per_patch)
+        spec = self.spec
+        chosen = queries(lr, hr, spec.pixels_per_patch, interpolation(heavy, lr))
         groups, pixels = chosen.groups(spec.loss), chosen.nearest.numel()
 
         def probabilities(tables: Sequence[Tensor], group: Group) -> Tensor:
@@ -111,6 +119,11 @@ class Phase1(Task[PCSR]):
         average = (2 * heavy_share - 1).abs()
         reconstruction = (loss.detach() - spec.loss_avg_w * average) / spec.loss_l1_w
         return {"loss": loss, spec.loss: reconstruction, "average": average, "heavy_share": heavy_share}
+
+
+def interpolation(mlp: PixelMLP, lr: Tensor) -> Interpolate:
+    """The fastest way to the bilinear residual: a kernel where the model has been given kernels."""
+    return bilinear_window if isinstance(mlp, FastMLP) and fast(lr, torch.float32) else bilinear
 
 
 def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Task[Any]:
@@ -146,6 +159,6 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
 
 
 def taken_from(spec: OriginalSpec | PCSRSpec) -> dict[str, object]:
-    """What of a model decides whether start_from can take its weights."""
+    """The values of a spec that must agree if start_from is to take the weights."""
     known = {key: value for key, value in facts(spec).items() if key not in ("kind", "upsamplers", "classifier")}
     return {**known, "heavy upsampler": spec.upsamplers[-1]} if isinstance(spec, PCSRSpec) else known

@@ -2,16 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product, repeat
-from pathlib import Path
+from itertools import repeat
 from typing import NamedTuple
 
 from torch import distributed
 
 from datasets.folder import Pair, PairedFolder
+from datasets.pairs import doubts
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from inference.restore import Restored
 from inference.restorers import original_restorer, pcsr_restorer
@@ -19,44 +19,64 @@ from inference.visual import as_pictures
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
-from utils.config import Config, DataSpec, listed
+from utils.cli import tell
+from utils.config import Config, DataSpec, TrainSpec, listed
 from utils.dist import Ranks
-from utils.errors import InputError
-from utils.files import check_separate
-from utils.image import Array
+from utils.image import Array, to_pixels
 
-LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}  # of a Row
-DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}  # by PCSR models
+# names in the log -> fields of a Row; the second ones only for PCSR models
+LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}
+DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}
 
 
 class Validation(NamedTuple):
-    means: dict[str, float]  # over the images of all processes; without what was not measured
+    """The results of one validation."""
+
+    means: dict[str, float]  # over the images of all processes; a measure that was not taken is missing
     pictures: dict[str, Array]  # by name, of this process's first images
 
 
 Validate = Callable[[OriginalModel | PCSR], Validation]
 
 
+def is_best(spec: TrainSpec, psnr: float, before: Iterable[float]) -> bool:
+    """Whether a validation is the best so far: the one with the highest PSNR.
+
+    In phase 1 it is always the newest, as PSNR alone would choose the weights that make the most pixels heavy.
+    """
+    return spec.phase == 1 or not any(earlier >= psnr for earlier in before)
+
+
 def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
-    """This process's share of the images. Raises InputError if they cannot be used, or would be trained on as well."""
-    folders, lr_folders = listed(data.val), listed(data.val_lr)
-    check_separate([*folders, *lr_folders])
-    for folder, train in product([*folders, *lr_folders], [*listed(data.train), *listed(data.train_lr)]):
-        one, other = Path(folder).resolve(), Path(train).resolve()
-        if one.is_relative_to(other) or other.is_relative_to(one):
-            where = "is a folder of training images, too" if one == other else f"shares images with {train}"
-            remedy = "keep validation images apart"
-            raise InputError(f"{folder}: {where}, so that it would be trained on as well; {remedy}")
-    scale, both = data.scales[1], zip(folders, lr_folders or repeat(None), strict=False)  # as many of LR, or none
+    """This process's share of the images. Raises InputError if they cannot be used.
+
+    Rank 0 says if some of its LR images show other things than their HR images.
+    """
+    scale, lr_folders = data.scales[1], listed(data.val_lr) or repeat(None)  # as many of LR, or none
     share = partial(PairedFolder, scale=scale, float_lr=not data.lr_round, rank=ranks.rank, world=ranks.world)
-    return [pair for hr, lr in both for pair in share(hr, lr, below=True, degrade=data.degrade)]
+    found: list[Pair] = []
+    for hr, lr in zip(listed(data.val), lr_folders, strict=False):
+        folder = share(hr, lr, below=True, degrade=data.degrade)
+        found += (pairs := list(folder))
+        if ranks.main and lr is not None and scale == round(scale):
+            for line in in_doubt(folder, pairs):
+                tell(line)
+    return found
+
+
+def in_doubt(folder: PairedFolder, pairs: Sequence[Pair]) -> list[str]:
+    def images(number: int) -> tuple[Array, Array]:
+        return to_pixels(pairs[number].hr), to_pixels(pairs[number].lr)
+
+    files = [(hr, lr) for hr, lr in zip(folder.hr_paths, folder.lr_paths, strict=True) if lr is not None]
+    return doubts(files, images, round(folder.scale))
 
 
 def open_validation(config: Config, ranks: Ranks) -> Validate:
     """Read this process's share of the validation images. Raises InputError if they cannot be used.
 
-    The result works on a copy: what evaluation does to a model (eval mode, another memory layout) does not reach the
-    one that is trained.
+    The function that is returned works on a copy, because evaluation changes a model (eval mode, memory layout), and
+    the one that is trained must stay as it is.
     """
     data, spec = config.data, config.train
     pairs, (_, scale) = validation_pairs(data, ranks), data.scales

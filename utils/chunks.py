@@ -1,4 +1,4 @@
-"""The chunks of PNG files, in which a file says what it says beside its pixels; those of WebP files, to mend them."""
+"""The chunks of PNG files: metadata, checks of the pixels, mending damaged files; and those of WebP files, to mend."""
 
 import struct
 import zlib
@@ -7,28 +7,31 @@ from collections.abc import Iterator, Sequence
 from utils.image import check_claim
 
 Chunk = tuple[bytes, bytes]  # name, content
-SIGNATURE, HEADER = 8, 33  # bytes: the signature; and with IHDR, which comes first
-LONGEST_TEXT = 1 << 24  # bytes: what unpacks to more is not read
+SIGNATURE, HEADER = 8, 33  # bytes: the signature; the signature with the first chunk, IHDR
+LONGEST_TEXT = 1 << 24  # bytes: a longer text is only read so far
 XMP = b"XML:com.adobe.xmp"
-# An sRGB file's own gamma and primaries, as libpng writes them: whoever ignores them shows the same.
-PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # of sRGB: white, red, green and blue, x and y
+# gamma and primaries of sRGB as libpng writes them: a program that ignores them shows the same colours
+PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # x and y of sRGB's white, red, green and blue
 SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIES)}
 WHOLE = ((0, 0, 1, 1),)  # the passes of an image: left, top, and the steps across and down
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+FILTERS = 5  # the filters of a row are numbered from 0 to 4
+CLEAR_COLOUR = {0: 2, 2: 6}  # colour type -> bytes of tRNS, which holds the transparent colour
+LIBPNG_SIDE = 10**6  # pixels: the widest and highest image that libpng takes
 MUCH = 1 << 20  # bytes that are unpacked at a time
-LITTLE = 64  # bytes that are unpacked at a time, as what comes out before a damage is lost
-COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # what the values mean as colours
+LITTLE = 64  # the same for damaged files: all output of the call that meets the damage is lost
+COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # the meaning of the values as colours
 WEBP_PIXELS = b"VP8 ", b"VP8L"
-WEBP_KEPT = *WEBP_PIXELS, b"VP8X", b"ICCP", b"ALPH"  # which are what its pixels need, and come in front of the rest
-WEBP_FLAGS = 0x30  # that there are a colour profile and alpha
+WEBP_KEPT = *WEBP_PIXELS, b"VP8X", b"ICCP", b"ALPH"  # what the pixels need; these chunks come before all others
+WEBP_FLAGS = 0x30  # the flags for a colour profile and for alpha
 FOURTEEN_BITS = 1 << 14
-MISSING = 64  # times as large as what is there of a WebP may a chunk be
-COMMENT = b"Comment"  # the keyword of what JPEG and GIF have too
+MISSING = 64  # a chunk of a WebP may claim so many times the size of the file; otherwise nearly all of it is missing
+COMMENT = b"Comment"  # keyword of the text for which JPEG and GIF have a place of their own
 TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
 
 
 def chunks(content: bytes, cut: bool = False) -> Iterator[Chunk]:
-    """All of a PNG, in order; of a file that ends early, those that are whole, and with `cut` what is there of one."""
+    """The chunks of a PNG in order. If the file ends early, only whole ones; with `cut` also part of the last."""
     place = SIGNATURE
     while place + 8 < len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4])
@@ -44,7 +47,7 @@ def packed(name: bytes, content: bytes) -> bytes:
 
 
 def with_chunks(png: bytes | memoryview, added: Sequence[Chunk]) -> bytes:
-    """A PNG with chunks more, which follow its header."""
+    """A PNG with more chunks, right after its header."""
     return b"".join([png[:HEADER], *(packed(*chunk) for chunk in added), png[HEADER:]])
 
 
@@ -54,12 +57,12 @@ def key(chunk: Chunk) -> bytes:
 
 
 def comment(said: bytes) -> Chunk:
-    """What another file says as its comment."""
+    """A text chunk for the comment of another kind of file."""
     return b"iTXt", COMMENT + bytes(5) + said.decode("utf-8", "replace").rstrip("\0").encode()
 
 
 def value(chunk: Chunk) -> bytes:
-    """What a text chunk says, in UTF-8. Raises ValueError, IndexError or zlib.error if it is damaged."""
+    """The text of a text chunk, in UTF-8. Raises ValueError, IndexError or zlib.error if it is damaged."""
     name, (_, rest) = chunk[0], chunk[1].split(b"\0", 1)
     if name == b"tEXt":
         return rest.decode("latin-1").encode()
@@ -90,7 +93,7 @@ def shows_as_srgb(found: Sequence[Chunk]) -> bool:
 
 
 def near(content: bytes, wanted: bytes | None) -> bool:
-    """Whether two chunks of whole numbers say the same, but for rounding."""
+    """Whether two chunks of whole numbers are equal, except for rounding."""
     if wanted is None or len(content) != len(wanted):
         return False
     numbers = f">{len(wanted) // 4}I"
@@ -98,34 +101,82 @@ def near(content: bytes, wanted: bytes | None) -> bool:
     return all(abs(one - other) <= 100 for one, other in pairs)
 
 
-def bytes_of_pixels(png: bytes) -> int:
-    """That IDAT unpacks to, by the header: of each row, in one pass or in seven, a filter's number and the pixels."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", png[16:29])
-    pixel, needed = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), 0
+def passes_of(png: bytes) -> list[tuple[int, int]]:
+    """The rows that IDAT unpacks to, computed from the header: (rows, bytes of a row) of each pass, of one or seven.
+
+    A row is the number of a filter, then pixels. Raises ValueError for a header that no PNG has.
+    """
+    width, height, depth, colour, packing, filtering, interlaced = struct.unpack(">IIBBBBB", png[16:29])
+    if packing or filtering or interlaced > 1:
+        raise ValueError("packed, filtered or interlaced in an unknown way")
+    pixel, passes = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 0), []
     check_claim(width, height, len(png))
     for left, top, across, down in ADAM7 if interlaced else WHOLE:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        needed += rows * (1 + -(-columns * pixel // 8)) if columns > 0 else 0
-    return needed
+        if columns > 0:
+            passes.append((rows, 1 + -(-columns * pixel // 8)))
+    return passes
 
 
-def check_pixels(png: bytes) -> None:
-    """Raises ValueError if the pixels end early, which decoders do not tell, and zlib.error if they are damaged."""
-    stream, found = zlib.decompressobj(), 0
+def unknown_filter(unpacked: bytes | bytearray, place: int, passes: list[tuple[int, int]]) -> int | None:
+    """Where the first row with an unknown filter begins; None if there is none.
+
+    `unpacked` are the bytes from `place` on; only rows that begin in them are looked at.
+    """
+    start = 0
+    for rows, length in passes:
+        first, end = start + max(0, -((start - place) // length)) * length, start + rows * length
+        for number, kind in enumerate(unpacked[first - place : max(0, end - place) : length]):
+            if kind >= FILTERS:
+                return first + number * length
+        start = end
+    return None
+
+
+def check_pixels(png: bytes) -> bool:
+    """Whether IDAT holds the pixels and nothing else.
+
+    Raises ValueError if they end early, which decoders do not report, and ValueError or zlib.error if they are damaged.
+    """
+    stream, found, passes, beyond = zlib.decompressobj(), 0, passes_of(png), b""
     for name, content in chunks(png):
-        while name == b"IDAT" and content and not stream.eof:
-            found += len(stream.decompress(content, MUCH))
-            content = stream.unconsumed_tail  # noqa: PLW2901
-    if found + len(stream.flush()) < bytes_of_pixels(png):
+        if name != b"IDAT":
+            continue
+        while content and not stream.eof:
+            unpacked = stream.decompress(content, MUCH)
+            if unknown_filter(unpacked, found, passes) is not None:
+                raise ValueError("a row with an unknown filter")
+            found, content = found + len(unpacked), stream.unconsumed_tail  # noqa: PLW2901
+        beyond += content
+    needed = sum(rows * length for rows, length in passes)
+    found += len(stream.flush())
+    if found < needed:
         raise ValueError("truncated")
+    return stream.eof and found == needed and not beyond + stream.unused_data
+
+
+def bare(png: bytes) -> bytes:
+    """A PNG of 16 bits with only its header and pixels, because libpng prints messages about faults in other chunks.
+
+    Raises ValueError for an image that libpng refuses.
+    """
+    width, height, _, colour = struct.unpack(">IIBB", png[16:26])
+    if max(width, height) > LIBPNG_SIDE:
+        raise ValueError(f"wider or higher than {LIBPNG_SIDE} pixels")
+    own = list(chunks(png))
+    names = [name for name, _ in own]
+    clear = dict(own[: names.index(b"IDAT")]).get(b"tRNS", b"")[: CLEAR_COLOUR.get(colour, 0)]
+    kept = [chunk for chunk in own if chunk[0] == b"IDAT"]
+    return with_chunks(png[:HEADER], [(b"tRNS", clear)] * bool(clear) + [*kept, (b"IEND", b"")])
 
 
 def mended(png: bytes) -> bytes:
-    """A damaged PNG, or one whose end is missing, as a whole one: zeros stand for pixels that cannot be unpacked.
+    """A damaged or truncated PNG as a whole one, with zeros for the pixels that cannot be unpacked.
 
-    Raises ValueError or struct.error if no pixel can be.
+    Raises ValueError or struct.error if no pixel can be unpacked.
     """
-    needed = bytes_of_pixels(png)
+    passes = passes_of(png)
+    needed = sum(rows * length for rows, length in passes)
     kept, pixels = [], bytearray()
     stream = zlib.decompressobj()
     for name, content in chunks(png, cut=True):
@@ -141,14 +192,14 @@ def mended(png: bytes) -> bytes:
                 break
     if not pixels:
         raise ValueError("nothing can be decoded")
-    whole = bytes(pixels[:needed]).ljust(needed, b"\0")
+    whole = bytes(pixels[: unknown_filter(pixels, 0, passes)])[:needed].ljust(needed, b"\0")
     ends = [(b"IDAT", zlib.compress(whole, 1)), (b"IEND", b"")]
     before = [chunk for chunk in kept if chunk[0] != b"IEND"]
     return png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in [*before, *ends])
 
 
 def webp_size(start: bytes) -> tuple[int, int]:
-    """Width and height by the first 30 bytes of a WebP; (0, 0) of another file."""
+    """Width and height, read from the first 30 bytes of a WebP; (0, 0) for another file."""
     if start[8:15] == b"WEBPVP8" and len(start) >= 30:
         if start[15:16] == b"X":
             return 1 + int.from_bytes(start[24:27], "little"), 1 + int.from_bytes(start[27:30], "little")
@@ -162,7 +213,7 @@ def webp_size(start: bytes) -> tuple[int, int]:
 
 
 def mended_webp(webp: bytes, fill: bytes) -> bytes:
-    """The still image of a WebP whose end is missing, as a whole file: `fill`, a byte, stands for what is not there.
+    """The still image of a truncated WebP as a whole file, in which the byte `fill` replaces the missing data.
 
     Raises ValueError if it has no such image, or if nearly all of it is missing.
     """
@@ -173,7 +224,7 @@ def mended_webp(webp: bytes, fill: bytes) -> bytes:
             raise ValueError("nearly all is missing")
         content = webp[place + 8 : place + 8 + size]
         if len(content) < size:
-            size *= 2  # as decoders may need more of what is filled in
+            size *= 2  # decoders may read beyond the claimed size
             content = content.ljust(size, fill)
         if name == b"VP8X":
             content = bytes([content[0] & WEBP_FLAGS]) + content[1:]

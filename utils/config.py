@@ -1,10 +1,8 @@
 """One experiment is one YAML file, read into frozen typed specs; an unknown, missing or wrong key is an error."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,10 +16,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from utils.errors import LONGEST_REASON, InputError, ending, one_line, suggested
-from utils.files import read_bytes
-from utils.parse import parse_value, parse_yaml
-
 
 class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +27,7 @@ class OriginalSpec(Spec):
     kind: Literal["original"]
     backbone: str  # one of this project, or MODULE:NAME from outside
     width: PositiveInt
-    options: dict[str, Any] = Field(default_factory=dict)  # the backbone's own; its code declares them
+    options: dict[str, Any] = Field(default_factory=dict)  # further parameters of the backbone; its code declares them
     scale: int
 
 
@@ -43,7 +37,7 @@ class PCSRSpec(Spec):
     kind: Literal["pcsr"]
     backbone: str  # as above
     width: PositiveInt
-    options: dict[str, Any] = Field(default_factory=dict)  # as above, of its encoder
+    options: dict[str, Any] = Field(default_factory=dict)  # as above, for its encoder
     upsamplers: tuple[tuple[PositiveInt, ...], ...] = Field(min_length=1)  # hidden widths, light .. heavy
     classifier: tuple[PositiveInt, ...] | None  # hidden widths
 
@@ -52,7 +46,7 @@ ModelSpec = Annotated[OriginalSpec | PCSRSpec, Field(discriminator="kind")]
 
 
 def or_else(message: str, prepare: Callable[[object], object] = lambda value: value) -> WrapValidator:
-    """One message for every wrong value, where the types alone would have several."""
+    """A validator with one message for every wrong value; the types alone would give several messages."""
 
     def validate(value: object, inner: ValidatorFunctionWrapHandler) -> object:
         try:
@@ -99,15 +93,15 @@ Samplings = Annotated[AnySampling, or_else("must be 420, 422 or 444, or a list o
 
 
 class DegradeSpec(Spec):
-    """How LR is made worse than HR made small: HR is blurred before that, and LR gets noise and then becomes a JPEG.
+    """Degradation of LR: HR is blurred before it is shrunk, then LR gets noise and is compressed as a JPEG.
 
-    From a range each image, in training each crop, gets a number of its own.
+    If a range is given, a number is drawn from it for each image, and in training for each crop.
     """
 
     blur: Levels = (0, 0)  # sigma of a Gaussian in HR pixels
     noise: Levels = (0, 0)  # sigma in levels of 8 bits
     jpeg: Qualities | None = None
-    subsampling: Samplings = (420,)  # of JPEG's colours; of several one is drawn
+    subsampling: Samplings = (420,)  # how the JPEG stores colours; if several are given, one is drawn
     clean: float = Field(default=0.0, ge=0, le=1)  # share of the images that are left as they are
 
     @model_validator(mode="after")
@@ -117,25 +111,26 @@ class DegradeSpec(Spec):
         return self
 
     def __str__(self) -> str:
-        """All that is not as by default, such as `noise=8 jpeg=40-100`."""
+        """All values that are not the defaults, such as `noise=8 jpeg=40-100`."""
         values = {name: as_tuple(value) for name, value in self.model_dump(exclude_defaults=True).items()}
         return " ".join(f"{name}={'-'.join(dict.fromkeys(f'{n:g}' for n in each))}" for name, each in values.items())
 
 
 def listed(folders: str | Sequence[str] | None) -> list[str]:
+    """One folder, several or none, as a list."""
     return [folders] if isinstance(folders, str) else list(folders or ())
 
 
 class DataSpec(Spec):
-    train: Folders  # of HR images; crops are taken from them at random
-    val: Folders  # of HR images for validation
-    train_lr: Folders | None = None  # of their LR images, one for each of `train`; null: LR is made from HR
+    train: Folders  # folders of HR images, from which crops are taken at random
+    val: Folders  # folders of HR images for validation
+    train_lr: Folders | None = None  # folders of LR images, one for each of `train`; null: LR is made from HR
     val_lr: Folders | None = None  # the same for `val`
-    scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which each batch gets one at random
+    scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which one is drawn for each batch
     patch_size: PositiveInt  # LR pixels
-    batch_size: PositiveInt  # over all processes
+    batch_size: PositiveInt  # samples of all processes together
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
-    degrade: DegradeSpec | None = None  # where LR is made from HR; null: it is HR made small, and nothing else
+    degrade: DegradeSpec | None = None  # if LR is made from HR; null: HR is shrunk, and nothing else
     cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
 
     @model_validator(mode="after")
@@ -164,36 +159,36 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainSpec(Spec):
     iter_max: PositiveInt
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
-    learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # at the end
+    learning_rate_min: float = Field(default=1e-7, gt=0, allow_inf_nan=False)  # the learning rate at the end
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     schedule: Literal["cosine", "stable"] = "cosine"  # stable: one rate, then a straight line down over `anneal`
     anneal: float = Field(default=0.25, gt=0, le=1)  # share of the training in which the stable schedule ends
-    time_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # minutes of training, iter_max at most
+    time_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # minutes of training at most
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    optimizer: Literal["adam", "muon"] = "adam"  # muon: for weights, Adam for the rest
+    optimizer: Literal["adam", "muon"] = "adam"  # muon: Muon for the weights, Adam for the rest
     grad_clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # highest norm of all gradients together
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # decoupled; biases and BatchNorm do not decay
     loss: Literal["l1", "mse", "psnr"] = "l1"  # psnr: the logarithm of each patch's MSE
-    # parts that a process works through its batch in, to save memory; BatchNorm and phase 1's average loss are then of
-    # each part
+    # passes in which a process works through its batch, to save memory; BatchNorm and the loss of the heavy share then
+    # see the images of one pass at a time
     accumulation: PositiveInt = 1
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # of the average of the weights that is shipped; 0: the weights
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # decay of the average that is shipped; 0: no average
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile
-    kernels: bool = True  # CPUs, float32: this project's compiled kernels; false: PyTorch's convolutions
+    kernels: bool = True  # in float32 on CPUs use our compiled kernels; false: PyTorch's convolutions
     seed: int = Field(default=0, ge=0)
-    frozen_bn: bool = False  # BatchNorm keeps the statistics that init has, and so computes what evaluation does
-    sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not each process' share
-    phase: Literal[0, 1] | None = None  # of PCSR training
+    frozen_bn: bool = False  # BatchNorm keeps the statistics of `init`, and so computes as in evaluation
+    sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not over each process' share
+    phase: Literal[0, 1] | None = None  # phase of PCSR training; null: an original model
     init: str | None = None  # weights to start from; phase 1 needs those of phase 0
-    pixels_per_patch: PositiveInt | None = None  # random HR pixels per patch that the loss sees; null: all
+    pixels_per_patch: PositiveInt | None = None  # the loss sees so many random HR pixels of each patch; null: all
     loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or other) loss
-    # phase 1, weight of the loss that keeps the heavy share near a half
+    # phase 1, weight of the loss that keeps the heavy share near one half
     loss_avg_w: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000
     val_ssim: bool = True  # SSIM beside PSNR; it takes two thirds of the time of restoring with CARN
-    val_images: int = Field(default=0, ge=0)  # of the validation images, how many are written each time
+    val_images: int = Field(default=0, ge=0)  # how many of the validation images are written each time
     save_every: PositiveInt = 1_000
     keep_checkpoints: PositiveInt = 2
 
@@ -202,95 +197,3 @@ class Config(Spec):
     model: ModelSpec
     data: DataSpec
     train: TrainSpec
-
-
-SECTIONS: dict[str, Sequence[type[Spec]]] = {
-    "model": (OriginalSpec, PCSRSpec),
-    "data": (DataSpec,),
-    "train": (TrainSpec,),
-}
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises InputError if the file is missing or is not one."""
-    try:
-        content = parse_yaml(read_bytes(path).decode())
-    except InputError as error:
-        raise InputError(f"cannot read config {error}") from None
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
-        raise InputError(one_line(f"cannot read config {path}", str(error))) from None
-    if not isinstance(content, dict):
-        raise InputError(f"config {path} is not a YAML mapping")
-    return content
-
-
-def assign(content: dict[str, Any], setting: str) -> str:
-    """Apply one `key=value` to a raw config; the key is dotted (`train.iter_max`) or a leaf name (`iter_max`).
-
-    Returns the dotted key.
-    """
-    key, equals, value = setting.partition("=")
-    if not equals:
-        raise InputError(f"setting {ending(setting, 60)}: write key=value")
-    head, dot, option = key.partition("options.")
-    key = f"{head}options" if dot and head in ("", "model.") else key
-    known = [f"{name}.{leaf}" for name, specs in SECTIONS.items() for spec in specs for leaf in spec.model_fields]
-    matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
-    if len(matches) > 1:
-        raise InputError(f"setting {key}: ambiguous key, one of: {', '.join(matches)}")
-    if not matches:
-        section, _, leaf = key.rpartition(".")
-        near = [full.removeprefix(f"{section}.") for full in known if full.startswith(section)]
-        near = near if section else [full.split(".", 1)[1] for full in known]
-        raise InputError(f"setting {ending(key, 60)}: unknown key{suggested(leaf, near)}")
-    section, leaf = matches[0].split(".", 1)
-    try:
-        before, parsed = content.get(section) or {}, parse_value(value)
-        content[section] = {**before, leaf: {**before.get(leaf, {}), option: parsed} if option else parsed}
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(one_line(f"setting {key}", str(error))) from None
-    return matches[0]
-
-
-def load_config(path: str | Path, settings: Sequence[str] = ()) -> Config:
-    """Read an experiment. Raises InputError naming the file and the key that is unknown, missing or wrong."""
-    return make_config(read_yaml(Path(path)), settings, path)
-
-
-def make_config(content: dict[str, Any], settings: Sequence[str], source: str | Path) -> Config:
-    """A raw config with settings `key=value` applied to it; errors name the source and the settings at fault."""
-    return checked(Config, content, f"config {source}", {assign(content, setting): setting for setting in settings})
-
-
-S = TypeVar("S", bound=Spec)
-
-
-def checked(spec: type[S], content: dict[str, Any], source: str, settings: Mapping[str, str] | None = None) -> S:
-    """Validate raw content against a spec. Raises InputError naming the key, the reason and the source.
-
-    settings: those that were applied, by their dotted keys; the error names only those that may be at fault.
-    """
-    try:
-        return spec.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        *above, last = path = [str(part) for part in first["loc"] if part not in ("original", "pcsr")] or [""]
-        key, reason = ".".join(path), first["msg"]
-        if first["type"] == "extra_forbidden":
-            specs: Sequence[type[Spec]] = SECTIONS.get(path[0], ()) if above else (spec,)
-            specs = (DegradeSpec,) if "degrade" in above else specs
-            reason = f"unknown key{suggested(last, [name for each in specs for name in each.model_fields])}"
-        faulty = [text for full, text in (settings or {}).items() if at_fault(full, key, reason)]
-        places = [ending(source, 60), *([ending(" ".join(faulty), 60)] if faulty else [])]
-        text = f"{reason[: LONGEST_REASON - 60]} ({' with '.join(places)})"
-        raise InputError(f"{ending(key, 50)}: {text}" if key else text) from None
-
-
-def at_fault(setting: str, key: str, reason: str) -> bool:
-    """Whether an error may come from a setting of this dotted key: it is of that key, or of its section and named."""
-    section, _, leaf = setting.rpartition(".")
-    return f"{key}.".startswith(f"{setting}.") or (section == key and leaf in reason)
-
-
-def dump_yaml(spec: Spec) -> str:
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)

@@ -1,7 +1,7 @@
 """Image files -> arrays: PNG, JPEG, WebP, TIFF, BMP, GIF; 8 and 16 bit; gray, RGB, palette, alpha; EXIF orientation.
 
 Pillow identifies every file and decodes 8 bits; OpenCV decodes 16, which Pillow would cut to 8, and float samples.
-Colour profiles are kept and not applied, the values are those of the file; but CMYK becomes sRGB by its profile.
+Colour profiles are kept and not applied: the values are those of the file. Only CMYK becomes sRGB, by its profile.
 """
 
 import contextlib
@@ -16,34 +16,32 @@ from PIL import Image as Pillow
 from PIL import ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from utils.about import about
-from utils.chunks import check_pixels, chunks, mended, mended_webp, webp_size
+from utils.chunks import bare, check_pixels, chunks, mended, mended_webp, webp_size
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, check_claim, quiet
-from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_profile
+from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_metadata, read_orientation, read_profile
 from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
 
-KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # that Pillow may take a file for
+KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # Pillow may only try these
 PNG, WEBP = b"\x89PNG", b"WEBP"
-WEBP_REACH = 8  # rows above, which smoothing between blocks of pixels may have changed
-SCANS = 100  # of a JPEG, over all of which each pixel is worked on; ten are usual
-# what the first bytes of other pictures have in them
+WEBP_REACH = 8  # rows above the first damaged one that may be wrong too, because blocks are smoothed at their edges
+# A JPEG usually has about ten scans. Each may take few bytes in the file, but the decoder passes over all pixels for
+# it, so that a small file with very many scans would keep it busy for very long.
+SCANS = 100
+# bytes that are found at the beginning of files of other kinds
 UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
 UNREAD_KINDS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
 UNREAD_KINDS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR"}
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
 
 
-class DamagedError(InputError):
-    """A damaged file, of which accept_damaged would take what can be decoded."""
+def read_image(path: str | Path, accept_damaged: bool | None = None) -> Image:
+    """Decode a file; of several frames or pages, the first. Its notes tell what was left out or is damaged.
 
-
-def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
-    """Decode a file; of several frames or pages, the first. Its notes say what was left out, or is damaged.
-
-    With accept_damaged, what can be decoded of it is taken. Raises InputError if the file is missing, of a kind not
-    supported, or damaged in any way that its format lets one notice; DamagedError if some of it can be decoded.
+    With accept_damaged, a damaged file is decoded as far as possible. With False the error names this remedy; None is
+    for callers that do not offer it. Raises InputError if the file is missing, of a kind that is not supported, or
+    damaged in any way that its format reveals.
     """
     content = read_bytes(Path(path))
     with quiet():
@@ -56,13 +54,15 @@ def read_image(path: str | Path, accept_damaged: bool = False) -> Image:
             if accept_damaged and image:
                 note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"
                 return replace(image, notes=(note, *image.notes))
+            remedy = "; accept_damaged takes what can be decoded" if image and accept_damaged is False else ""
             kinds = "PNG, JPEG, WebP, TIFF, BMP or GIF of 8 or 16 bits per channel"
-            kind = DamagedError if image else InputError
-            raise kind(f"{path}: not a readable {kinds} ({reason})") from error
+            raise InputError(f"{path}: not a readable {kinds} ({reason}){remedy}") from error
 
 
 def unread_kind(content: bytes) -> str:
-    """What a file is that is of no kind which is read."""
+    """The name of an unsupported kind of file, for the error message."""
+    if not content:
+        return "the file is empty"
     try:
         if content.startswith(TIFF_MARKS):
             return kind_of(content)
@@ -73,7 +73,7 @@ def unread_kind(content: bytes) -> str:
 
 
 def decode_damaged(content: bytes) -> Image | None:
-    """What can be decoded of a damaged file, None if it is nothing."""
+    """A damaged file, decoded as far as possible; None if nothing can be decoded."""
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True  # Pillow knows no other way
     try:
         if content[8:12] == WEBP:
@@ -86,9 +86,10 @@ def decode_damaged(content: bytes) -> Image | None:
 
 
 def decode_cut_webp(content: bytes) -> Image:
-    """A WebP whose end is missing, down to the first row on which it depends what stands there instead.
+    """A truncated WebP, decoded down to the first row that depends on the missing data.
 
-    Libraries decode only whole files, so what is missing is filled in, in two ways, and the results are compared.
+    Libraries decode only whole files, so the missing data are filled in with two different bytes and the results are
+    compared: rows that differ depend on them.
     """
     image, other = (decode_image(mended_webp(content, fill)) for fill in (b"\0", b"\x55"))
     rows = (image.pixels != other.pixels).any(axis=(1, 2))
@@ -105,12 +106,12 @@ def decode_cut_webp(content: bytes) -> Image:
 
 
 def stored_size(path: str | Path) -> tuple[int, int]:
-    """Width and height that a file claims, neither decoded nor turned upright; (0, 0) if they can't be told."""
+    """Width and height that a file claims, not decoded or turned upright; (0, 0) if they cannot be read."""
     try:
         with quiet(), Path(path).open("rb") as stream:
             try:
                 return opened(stream).size
-            except OSError:  # Pillow says nothing of a WebP of which the end is missing
+            except OSError:  # Pillow does not open a truncated WebP
                 stream.seek(0)
                 return webp_size(stream.read(30))
     except Exception:  # as in read_image
@@ -118,7 +119,7 @@ def stored_size(path: str | Path) -> tuple[int, int]:
 
 
 def opened(stream: BinaryIO) -> Pillow.Image:
-    """A file that is read, not decoded. Raises whatever Pillow raises, and ValueError for an absurd size."""
+    """A file that is opened but not decoded. Raises whatever Pillow raises, and ValueError for an absurd size."""
     start, size = stream.read(30), stream.seek(0, io.SEEK_END)
     check_claim(*webp_size(start), size)  # Pillow makes the canvas of a WebP as it opens it
     stream.seek(0)
@@ -128,7 +129,7 @@ def opened(stream: BinaryIO) -> Pillow.Image:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a PNG file is all there, by its checksums; it is neither decoded nor held in memory."""
+    """Whether a PNG file is whole, by its checksums; it is not decoded or held in memory."""
     try:
         with quiet(), Pillow.open(path, formats=("PNG",)) as file:
             file.verify()
@@ -138,14 +139,15 @@ def is_whole(path: Path) -> bool:
 
 
 def decode_image(content: bytes, damaged: bool = False) -> Image:
-    """Decode the content of a file; what is there of a TIFF, if it is damaged. Raises whatever the decoders raise."""
+    """Decode the content of a file; with `damaged`, a TIFF as far as possible. Raises whatever the decoders raise."""
     if content[8:12] == WEBP and 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise ValueError("truncated")
     file = opened(io.BytesIO(content))
     bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
-        file.verify()  # the checksums, which decoding passes over; this uses the file up
-        check_pixels(content)
+        file.verify()  # the checksums, which decoding ignores; afterwards the file must be opened again
+        if not check_pixels(content):
+            content = mended(content)
         file = opened(io.BytesIO(content))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
@@ -158,14 +160,14 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         pixels, alpha = decode_parts(file, content, bits)
     else:
         pixels, alpha = decode_pixels(file, content, bits)
-    orientation = int(file.getexif().get(ORIENTATION, 1))  # of EXIF, else of XMP
+    orientation = read_orientation(file)
     if isinstance(file, TiffImageFile) and not damaged and (bits != 16 or ORIENTATION in file.tag_v2):
         orientation = 1  # the decoder has turned it: Pillow by either, OpenCV by the tag
     icc, exif = read_profile(file, gray), read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     alpha = None if alpha is None else upright(alpha, orientation)
-    return Image(upright(pixels, orientation), alpha, gray, icc, exif, **about(file, content))
+    return Image(upright(pixels, orientation), alpha, gray, icc, exif, **read_metadata(file, content))
 
 
 def decode_pixels(file: Pillow.Image, content: bytes, bits: int) -> tuple[Array, Array | None]:
@@ -173,7 +175,7 @@ def decode_pixels(file: Pillow.Image, content: bytes, bits: int) -> tuple[Array,
 
 
 def decode_parts(file: TiffImageFile, content: bytes, bits: int) -> tuple[Array, Array | None]:
-    """Pixels and alpha of those strips or tiles of a TIFF that can be decoded; zeros stand for the others."""
+    """Pixels and alpha of a TIFF, with zeros for the strips or tiles that cannot be decoded."""
     size = file.tag_v2[257], file.tag_v2[256]
     made: list[Array] = []
     for place, part in parts(file, content):
@@ -189,7 +191,7 @@ def decode_parts(file: TiffImageFile, content: bytes, bits: int) -> tuple[Array,
 
 
 def check_scans(content: bytes) -> None:
-    """Raises ValueError for more scans than a JPEG is made of: each takes some bytes, and long to decode."""
+    """Raises ValueError if a JPEG has more than SCANS scans."""
     place = 2
     while content[place + 1 : place + 2] not in (b"\xda", b""):  # a segment before the first scan, and its length
         place += 2 + int.from_bytes(content[place + 2 : place + 4])
@@ -198,14 +200,14 @@ def check_scans(content: bytes) -> None:
 
 
 def tiff_bits(file: TiffImageFile) -> int:
-    """Bits per channel of a TIFF. Raises ValueError for what the decoders would misread."""
+    """Bits per channel of a TIFF. Raises ValueError for kinds that the decoders would misread."""
     tags = file.tag_v2
     bits = max(tags.get(258, (1,)))  # BitsPerSample; 339: SampleFormat, 338: ExtraSamples, 284: PlanarConfiguration
     floats = set(tags.get(339, (1,))) == {3} and bits == 32
     if not floats and (max(tags.get(339, (1,))) > 1 or (bits > 8 and bits != 16)):
         raise ValueError(f"signed, float or {bits}-bit samples")
     if floats:
-        bits = 16  # that is what becomes of them
+        bits = 16  # they are converted to 16 bits
     if bits == 16 and (1 in tags.get(338, ()) or (tags.get(284) == 2 and tags.get(277, 1) > 1)):
         raise ValueError("16 bits with premultiplied alpha or colours in separate planes")
     return int(bits)
@@ -223,13 +225,14 @@ def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
 
 
 def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
-    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; `file` is not decoded, but gets the EXIF block of a PNG."""
-    array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16. As `file` is not decoded, the EXIF of a PNG is added to it."""
+    alone = bare(content) if file.format == "PNG" else content
+    array = cv2.imdecode(np.frombuffer(alone, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is not None and array.dtype == np.float32:
         array = levels_of(array)
     if array is None or array.dtype != np.uint16:
         raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
-    if sorted(array.shape[:2]) != sorted(file.size):  # of two sizes in a damaged TIFF each library takes another
+    if sorted(array.shape[:2]) != sorted(file.size):  # a damaged TIFF may state two sizes, and libraries differ
         raise ValueError(f"claims to be {file.width}x{file.height}, but holds {array.shape[1]}x{array.shape[0]}")
     if file.format == "PNG" and (exif := dict(chunks(content)).get(b"eXIf")):
         file.info["exif"] = exif

@@ -1,4 +1,4 @@
-"""Choosing the device, waiting for it where a clock needs that, and memory settings that CPU kernels need."""
+"""Choosing the device, waiting for it before a clock is read, and memory settings without which CPUs are slow."""
 
 import argparse
 import ctypes
@@ -19,7 +19,7 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA, else MPS, else the CPU, and picking the CPU sets its memory up.
+    """The device of a name; `auto` is CUDA, else MPS, else the CPU. If it is the CPU, keep_memory is called.
 
     Raises InputError for a device that this machine lacks, and for an unknown name.
     """
@@ -36,7 +36,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished all work that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -52,10 +52,10 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_TOP_PAD, 256 << 20)
+        mallopt(M_TOP_PAD, 256 << 20)  # 256 MiB more each time, so that the system is seldom asked
 
 
 def give_back() -> None:
-    """Return to the system what glibc keeps: after a large image that may be more than the next one needs."""
+    """Return to the system the memory that glibc keeps: after a large image it may be more than the next one needs."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,10 @@
-"""The processes of one job, as torchrun started them; a plain `python` is a job of one process."""
+"""The processes of one job; a plain `python` is a job of one process.
 
+dist.sh starts several on one machine: it runs this file, whose `main` hands the script to torchrun, and in each process
+that torchrun starts the script calls `run_rank`.
+"""
+
+import logging
 import os
 import signal
 import sys
@@ -8,18 +13,23 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from utils.cli import Parser, call, print_error, run
 from utils.device import pick_device
-from utils.errors import InputError, StoppedError, call, print_error, run
+from utils.errors import InputError, StoppedError
 
 T = TypeVar("T")
-LAUNCHER = "PCSR_LAUNCHER"  # tells the processes of dist.sh the process id of utils.launch
-# seconds that a failed process waits before it prints; torchrun ends it in about 0.1 s if another has ended before
-CRASH_WAIT, TURN_WAIT = 1.0, 3.0
+LAUNCHER = "PCSR_LAUNCHER"  # environment variable in which `main` tells the processes its own process id
+# seconds that a process waits before it prints a traceback: if it only failed because another process is gone, torchrun
+# ends it in about 0.1 s, and nothing is printed
+CRASH_WAIT = 1.0
+# seconds that all but the first process of a machine wait besides: torchrun ends them when the first has printed
+TURN_WAIT = 3.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Ranks:
         return total / self.world
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; it is exchanged on the CPU, so that no device is waited for."""
+        """Whether the flag is set in any process. It is exchanged on the CPU, so no process waits for its device."""
         return flag if self.world == 1 else self.mean(torch.tensor(float(flag))).item() > 0
 
 
@@ -56,10 +66,10 @@ def start_ranks(device_name: str) -> Ranks:
     device, world = pick_device(device_name), int(os.environ.get("WORLD_SIZE", "1"))
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
         if job_id() is None:
-            raise InputError("--max_restarts: a restarted job finds its run by --rdzv_id; give it one of its own")
+            raise InputError("torchrun --max_restarts: also give --rdzv_id ID, by which a restarted job finds its run")
         # pytorch issue 135712: restarted processes find the addresses of those before them in torchrun's own store
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            raise InputError("--max_restarts: torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
+            raise InputError("torchrun --max_restarts: needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
     if world == 1:
         return Ranks(0, 1, device)
     if device.type == "cuda":
@@ -83,7 +93,7 @@ def job_id() -> str | None:
 
 
 def gather(ranks: Ranks, value: T) -> list[T]:
-    """Every process's value, in the order of the ranks; no process goes on before all have come here."""
+    """The values of all processes, in the order of the ranks; no process goes on before all have called this."""
     if ranks.world == 1:
         return [value]
     values: list[T | None] = [None] * ranks.world
@@ -92,21 +102,21 @@ def gather(ranks: Ranks, value: T) -> list[T]:
 
 
 def from_main(ranks: Ranks, make: Callable[[], T]) -> T:
-    """What `make` returns on rank 0, on every rank; only rank 0 calls it. For what depends on the disk or a clock."""
+    """Call `make` on rank 0 alone; all ranks get its result. For results that depend on the disk or on a clock."""
     return gather(ranks, make() if ranks.main else None)[0]  # type: ignore[return-value]  # rank 0 has made it
 
 
 def first_on_node(ranks: Ranks, make: Callable[[], T]) -> T:
-    """What `make` returns; one process of each machine calls it before the others do, which find what it has made."""
+    """Call `make` in one process of each machine, then in the others, which find its files on the disk."""
     made = make() if os.environ.get("LOCAL_RANK", "0") == "0" else None
     gather(ranks, None)
     return make() if made is None else made
 
 
 def run_rank(main: Callable[[], None]) -> None:
-    """Call a script's main as `utils.errors.run` does, in any process of a job.
+    """Call a script's main as utils.cli.run does, in any process of a job.
 
-    An error that several processes meet is printed once: torchrun ends the others while they wait to print it.
+    If several processes meet the same error, only the first prints it: torchrun ends the others while they wait.
     """
     if "LOCAL_RANK" not in os.environ:
         return run(main)
@@ -128,7 +138,7 @@ def run_rank(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         code = 130
     except Exception:
-        time.sleep(CRASH_WAIT + turn)  # it may only be that another process is gone
+        time.sleep(CRASH_WAIT + turn)  # perhaps it only failed because another process is gone
         print(f"rank {rank} failed:", file=sys.stderr)
         traceback.print_exc()
         code = 1
@@ -137,3 +147,58 @@ def run_rank(main: Callable[[], None]) -> None:
     # not sys.exit: DistributedDataParallel leaves gloo threads behind that can abort Python's own way out
     # ("terminate called without an active exception", pytorch pull request 179291)
     os._exit(code)
+
+
+def main() -> None:
+    # these take a second to import, which only a launch has to wait for
+    from torch.distributed import run as torchrun  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing import SignalException  # noqa: PLC0415
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
+
+    parser = Parser(
+        prog="./dist.sh",
+        usage="./dist.sh SCRIPT OPTIONS... (--gpu 0,1 | --cpu N) [--max_restarts N]",
+        description="Run a script as several processes: NCCL between GPUs, gloo between CPU processes.",
+        epilog="OPTIONS are the script's own: python SCRIPT --help",
+        allow_abbrev=False,  # the script's options may begin like these
+    )
+    parser.add_argument("script", help="train.py, train_pcsr.py, test.py, test_pcsr.py or demo.py")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--gpu", metavar="0,1", help="the GPUs to use, with one process on each")
+    where.add_argument("--cpu", type=int, metavar="N", help="the number of processes on the CPU")
+    restarts = "how often to start again after a crash (default: 0)"
+    parser.add_argument("--max_restarts", type=int, default=0, metavar="N", help=restarts)
+    args, options = parser.parse_known_args()
+    if not Path(args.script).is_file():
+        raise InputError(f"{args.script}: no such script")
+    if args.max_restarts < 0:
+        raise InputError(f"--max_restarts {args.max_restarts}: must be 0 or more")
+    device, processes = "cpu", args.cpu
+    if args.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu  # the processes inherit it, and see only these
+        device, processes = "cuda", len(args.gpu.split(","))
+        if (found := torch.cuda.device_count()) != processes:
+            raise InputError(f"--gpu {args.gpu}: {found} of {processes} can be used here; nvidia-smi lists the GPUs")
+    elif processes < 1:
+        raise InputError(f"--cpu {processes}: must be 1 or more")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    if "LOGLEVEL" not in os.environ:  # torchrun and NCCL say so much about a failure that the error itself is lost
+        logging.disable()
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", LAUNCHER: str(os.getpid())}  # the first: see start_ranks
+    job = ["--standalone", f"--nproc_per_node={processes}", f"--max_restarts={args.max_restarts}"]
+    # without SIGINT: Ctrl-C reaches the processes as SIGTERM, which ends one quietly even while it imports
+    job += ["--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT,SIGUSR2"]
+    try:
+        torchrun.main([*job, args.script, *options, "--device", device])
+    except SignalException as error:
+        raise SystemExit(2 if error.sigval == signal.SIGUSR2 else 128 + error.sigval) from None  # see run_rank
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # the processes have explained all other exit codes themselves
+            print_error(f"rank {rank} was ended by {signal.Signals(-failure.exitcode).name}")
+        raise SystemExit(abs(failure.exitcode) + 128 * (failure.exitcode < 0)) from None
+
+
+if __name__ == "__main__":
+    run(main)

@@ -9,57 +9,54 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from utils.about import IPTC, RAW_IPTC
 from utils.chunks import COMMENT, XMP, Chunk, key, resolution_chunk, value, with_chunks
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
-from utils.metadata import with_resolution
+from utils.metadata import IPTC, RAW_IPTC, with_resolution
 from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
 HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
-QUALITY = 95  # of JPEG, where none is asked for
+QUALITY = 95  # JPEG quality, unless the user gives one
+
+
+def write_image(path: Path, pixels: Array, alpha: Array | None = None) -> None:
+    """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, as save_image does."""
+    gray = pixels.ndim == 2
+    repeated = np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3)) if gray else pixels
+    save_image(path, Image(repeated, alpha, gray))
 
 
 def save_image(path: Path, image: Image, quality: int | None = None) -> None:
-    """Write an image with its metadata, as write_image does."""
-    write_image(path, image.pixels[:, :, 0] if image.gray else image.pixels, image.alpha, image, quality)
+    """Write an image atomically, with as much of its metadata as the format holds; the suffix names the format.
 
-
-def write_image(
-    path: Path, pixels: Array, alpha: Array | None = None, about: Image | None = None, quality: int | None = None
-) -> None:
-    """Write (H,W,3) RGB or (H,W) gray, with alpha (H,W) if given, atomically; the suffix names the format.
-
-    about: an image whose metadata are written too, as far as the format holds them. `quality`, 1 .. 100, is JPEG's and
-    WebP's; without one WebP is lossless, as the other kinds always are. Gray of 16 bits with alpha is
-    stored as RGB with alpha: OpenCV writes no other.
-    Raises InputError if the format cannot hold the image or the place cannot be written.
+    `quality`, 1 .. 100, is for JPEG and WebP; without it WebP is lossless, as the other formats always are. Gray of 16
+    bits with alpha is stored as RGB with alpha, because OpenCV cannot write gray with alpha. Raises InputError if the
+    format cannot hold the image or the place cannot be written.
     """
-    suffix = path.suffix.lower()
-    assert pixels.dtype in (np.uint8, np.uint16), pixels.dtype
-    deep = pixels.dtype == np.uint16
+    suffix, deep = path.suffix.lower(), image.pixels.dtype == np.uint16
+    assert image.pixels.dtype in (np.uint8, np.uint16), image.pixels.dtype
     if suffix not in FORMATS:
         raise InputError(f"cannot write {path}: the name must end in {', '.join(sorted(FORMATS))}")
     if deep and suffix not in HOLD_16_BITS:  # they would be cut to 8
         raise InputError(f"cannot write {path}: {suffix} does not hold 16 bits per channel; use .png")
-    if alpha is not None and suffix not in HOLD_ALPHA:
+    if image.alpha is not None and suffix not in HOLD_ALPHA:
         raise InputError(f"cannot write {path}: {suffix} does not hold alpha; use .png")
-    if deep and alpha is not None and pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    array = np.ascontiguousarray(pixels if alpha is None else np.dstack((pixels, alpha)))
-    about = about or Image(pixels, alpha, gray=False)
+    single = image.gray and not (deep and image.alpha is not None)
+    pixels = image.pixels[:, :, 0] if single else image.pixels
+    array = np.ascontiguousarray(pixels if image.alpha is None else np.dstack((pixels, image.alpha)))
     try:
-        content = encode(FORMATS[suffix], array, about, quality)
-    except (ValueError, OSError, OverflowError) as error:  # what a codec cannot do
+        content = encode(FORMATS[suffix], array, image, quality)
+    except (ValueError, OSError, OverflowError) as error:  # the codec cannot do it
         size = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
         raise InputError(f"cannot write {path}: {size} are too many for {suffix}, or {error}") from None
-    write_atomic(path, content, durable=False)  # pictures can be made again, by the million at times
+    # not durable: pictures can be made again, and there may be millions of them
+    write_atomic(path, content, durable=False)
 
 
 def encode(kind: str, array: Array, about: Image, quality: int | None) -> bytes | memoryview:
-    """The content of a file of (H,W) or (H,W,C), with the metadata of another image. Raises what the encoders raise."""
+    """The content of a file of (H,W) or (H,W,C), with the metadata of `about`. Raises whatever the encoders raise."""
     if kind == "TIFF":
         blocks = {34675: about.icc, 700: about.xmp, 33723: about.iptc}
         return encode_tiff(array, {tag: block for tag, block in blocks.items() if block}, about.exif, about.dpi)
@@ -92,8 +89,8 @@ def encode_16(array: Array) -> memoryview:
 
 
 def png_chunks(about: Image) -> list[Chunk]:
-    """All that an image says beside its pixels, as chunks of a PNG."""
-    made = [chunk for chunk in about.chunks if not (about.icc and chunk[0] == b"sRGB")]  # of the two there is one
+    """All metadata of an image, as chunks of a PNG."""
+    made = [chunk for chunk in about.chunks if not (about.icc and chunk[0] == b"sRGB")]  # a PNG has one of the two
     if about.icc:
         made.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(about.icc)))
     if about.dpi:
@@ -104,7 +101,7 @@ def png_chunks(about: Image) -> list[Chunk]:
         made.append((b"iTXt", XMP + bytes(5) + about.xmp))
     if about.iptc:
         resources = photoshop(about.iptc)
-        text = f"\niptc\n{len(resources):8d}\n{resources.hex()}\n".encode()  # as ImageMagick and ExifTool have it
+        text = f"\niptc\n{len(resources):8d}\n{resources.hex()}\n".encode()  # as ImageMagick and ExifTool write it
         made.append((b"zTXt", RAW_IPTC + b"\0\0" + zlib.compress(text)))
     return made
 
@@ -121,5 +118,5 @@ def photoshop_segment(iptc: bytes) -> bytes:
 
 
 def comment_of(about: Image) -> bytes | None:
-    """What a JPEG has as its comment."""
+    """The comment for a JPEG, None if the image has none."""
     return next((value(chunk) for chunk in about.chunks if key(chunk) == COMMENT), None)

@@ -1,24 +1,11 @@
-"""Bad input ends a command with one line and exit code 2, never with a traceback."""
+"""Bad input raises an InputError, whose message is one line that says what is wrong and how to set it right."""
 
-import argparse
 import difflib
-import errno
-import io
-import os
-import re
-import signal
-import sys
-import threading
-from collections.abc import Callable, Collection
-from typing import Any, NoReturn
-
-from tqdm import tqdm
+from collections.abc import Collection, Sequence
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
-LONGEST_REASON = 200
-LISTED = 8  # known keys that a message names all of
-NO_MEMORY = re.compile("can't allocate memory|out of memory")  # as torch says it
-LONGEST_LINE = 1500  # of what a command ends with, whoever says it
+LONGEST_REASON = 200  # characters of the reason in it, which leaves room for the name of a file
+LISTED = 8  # up to this many known keys are listed in full
 
 
 class InputError(ValueError):
@@ -26,19 +13,25 @@ class InputError(ValueError):
 
 
 def one_line(place: object, reason: str) -> str:
-    """`place: reason`, cut so that it still is a line to read however long either is."""
+    """`place: reason`, both shortened so that the message fits on one line."""
     reason = " ".join(reason.split())
     reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
     return f"{ending(str(place), LONGEST - len(reason) - 2)}: {reason}"
 
 
 def ending(text: str, room: int) -> str:
-    """A text cut to so many characters; a path tells most at its end."""
+    """A text shortened to `room` characters; its end stays, because the end of a path tells most."""
     return text if len(text) <= room else "..." + text[3 - room :]
 
 
+def first_few(names: Sequence[str], count: int) -> str:
+    """Names for a message: `a, b, 3 more`."""
+    more = [f"{len(names) - count} more"] if len(names) > count else []
+    return ", ".join([*names[:count], *more])
+
+
 def suggested(key: str, known: Collection[str]) -> str:
-    """What may have been meant by an unknown key: the known ones that are close to it, or all if they are few."""
+    """The end of a message about an unknown key: the known keys that are close to it, or all if they are few."""
     unique = list(dict.fromkeys(known))
     some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > LISTED else unique)
     return f", one of: {some}" if some else "; the configs in configs/ show those that there are"
@@ -50,87 +43,3 @@ class StoppedError(Exception):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.code = 128 + number  # as shells report a signal
-
-
-NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNORECASE)
-TWO_DASHES = re.compile("--[^=]+=--")  # argparse makes [] or "--" of it, as the version of Python has it
-
-
-class Store(argparse.Action):
-    """What argparse does with a value, but an option of several values that is given again adds to them."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        before = getattr(namespace, self.dest, self.default)
-        several = self.nargs in ("+", "*") and before is not self.default
-        setattr(namespace, self.dest, [*before, *values] if several else values)
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong options are bad input like any other, a negative number in any notation is a value, and Store applies."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.register("action", None, Store)
-        self._negative_number_matcher = NEGATIVE  # argparse knows -1 and -1.5 alone, and takes -inf for an option
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        for word in sys.argv[1:] if args is None else args:
-            if TWO_DASHES.fullmatch(word):
-                self.error(f"argument {word.partition('=')[0]}: expected one argument")
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see --help)")
-
-
-def plain_text(text: str) -> str:
-    """The type of an option whose value goes into files of other programs."""
-    if not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is not one line of text")
-    return text
-
-
-def print_error(message: str) -> None:
-    """One line, whose middle is left out if what the user gave is very long."""
-    line = " ".join(message.split())
-    shown = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
-    print(f"error: {shown}", file=sys.stderr)
-
-
-def call(main: Callable[[], None]) -> None:
-    """Call a script's main. Raises InputError also for a file, or for memory, that the system does not let it have."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal's encoding cannot say
-        sys.stdout.reconfigure(errors="backslashreplace")
-    # tqdm's own lock is one between processes, and Python 3.14 warns of it where a process ends without clearing up
-    tqdm.set_lock(threading.RLock())
-    try:
-        main()
-        sys.stdout.flush()
-    except OSError as error:
-        if error.filename is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush fails again
-            if error.errno != errno.ENOSPC:
-                raise
-        raise InputError(f"{error.filename or 'output'}: {error.strerror}") from error
-    except (MemoryError, RuntimeError) as error:
-        if str(error).startswith("Symlink loop"):  # Python's own words, and a path
-            raise InputError(str(error)) from error
-        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
-            raise InputError("needs more memory than there is; try smaller pictures, patches or batches") from error
-        raise
-
-
-def run(main: Callable[[], None]) -> None:
-    """Call a script's main; an InputError becomes one line on stderr and exit code 2."""
-    try:
-        call(main)
-    except InputError as error:
-        print_error(str(error))
-        raise SystemExit(2) from None
-    except StoppedError as stopped:
-        print(stopped, file=sys.stderr)
-        raise SystemExit(stopped.code) from None
-    except BrokenPipeError:  # who reads the output, such as `head`, has enough
-        raise SystemExit(128 + signal.SIGPIPE) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None

@@ -13,12 +13,12 @@ from typing import IO
 
 from utils.errors import InputError
 
-# of images that are read and written: suffix -> the name that Pillow gives the format
+# images that are read and written: suffix -> the name that Pillow gives the format
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 FORMATS |= {".bmp": "BMP"}
 READ_ONLY = {".gif": "GIF", ".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG"}
 IMAGE_SUFFIXES = frozenset(FORMATS | READ_ONLY)
-# of pictures that are not read: those of phones and the web, of programs, and raw ones of cameras
+# pictures that are not read, from phones and the web, from programs, and raw files of cameras
 UNREAD = (
     "heic heif avif jxl jp2 j2k svg ico ppm pgm pnm tga psd psb xcf exr hdr dng cr2 cr3 nef nrw arw srf sr2 orf rw2 "
 )
@@ -30,7 +30,7 @@ PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content. Raises InputError if there is none, or no end of it."""
+    """A file's content. Raises InputError if it is missing, or is a device or a pipe, which might never end."""
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: a device or a pipe; give a file")
@@ -40,10 +40,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
-    """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
+    """Write a file so that readers, also after a crash, find the old content or the new, but never a part of it.
 
-    `durable` holds through a power cut too, which costs a wait for the disk. Raises InputError if the place cannot be
-    written or the disk is full; the old file then stays.
+    With `durable` this holds after a power cut too; it takes the time of a wait for the disk. Raises InputError if the
+    place cannot be written or the disk is full; the old file then stays.
     """
     try:
         with replacing(path, durable) as file:
@@ -54,9 +54,9 @@ def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) 
 
 @contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A new file to write to, which takes the place of `path` at the end, as write_atomic says.
+    """A new file to write to, which replaces `path` at the end, as write_atomic says.
 
-    Whatever is raised meanwhile leaves the old file, and nothing else. Raises OSError.
+    If anything is raised before that, the old file stays, and the new one is deleted. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -86,7 +86,7 @@ def output_file(suffix: str) -> Callable[[str], Path]:
 
 
 def holds(path: Path, suffix: str) -> bool:
-    """Whether a file begins as those of this suffix do; an empty one may become anything."""
+    """Whether a file begins as files of this suffix do, or is empty."""
     try:
         content = read_bytes(path)
         if suffix in BEGINNINGS or not content:
@@ -98,14 +98,14 @@ def holds(path: Path, suffix: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises InputError if nothing can be written to a folder, or it cannot be made. Makes nothing."""
+    """Raises InputError if a folder cannot be made or written to. Writes nothing."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"cannot write to {folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}")
 
 
 def list_images(folder: str | Path, below: bool = False) -> list[Path]:
-    """The images directly in a folder, or `below` it at any depth, by name, but no hidden ones.
+    """The images directly in a folder, or `below` it at any depth, sorted by name, without hidden ones.
 
     Raises InputError if there are none.
     """
@@ -120,7 +120,7 @@ def list_images(folder: str | Path, below: bool = False) -> list[Path]:
 
 
 def with_subfolders(root: Path) -> Iterator[Path]:
-    """A folder and the folders in it at any depth, but no hidden ones; each once, however many links lead to it."""
+    """A folder and its subfolders at any depth, without hidden ones; each once, even if several links lead to it."""
     seen = set()
     for place, folders, _ in os.walk(root, followlinks=True):
         target = os.path.realpath(place)
@@ -131,7 +131,7 @@ def with_subfolders(root: Path) -> Iterator[Path]:
 
 
 def check_separate(folders: Sequence[str]) -> None:
-    """Raises InputError if one of the folders is named twice, or lies in another one, whose images would be its too."""
+    """Raises InputError if a folder is named twice, or lies in another one, so that its images would count twice."""
     for one, other in permutations(folders, 2):
         if Path(one).resolve() == Path(other).resolve():
             raise InputError(f"{other}: named twice; name every folder once")
@@ -149,10 +149,10 @@ def data_name(folder: str | Path) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """By its name; hidden files are none: some systems leave one of another kind beside each image."""
+    """Whether a file is an image, by its name. Hidden files are not: some systems leave one beside each image."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def caseless(name: str) -> str:
-    """Equal for names that some file system takes for one."""
+    """The name with case and accents unified: equal for names that some file systems treat as the same name."""
     return unicodedata.normalize("NFC", name).casefold()

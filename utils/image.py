@@ -1,10 +1,11 @@
-"""An image in memory: its pixels and what a file says beside them, as arrays and as tensors."""
+"""An image in memory: its pixels as arrays and tensors, and its metadata."""
 
-import os
+import ctypes
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,40 +13,35 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import _imaging
 from torch import Tensor
 
 Array = NDArray[Any]  # uint8 or uint16
 
-MAX_PIXELS = 2**30  # of an image, read or made; OpenCV ends there as well
-# A large picture has at most so many pixels in a byte: of a single colour 8256, as a PNG of one bit.
-HARMLESS, PACKED = 2**25, 2**14
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints what it also returns
+MAX_PIXELS = 2**30  # an image that is read or made has no more; OpenCV has the same limit
+HARMLESS = 2**25  # pixels: smaller images may claim any size, as they cannot fill the memory
+PACKED = 2**14  # pixels per byte of file that are believed; a PNG of one bit and one colour reaches 8256
 
-STDERR = 2
-QUIET = threading.RLock()  # stderr and the warnings belong to the whole process
+# OpenCV, Pillow and Pillow's libtiff print errors that they also return or raise; here they are silenced.
+# OpenCV's libpng cannot be silenced, and only gets data that cause no message, see utils.chunks.bare.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # handlers that a program has set up still get the messages
+with suppress(AttributeError, OSError):  # a Pillow without libtiff, or one that does not show its functions
+    for _setter in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        getattr(ctypes.CDLL(_imaging.__file__), _setter)(None)
+QUIET = threading.RLock()  # the filters of warnings belong to the whole process
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the lines that codecs print on stderr and warn of by themselves; what harms pixels they raise as well."""
-    with QUIET, warnings.catch_warnings(record=True, action="always"):
-        try:
-            kept = os.dup(STDERR)
-        except OSError:  # closed, so that nothing is seen anyway
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, STDERR)
-        try:
-            yield
-        finally:
-            os.dup2(kept, STDERR)
-            os.close(kept)
-            os.close(nowhere)
+    """Silence Pillow's warnings: real damage is raised as an exception anyway."""
+    with QUIET, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def check_claim(width: int, height: int, size: int) -> None:
-    """Raises ValueError if a file of `size` bytes cannot hold what it claims, which would fill the memory first."""
+    """Raises ValueError if a file of `size` bytes cannot hold so many pixels, before memory is taken for them."""
     if width * height > MAX_PIXELS or HARMLESS < width * height > PACKED * size:
         raise ValueError(f"claims {width}x{height} pixels, which {size} bytes do not hold")
 
@@ -62,8 +58,8 @@ class Image:
     xmp: bytes | None = None  # the same
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch of the print, across and down
-    chunks: tuple[tuple[bytes, bytes], ...] = ()  # of PNG: texts, and what the values mean as colours
-    notes: tuple[str, ...] = ()  # what of the file was left out or changed in reading it
+    chunks: tuple[tuple[bytes, bytes], ...] = ()  # chunks of a PNG: texts, and the meaning of the values as colours
+    notes: tuple[str, ...] = ()  # for people: things that were left out or changed in reading the file
 
     @property
     def bits(self) -> int:
@@ -71,9 +67,9 @@ class Image:
 
 
 def fill_transparent(pixels: Array, alpha: Array) -> Array:
-    """Colours (H,W,3) in which fully transparent pixels, alpha (H,W) = 0, take that of the nearest visible one.
+    """Colours (H,W,3) in which fully transparent pixels, alpha (H,W) = 0, take the colour of the nearest visible one.
 
-    What lies hidden there would otherwise bleed into the edges when the image is resized.
+    Otherwise the hidden colours would bleed into the edges when the image is resized.
     """
     hidden = (alpha == 0).astype(np.uint8)
     if not hidden.any() or hidden.all():

@@ -1,7 +1,6 @@
 """The same work on many files: with a bar, on several cores if asked, and one file that fails stops no other."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,13 +12,14 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from utils.cli import tell
 from utils.dist import Ranks
 from utils.errors import InputError
 from utils.files import caseless, check_folder
 
 
 class Job(NamedTuple):
-    """One file and what becomes of it. For worker processes `work` is a function of a module with its arguments."""
+    """One file and the work on it, which other processes can do if it is a module's function with its arguments."""
 
     source: Path
     outputs: Sequence[Path]
@@ -28,7 +28,7 @@ class Job(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of the jobs."""
+    """How many jobs were done, and how."""
 
     count: int
     made: list[Job] = field(default_factory=list)
@@ -54,7 +54,7 @@ def check_outputs(jobs: Sequence[Job]) -> None:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = 1, ranks: Ranks | None = None) -> Outcome:
-    """Do all jobs, or a rank's share, with a bar if there are several; of each that fails, a line on stderr says why.
+    """Do all jobs, or a rank's share, with a bar if there are several; a line on stderr says why a job failed.
 
     Raises InputError if a worker process dies; and whatever the job raises if there is only one.
     """
@@ -73,19 +73,8 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, ranks: Ranks | None = None) 
     return outcome
 
 
-def say(line: str) -> None:
-    """A line on stdout, above the bar if there is one."""
-    tqdm.write(line, file=sys.stdout)
-    sys.stdout.flush()
-
-
-def tell(line: str) -> None:
-    """A line on stderr, above the bar if there is one."""
-    tqdm.write(" ".join(line.split()), file=sys.stderr)
-
-
 def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
-    """What each job returns, in order; of one that fails, why."""
+    """The result of each job, in order; if it fails, the reason instead."""
     if workers == 1 or len(jobs) < 2:
         yield from map(attempt, jobs)
     else:
@@ -93,7 +82,7 @@ def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
             with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), start_worker) as pool:
                 yield from pool.map(attempt, jobs)
         except BrokenProcessPool:
-            raise InputError("a worker was killed, likely for want of memory; give fewer workers") from None
+            raise InputError("a worker was killed, probably because memory ran out; use fewer workers") from None
 
 
 def start_worker() -> None:
@@ -106,5 +95,5 @@ def attempt(job: Job) -> bool | str:
         return job.work()
     except InputError as error:
         return str(error)
-    except Exception as error:  # whatever one file provokes, a thousand others wait
+    except Exception as error:  # a surprise in one file must not stop the work on all others
         return f"{job.source}: {type(error).__name__}: {error}"

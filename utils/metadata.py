@@ -1,22 +1,28 @@
-"""What an image file says beside its pixels: colour profile, EXIF, and in that what made the picture.
+"""The metadata of image files: colour profile, EXIF, XMP, IPTC, resolution, texts; and notes on what is left out.
 
-Damaged metadata counts as none. utils/about.py reads what else there is.
+They are read from a file that Pillow has opened, before or after its pixels are decoded. Damaged ones count as none.
 """
 
 import io
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffTags import lookup
 
+from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, chunks, comment, key, resolution, value
 from utils.image import quiet
 
 ORIENTATION = ExifTags.Base.Orientation
-# of another picture, once it is resized
+# tags of the size, which are wrong after resizing
 SIZE_TAGS = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
 OUTER_SIZE_TAGS = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
-# In a TIFF the tags of EXIF stand among those that say how the pixels are stored; these describe the picture.
+# In a TIFF, tags of EXIF are mixed with those that say how the pixels are stored; these describe the picture.
 DESCRIPTIVE = {
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
     *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
@@ -25,11 +31,169 @@ DESCRIPTIVE = {
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
 MARK_TAG = ExifTags.Base.ProcessingSoftware
-GRAY, RGB = b"GRAY", b"RGB "  # a profile's colour space, as its header says it
+GRAY, RGB = b"GRAY", b"RGB "  # colour spaces as the header of a profile names them
+X_RESOLUTION = 282  # a tag of EXIF
+IPTC = 0x0404  # its number among the resources of Photoshop, in which a JPEG stores it
+# keywords of text chunks in which older programs store EXIF, XMP and ICC; today these have chunks of their own
+RAW = b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp", b"Raw profile type icc"
+RAW_IPTC = b"Raw profile type iptc"
+# segments of a JPEG that are read, or that say how its pixels are stored
+SEGMENTS = (
+    b"JFIF",
+    b"JFXX",
+    b"Exif\0",
+    b"http://ns.adobe.com/xap/1.0/\0",
+    b"ICC_PROFILE\0",
+    b"MPF\0",
+    b"Adobe",
+    b"Photoshop",
+)
+FOREIGN_SEGMENTS = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
+# chunks of a PNG that are read, that say how its pixels are stored, or that only matter to the program that wrote them
+KNOWN = {
+    *COLOUR_CHUNKS,
+    *TEXT_CHUNKS,
+    b"iCCP",
+    b"eXIf",
+    b"pHYs",
+    b"tRNS",
+    b"tIME",
+    b"sBIT",
+    b"bKGD",
+    b"hIST",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+}
+# the same for tags of a TIFF: the first ones; tables of JPEG; XMP, IPTC, Photoshop, ICC; one that Windows adds
+TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675, 37724, 59932, *DESCRIPTIVE}
+TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)\d")
+STALE = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
+STALE_SIZES = re.compile(rb"\s" + STALE + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + STALE + rb")>[^<]*</\1>")
+SMALLER = "Large Thumbnail"  # in a JPEG of several pictures, the name of small copies of the first
+
+
+def read_metadata(file: Pillow.Image, content: bytes) -> dict[str, Any]:
+    """The metadata of utils.image.Image, except icc and exif, by their names."""
+    found: dict[str, Any] = {}
+    xmp = file.info.get("xmp")
+    own = list(chunks(content)) if file.format == "PNG" else []
+    texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and key(chunk) not in (XMP, *RAW)]
+    if said := file.info.get("comment"):
+        texts.append(comment(said))
+    for chunk in own:
+        try:
+            if chunk[0] == b"pHYs":
+                found["dpi"] = resolution(chunk)
+            elif chunk[0] == b"iTXt" and key(chunk) == XMP:
+                xmp = value(chunk)
+        except Exception:  # a damaged chunk
+            continue
+    if isinstance(xmp, bytes):
+        found["xmp"] = STALE_SIZES.sub(b"", TURN.sub(rb"\g<1>1", xmp))
+    found["chunks"] = tuple([chunk for chunk in own if chunk[0] in COLOUR_CHUNKS] + texts)
+    found["iptc"] = iptc(file)
+    if file.format != "PNG" and says_resolution(file):
+        found["dpi"] = plausible(file.info["dpi"])
+    found["notes"] = tuple(notes(file, own))
+    return found
+
+
+def says_resolution(file: Pillow.Image) -> bool:
+    """Whether the file itself states a resolution: for a JPEG without one Pillow says 72 dots per inch."""
+    try:
+        own = file.format not in ("JPEG", "MPO") or file.info.get("jfif_unit") in (1, 2)
+        return "dpi" in file.info and (own or X_RESOLUTION in file.getexif())
+    except Exception:  # Pillow trips over damaged blocks anywhere
+        return False
+
+
+def plausible(dpi: Any) -> tuple[float, float] | None:
+    """The resolution that a file states, if it is possible: programs that know none write 0 or 1."""
+    try:
+        across, down = (float(each) for each in dpi)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if min(across, down) > 1 and max(across, down) < 65535 else None
+
+
+def iptc(file: Pillow.Image) -> bytes | None:
+    """The IPTC record of a JPEG or TIFF."""
+    block = file.tag_v2.get(33723) if isinstance(file, TiffImageFile) else file.info.get("photoshop", {}).get(IPTC)
+    return block if isinstance(block, bytes) and block else None
+
+
+def notes(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
+    """A line for each thing that is left out."""
+    if damaged_exif(file):
+        yield "its EXIF block is damaged: left out"
+    try:
+        if (count := pictures(file)) > 1:
+            kind = "pages" if file.format == "TIFF" else "pictures" if file.format == "MPO" else "frames"
+            yield f"the first of {count} {kind} is taken, the others are left out"
+        if b"hdrgm:Version" in file.info.get("xmp", b""):
+            yield "its brighter version for HDR screens (a gain map) is left out"
+        if lost := list(dict.fromkeys(unread(file, own))):
+            yield f"left out: {', '.join(lost)}"
+        across, down = (
+            file.info.get("aspect") or (file.info.get("jfif_unit") == 0 and file.info["jfif_density"]) or (1, 1)
+        )
+        if across != down:
+            yield "its pixels are not square, which the result does not say"
+    except Exception:  # Pillow trips over damaged blocks anywhere
+        return
+
+
+def pictures(file: Pillow.Image) -> int:
+    """How many pictures a file holds, without the smaller copies of the first."""
+    count = int(getattr(file, "n_frames", 1))
+    if file.format == "MPO":
+        entries = file.mpinfo[0xB002]  # type: ignore[attr-defined]
+        return sum(SMALLER not in entry["Attribute"]["MPType"] for entry in entries)
+    if isinstance(file, TiffImageFile) and count > 1:
+        pages = 0
+        for index in range(count):
+            file.seek(index)
+            pages += not file.tag_v2.get(254, 0) & 1
+        file.seek(0)
+        return pages
+    return count
+
+
+def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
+    """The names of metadata that are not read."""
+    for name, _ in own:
+        if name[:1].islower() and name not in KNOWN:
+            yield "content credentials" if name == b"caBX" else f"chunk {name.decode('latin-1')}"
+    if isinstance(file, TiffImageFile):
+        yield from (lookup(tag).name for tag in file.tag_v2 if tag not in TAGS)
+    elif isinstance(file, JpegImageFile):
+        for segment, block in file.applist:
+            if segment.startswith("APP") and not block.startswith(SEGMENTS):
+                yield next(
+                    (told for start, told in FOREIGN_SEGMENTS.items() if block.startswith(start)), f"block {segment}"
+                )
+
+
+def read_orientation(file: Pillow.Image) -> int:
+    """How the image must be turned, by EXIF or else by XMP: 1 .. 8, where 1 is upright."""
+    try:
+        return int(file.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow trips over damaged blocks anywhere
+        return 1
+
+
+def damaged_exif(file: Pillow.Image) -> bool:
+    """Whether a file has an EXIF block of which nothing can be read."""
+    try:
+        Pillow.Exif().load(file.info.get("exif", b""))
+    except Exception:  # as above
+        return True
+    return False
 
 
 def read_exif(file: Pillow.Image) -> bytes | None:
-    """The EXIF block of a decoded file, without orientation, thumbnail and the picture's size; None if that is all."""
+    """The EXIF block of a decoded file, without orientation, thumbnail and size; None if nothing else is in it."""
     try:
         exif = file.getexif()
         details = exif.get_ifd(ExifTags.IFD.Exif)
@@ -39,8 +203,9 @@ def read_exif(file: Pillow.Image) -> bytes | None:
             unwanted = isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE
             if unwanted or tag in (ORIENTATION, *OUTER_SIZE_TAGS):
                 del exif[tag]
+        exif.bigtiff = False  # as a block of EXIF always is
         return exif.tobytes() if len(exif) else None
-    except Exception:  # Pillow trips over damaged blocks anywhere
+    except Exception:  # as above
         return None
 
 
@@ -62,7 +227,7 @@ def read_profile(file: Pillow.Image, gray: bool) -> bytes | None:
 
 
 def cmyk_to_rgb(file: Pillow.Image) -> Pillow.Image:
-    """A CMYK image as sRGB, by its profile if it has one: the inks' colours are known from there alone."""
+    """A CMYK image as sRGB, by its profile if it has one, as only the profile knows the colours of the inks."""
     icc = file.info.get("icc_profile")
     if not icc or space(icc) != b"CMYK":
         return file.convert("RGB")
@@ -87,7 +252,7 @@ def read_mark(path: Path) -> str | None:
 
 
 def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
-    """An EXIF block, or a new one, that says the pixels per inch."""
+    """An EXIF block with the resolution in pixels per inch; a new one if there is none."""
     block = Pillow.Exif()
     if exif is not None:
         block.load(exif)
@@ -97,7 +262,7 @@ def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
 
 
 def mark_exif(exif: bytes | None, text: str) -> bytes:
-    """An EXIF block, or a new one, that names what made the picture by a line of ASCII."""
+    """An EXIF block with a line of ASCII that names the program and settings; a new one if there is none."""
     block = Pillow.Exif()
     if exif is not None:
         block.load(exif)

@@ -1,12 +1,25 @@
-"""What a text in YAML says: a config's file, or the value of one of its keys."""
+"""Reading a config: a YAML file and `key=value` overrides become specs; every error names the key and the source."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import ValidationError
+
+from utils.config import Config, DataSpec, DegradeSpec, OriginalSpec, PCSRSpec, Spec, TrainSpec
+from utils.errors import LONGEST_REASON, InputError, ending, one_line, suggested
+from utils.files import read_bytes
+
+SECTIONS: dict[str, Sequence[type[Spec]]] = {
+    "model": (OriginalSpec, PCSRSpec),
+    "data": (DataSpec,),
+    "train": (TrainSpec,),
+}
 
 
 def parse_value(text: str) -> Any:
-    """A YAML scalar or list; YAML 1.1 reads 1e-4 as text, so numbers are tried first."""
+    """A number, or whatever YAML makes of the text. Numbers are tried first, because YAML 1.1 reads 1e-4 as text."""
     for number in (int, float):
         try:
             return number(text)
@@ -16,9 +29,11 @@ def parse_value(text: str) -> Any:
 
 
 class Loader(yaml.SafeLoader):
+    """Reads YAML safely, and refuses absurdly large whole numbers."""
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = super().construct_yaml_int(node)
-        if abs(value) >= 2**63:  # Python does not even print one of thousands of digits
+        if abs(value) >= 2**63:  # Python refuses to print one of thousands of digits
             raise ValueError("a whole number of more than 63 bits")
         return value
 
@@ -27,8 +42,93 @@ Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """What a text in YAML says. Raises ValueError or yaml.YAMLError if that cannot be understood."""
+    """The content of a YAML text. Raises ValueError or yaml.YAMLError if it cannot be understood."""
     try:
         return yaml.load(text, Loader)
-    except RecursionError:  # of PyYAML, which reads what is nested by calling itself
+    except RecursionError:  # PyYAML calls itself for each level of nesting
         raise ValueError("lists or mappings within each other, hundreds deep") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises InputError if the file is missing or holds something else."""
+    try:
+        content = parse_yaml(read_bytes(path).decode())
+    except InputError as error:
+        raise InputError(f"cannot read config {error}") from None
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or an impossible date
+        raise InputError(one_line(f"cannot read config {path}", str(error))) from None
+    if not isinstance(content, dict):
+        raise InputError(f"config {path} is not a YAML mapping")
+    return content
+
+
+def assign(content: dict[str, Any], override: str) -> str:
+    """Apply one `key=value` to a raw config; the key is dotted (`train.iter_max`) or a leaf name (`iter_max`).
+
+    Returns the dotted key.
+    """
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise InputError(f"setting {ending(override, 60)}: write key=value")
+    head, dot, option = key.partition("options.")
+    key = f"{head}options" if dot and head in ("", "model.") else key
+    known = [f"{name}.{leaf}" for name, specs in SECTIONS.items() for spec in specs for leaf in spec.model_fields]
+    matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
+    if len(matches) > 1:
+        raise InputError(f"setting {key}: ambiguous key, one of: {', '.join(matches)}")
+    if not matches:
+        section, _, leaf = key.rpartition(".")
+        near = [full.removeprefix(f"{section}.") for full in known if full.startswith(section)]
+        near = near if section else [full.split(".", 1)[1] for full in known]
+        raise InputError(f"setting {ending(key, 60)}: unknown key{suggested(leaf, near)}")
+    section, leaf = matches[0].split(".", 1)
+    try:
+        before, parsed = content.get(section) or {}, parse_value(value)
+        content[section] = {**before, leaf: {**before.get(leaf, {}), option: parsed} if option else parsed}
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(one_line(f"setting {key}", str(error))) from None
+    return matches[0]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment. Raises InputError naming the file and the key that is unknown, missing or wrong."""
+    return make_config(read_yaml(Path(path)), overrides, path)
+
+
+def make_config(content: dict[str, Any], overrides: Sequence[str], source: str | Path) -> Config:
+    """A raw config with overrides `key=value` applied to it; errors name the source and the overrides at fault."""
+    return checked(Config, content, f"config {source}", {assign(content, each): each for each in overrides})
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def checked(spec: type[S], content: dict[str, Any], source: str, overrides: Mapping[str, str] | None = None) -> S:
+    """Validate raw content against a spec. Raises InputError naming the key, the reason and the source.
+
+    overrides: those that were applied, by their dotted keys; the error names only those that may be at fault.
+    """
+    try:
+        return spec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        *above, last = path = [str(part) for part in first["loc"] if part not in ("original", "pcsr")] or [""]
+        key, reason = ".".join(path), first["msg"]
+        if first["type"] == "extra_forbidden":
+            specs: Sequence[type[Spec]] = SECTIONS.get(path[0], ()) if above else (spec,)
+            specs = (DegradeSpec,) if "degrade" in above else specs
+            reason = f"unknown key{suggested(last, [name for each in specs for name in each.model_fields])}"
+        faulty = [text for full, text in (overrides or {}).items() if at_fault(full, key, reason)]
+        places = [ending(source, 60), *([ending(" ".join(faulty), 60)] if faulty else [])]
+        text = f"{reason[: LONGEST_REASON - 60]} ({' with '.join(places)})"
+        raise InputError(f"{ending(key, 50)}: {text}" if key else text) from None
+
+
+def at_fault(override: str, key: str, reason: str) -> bool:
+    """Whether an error may come from the override of a dotted key: it is about that key, or names it in its section."""
+    section, _, leaf = override.rpartition(".")
+    return f"{key}.".startswith(f"{override}.") or (section == key and leaf in reason)
+
+
+def dump_yaml(spec: Spec) -> str:
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)

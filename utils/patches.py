@@ -1,6 +1,6 @@
 """How an image is cut: into bands of rows that fit into memory, and into the overlapping patches of the evaluation.
 
-Of patches, the SR is averaged where they overlap (the field's per-patch mode).
+Where patches overlap, their SR is averaged, as in the published per-patch evaluations.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 from utils.errors import InputError
 from utils.resize import scaled_size
 
-PATCHES_AT_ONCE = 64
+PATCHES_AT_ONCE = 64  # in one batch: of 32x32 LR pixels they are as many pixels as an image of 256x256
 
 
 def bands(height: int, rows: int = 256, shared: int = 0) -> Iterator[slice]:
-    """Bands of `rows` rows that cover a height, the last as high as is left; neighbours have `shared` more in common.
+    """Bands of `rows` rows that cover a height; the last may be lower. Each also has `shared` rows of the next one.
 
     Floating-point copies of a whole large image would not fit into memory; those of a band do.
     """
@@ -25,7 +25,7 @@ def bands(height: int, rows: int = 256, shared: int = 0) -> Iterator[slice]:
 
 
 def starts(length: int, patch: int, step: int, remainder: int = 0) -> list[int]:
-    """Where patches begin on an axis; what is left over, if more than `remainder`, gets one flush with the end."""
+    """Where patches begin on an axis; if more than `remainder` pixels are left over, one more ends with the axis."""
     if length <= patch:
         return [0]
     regular = list(range(0, length - patch + 1, step))
@@ -39,13 +39,13 @@ def crop_length(length: int, patch: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class Patches:
-    """A grid of LR patches of `patch_size`, `step` apart."""
+    """A grid of LR patches of patch_size x patch_size pixels, `step` pixels apart."""
 
     patch_size: int
     step: int
 
     def split(self, lr: Tensor) -> list[Tensor]:
-        """(1,3,h,w) -> batches (b,3,p,p) of patches; smaller only where the image is."""
+        """(1,3,h,w) -> batches (b,3,p,p) of patches; p is patch_size, or the side of the image if that is smaller."""
         return [*torch.stack([lr[0, :, rows, cols] for rows, cols in self.windows(lr)]).split(PATCHES_AT_ONCE)]
 
     def windows(self, lr: Tensor, scale: float = 1) -> list[tuple[slice, slice]]:
@@ -75,7 +75,7 @@ class Patches:
         return total / count
 
     def merge_heaviest(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
-        """Assignments (b,P,P) -> (1,H,W), the heaviest choice where patches overlap."""
+        """Assignments (b,P,P) -> (1,H,W), the heaviest upsampler where patches overlap."""
         patches = torch.cat(list(batches))
         whole = patches.new_zeros(1, *scaled_size(lr, scale))
         for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):

@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 64  # output rows per product: the matrix is banded, so a band ne
 
 @dataclass(frozen=True)
 class Taps:
-    """Which inputs each output reads, and with what weight."""
+    """The inputs that each output reads, and their weights."""
 
     index: Tensor  # (size, taps) int64, inside the image
     weight: Tensor  # (size, taps) float64, rows sum to 1
@@ -52,7 +52,7 @@ def bicubic_taps(n: int, size: int, border: Border) -> Taps:
 def resize_rows(image: Tensor, size: int, border: Border, dtype: torch.dtype | None = None) -> Tensor:
     """Resize the second last axis: (..., n, m) -> (..., size, m), as a matrix product per band of output rows.
 
-    Computes, and answers, in `dtype`, the input's if none is given.
+    The computation and the result have `dtype`, or else the type of the input.
     """
     dtype = dtype or image.dtype
     taps = bicubic_taps(image.shape[-2], size, border)
@@ -71,8 +71,8 @@ def imresize(
 ) -> Tensor:
     """Resize (..., h, w) of floats to (..., *size), not clamped; float through both passes.
 
-    Any size, up or down. Computes, and answers, in `dtype`, the input's if none is given: float64 reproduces the
-    field's Python tools to their last digit. Raises InputError if a size is below 1.
+    Any size, up or down. The computation and the result have `dtype`, or else the type of the input: float64 gives
+    the same digits as the Python tools that the field uses. Raises InputError if a size is below 1.
     """
     if min(size) < 1:
         raise InputError(f"cannot resize {image.shape[-1]}x{image.shape[-2]} to {size[1]}x{size[0]} pixels")
@@ -81,7 +81,7 @@ def imresize(
 
 
 def imresize_window(image: Tensor, size: tuple[int, int], rows: slice, cols: slice) -> Tensor:
-    """imresize(image, size)[..., rows, cols] of image (c,h,w), of which no more is computed."""
+    """imresize(image, size)[..., rows, cols] for image (c,h,w); nothing else of it is computed."""
     down, across = (bicubic_taps(n, m, "symmetric") for n, m in zip(image.shape[-2:], size, strict=True))
     tall = image[:, down.index[rows]] * down.weight[rows, :, None].to(image.dtype)  # (c,R,taps,w)
     wide = tall.sum(2)[..., across.index[cols]] * across.weight[cols].to(image.dtype)  # (c,R,C,taps)

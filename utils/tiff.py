@@ -1,4 +1,4 @@
-"""TIFF files: written with all that they can say, and their kind told."""
+"""TIFF files: writing them with metadata, checking them, and taking damaged ones apart."""
 
 import io
 import zlib
@@ -15,14 +15,14 @@ from utils.metadata import DESCRIPTIVE
 from utils.patches import bands
 
 STRIP = 1 << 20  # bytes of pixels that are compressed together
-LARGEST = (1 << 32) - (1 << 20)  # bytes of a file, whose offsets have 32 bits
+LARGEST = (1 << 32) - (1 << 20)  # bytes of all strips: offsets have 32 bits, and metadata need some room
 SAMPLES_ARE = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 PLAIN, DEFLATE = 1, (8, 32946)  # kinds of compression
 # how the pixels are stored: bits, compression, colours, channels, planes, predictor, palette, alpha, JPEG's tables, ICC
 STORED = {258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 530, 531, 532, 34675}
 TIFF_MARKS = b"II*\0", b"MM\0*"
 
-# Pillow opens no file of float samples but gray ones. What it says of such a file is needed, its pixels are OpenCV's.
+# Pillow opens files of float samples only if they are gray. Others are opened for their metadata; OpenCV decodes them.
 for _prefix in (b"II", b"MM"):
     for _count, _mode, _extra in ((3, "RGB", ()), (4, "RGBA", (2,)), (4, "RGBX", (0,))):
         TiffImagePlugin.OPEN_INFO.setdefault((_prefix, 2, (3,), 1, (32,) * _count, _extra), (_mode, "float"))
@@ -88,7 +88,7 @@ def exif_tags(exif: bytes | None) -> Iterator[tuple[int, Any]]:
 def check_strips(file: TiffImageFile, size: int) -> None:
     """Raises ValueError if strips or tiles lie beyond the `size` bytes, or leave some of the picture blank."""
     tags, area = file.tag_v2, file.width * file.height  # 258: BitsPerSample, 259: Compression, 284: PlanarConfiguration
-    if tags.get(259, 1) > 1:  # libtiff finds out what is missing, after it has taken the memory
+    if tags.get(259, 1) > 1:  # libtiff notices missing data only after it has taken the memory
         parts = zip(tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ()), strict=False)
         whole = all(offset + count <= size for offset, count in parts)
     else:
@@ -101,7 +101,7 @@ def check_strips(file: TiffImageFile, size: int) -> None:
 
 
 def parts(file: TiffImageFile, content: bytes) -> Iterator[tuple[tuple[slice, slice], bytes]]:
-    """What is there of each strip or tile, as a TIFF of its own, and its rows and columns in the image.
+    """The place of each strip or tile in the image, and its data, as far as they are there, as a TIFF of its own.
 
     Raises ValueError for a kind of TIFF that cannot be taken apart.
     """
@@ -133,7 +133,7 @@ def parts(file: TiffImageFile, content: bytes) -> Iterator[tuple[tuple[slice, sl
 
 
 def filled(data: bytes, compression: int, size: int) -> bytes:
-    """A strip or tile that is cut short with zeros for the pixels that are missing, if its compression allows it."""
+    """A strip or tile that is cut short, with zeros for the missing pixels if its compression allows it."""
     if compression == PLAIN:
         return data.ljust(size, b"\0")
     if compression in DEFLATE:
@@ -142,7 +142,7 @@ def filled(data: bytes, compression: int, size: int) -> bytes:
 
 
 def kind_of(content: bytes) -> str:
-    """For people: what is wrong with a TIFF that is not read. Raises whatever Pillow raises of a damaged one."""
+    """The reason, for people, why a TIFF is not read. Raises whatever Pillow raises for a damaged one."""
     directory = ImageFileDirectory_v2(content[:8])
     file = io.BytesIO(content)
     file.seek(directory.next)

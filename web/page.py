@@ -108,14 +108,17 @@ class Page:
     def add_endpoint(self) -> None:
         """What programs can call by gradio_client; nobody sees it on the page."""
         with gr.Column(visible=False):
-            picture, made = gr.File(label="picture"), gr.File(label="result")
+            picture, made = gr.File(label="picture"), [gr.File(label="result"), gr.Textbox(label="notes")]
             model = gr.Textbox(next(iter(self.service.engines)), label="model")
             numbers = [gr.Number(4, label="scale"), gr.Number(0, label="k"), gr.Textbox("png", label="kind")]
             ask = [picture, model, *numbers]
             gr.Button().click(self.upscale, ask, made, api_name="upscale", **ONE_AT_A_TIME)
 
-    def upscale(self, picture: str | None, model: str, scale: float, k: float, kind: str) -> str:
-        """The file of a picture made larger, by the rule of k. Raises gr.Error for what cannot be done."""
+    def upscale(self, picture: str | None, model: str, scale: float, k: float, kind: str) -> tuple[str, str]:
+        """The file of a picture made larger, by the rule of k, and what of the picture it lacks.
+
+        Raises gr.Error for what cannot be done.
+        """
         if model not in self.service.engines or f".{kind}" not in dict(DOWNLOADS).values() or picture is None:
             names = ", ".join(self.service.engines)
             message = f"give a picture, a model of {names}, and png, tif, jpg or webp as the kind"
@@ -124,7 +127,8 @@ class Page:
             setting = choose(k, scale=scale, precision=self.service.precision(model))
             session = Session(Ask(Path(picture), None, False, model, setting.scale), self.service)
             try:
-                return str(next(session.answer(setting, f".{kind}")).download)
+                answer = next(session.answer(setting, f".{kind}"))
+                return str(answer.download), "; ".join(answer.notes)
             finally:
                 self.service.encoded.pop(session, None)
         except InputError as error:

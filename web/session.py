@@ -17,7 +17,7 @@ import torch
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
 from inference.encoding import Encoding, held_bytes
-from inference.picture import as_kind_of, visible
+from inference.picture import as_kind_of, notes_on_colours, visible
 from inference.precision import name_of, prepared
 from inference.reduce import reduce_to
 from inference.restore import Restored
@@ -91,7 +91,8 @@ def read_upload(path: Path, most: int) -> Image:
     size = stored_size(path)
     refuse(path, "", math.prod(size), most)
     try:
-        return read_image(path, accept_damaged=0 not in size)  # its notes say so; of any size if that can't be told
+        # its notes tell what is damaged; if its size cannot be told, it might be of any size, and is not taken
+        return read_image(path, accept_damaged=0 not in size or None)
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from None
 
@@ -121,7 +122,7 @@ class Picture:
             self.lr = visible(self.image)  # (1,3,h,w)
         else:
             self.lr = downscale(self.hr, ask.scale)
-            self.image = Image(to_pixels(self.lr), None, gray=False)
+            self.image = Image(to_pixels(self.lr), None, gray=False, notes=notes_on_colours(self.image))
         height, width = scaled_size(self.lr, ask.scale)
         refuse(name, f"x{ask.scale:g} makes {width}x{height}, ", height * width, most)
         if ask.reference is not None and not ask.shrink:

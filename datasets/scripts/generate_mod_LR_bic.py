@@ -5,17 +5,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
-from datasets.degrade import add_degrade_option, asked_degradation
-from datasets.prepare import folders_parser, generate_mod_lr_bic
-from utils.errors import run
+from datasets.options import add_degrade_option, asked_degradation, folders_parser
+from datasets.prepare import generate_mod_lr_bic
+from utils.cli import run
 
 
 def main() -> None:
     about = "Cut every HR image at the left/top to fit the scale and make its 8-bit LR image by antialiased bicubic."
     parser = folders_parser(about, "HR images", "where the LR images go, PNG under the names of the HR images")
-    parser.add_argument("--mod_output", type=Path, metavar="DIR", help="where the cut HR images go; None: nowhere")
+    parser.add_argument("--mod_output", type=Path, metavar="DIR", help="where cut HR images go, if they are wanted")
     parser.add_argument("--scale", type=float, default=4.0, help="HR/LR, any number of at least 1, such as 2.5")
-    about = "as MATLAB's imresize on uint8: rounded after each of its two passes"
+    about = "do as MATLAB's imresize on uint8: round after each of the two passes"
     parser.add_argument("--matlab_uint8", action="store_true", help=about)
     add_degrade_option(parser)
     args = parser.parse_args()

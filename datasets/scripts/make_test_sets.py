@@ -6,8 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
 from datasets.div8k import TEST_SETS, make_test_sets
-from datasets.prepare import folders_parser
-from utils.errors import run
+from datasets.options import folders_parser
+from utils.cli import run
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
         "One image is in memory at a time, which takes up to 1 GB at 8K; with --workers N, N of them."
     )
     named = "DIV8K images named by number, such as 1201.png or 01201.png"
-    parser = folders_parser(about, named, "gets Test2K/HR, Test2K/LR and so on")
+    parser = folders_parser(about, named, "folder in which Test2K/HR, Test2K/LR and so on are made")
     parser.add_argument("--sets", nargs="+", choices=list(TEST_SETS), default=list(TEST_SETS), help="which to make")
     parser.set_defaults(workers=1)
     args = parser.parse_args()

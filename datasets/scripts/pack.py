@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # started as a file, Python looks only in its folder
 
 from datasets.pack import pack
-from utils.errors import Parser, run
+from utils.cli import Parser, run
 from utils.files import output_file
 
 

@@ -1,9 +1,12 @@
-"""Networks made faster on CPUs: their convolutions and what surrounds them as compiled code.
+"""Makes networks faster on CPUs: convolutions and the layers around them run as compiled code.
 
-`accelerate` gives the blocks of a network a forward of their own for float32: in training mode, with gradients written
-by hand, and in inference mode, there for float16 too where the processor has it. Parameters, buffers and their names
-stay what they are, and elsewhere so does the arithmetic. A network of other blocks profits too, as any 3x3 convolution
-is among them.
+`accelerate` gives the blocks of a network another forward by changing their class (FASTER). Parameters, buffers and
+their names stay the same. Other networks benefit as well, because every plain 3x3 convolution is replaced. The forward
+that runs depends on the mode and on the input:
+
+  on a CPU, no autocast, training mode, float32                             compiled code, hand-written gradients
+  on a CPU, no autocast, torch.inference_mode(), float32 or float16         compiled code, no gradients
+  everything else, for example eval mode with torch.no_grad()               the usual forward, in torch
 """
 
 from collections.abc import Sequence
@@ -17,15 +20,15 @@ from models.carn import CARNEncoder, CascadingBlock, ResidualUnit
 from models.fast.build import load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.gate import Gated
-from models.fast.linear import Joined, Rectified
+from models.fast.linear import Joined, Rectified, as_image
 from models.fast.winograd import convolve, weight_gradients
-from models.mlp import PixelMLP
+from models.mlp import PixelMLP, rows_of
 from models.softgate import GatedBlock, SoftgateEncoder
 from models.srresnet import ResidualBlock, SRResNetEncoder
 
 
 def accelerate(network: nn.Module) -> None:
-    """Let a network's blocks take the fast forward from now on. Does nothing where the kernels cannot be built."""
+    """Give the blocks of a network the fast forward. Does nothing where the kernels cannot be built."""
     if load_kernels() is None:
         return
     for part in network.modules():
@@ -33,27 +36,27 @@ def accelerate(network: nn.Module) -> None:
 
 
 def fast(x: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether the kernels take this input: on a CPU, of one of these types."""
+    """Whether the kernels accept this input: on a CPU, of one of these types, without autocast."""
     return x.device.type == "cpu" and x.dtype in dtypes and not torch.is_autocast_enabled("cpu")
 
 
 def trains(part: nn.Module, x: Tensor) -> bool:
-    """Whether the fast forward of training is for this input."""
+    """Whether the fast forward of training is used for this input."""
     return part.training and fast(x, torch.float32)
 
 
 def infers(x: Tensor) -> bool:
-    """Whether the fast forward of inference, which has no gradients, is for this input."""
+    """Whether the fast forward of inference, which has no gradients, is used for this input."""
     return torch.is_inference_mode_enabled() and fast(x, torch.float32, torch.float16)
 
 
 def knows_half(encoder: nn.Module) -> bool:
-    """Whether the kernels compute all layers of this accelerated encoder, and so know them in float16 too."""
+    """Whether the kernels compute all layers of this accelerated encoder. Then they compute them in float16 too."""
     return type(encoder) in (FastCARNEncoder, SRResNetEncoder, FastSoftgateEncoder)
 
 
 def fits_winograd(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is one that winograd.cpp computes."""
+    """Whether winograd.cpp computes this convolution."""
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1)) and layer.padding_mode == "zeros"
 
@@ -110,7 +113,7 @@ class FastResidualBlock(ResidualBlock):
 
 class FastResidualUnit(ResidualUnit):
     def forward(self, x: Tensor) -> Tensor:
-        if infers(x):  # in training, FastCascadingBlock does it
+        if infers(x):  # in training, FastCascadingBlock computes it
             return run_unit(x, list(self.parameters())).out
         return super().forward(x)
 
@@ -148,15 +151,27 @@ class FastGatedBlock(GatedBlock):
 class FastSoftgateEncoder(SoftgateEncoder):
     def fused(self, seen: Sequence[Tensor]) -> Tensor:
         if trains(self, seen[0]) or infers(seen[0]):
-            return Joined.apply(self.fuse.weight, self.fuse.bias, *seen)
+            rows = Joined.apply(self.fuse.weight.flatten(1), self.fuse.bias, *map(rows_of, seen))
+            return as_image(rows, seen[0].shape)
         return super().fused(seen)
 
 
 class FastMLP(PixelMLP):
+    def trains_from(self, pre: Tensor) -> bool:
+        """Whether the kernels take what the first layer makes of this input, and have gradients for what follows."""
+        return bool(self.linears()[1:] and pre.numel() and trains(self, pre))
+
+    def project(self, feat: Tensor) -> Tensor:
+        if not trains(self, feat):
+            return super().project(feat)
+        first = self.linears()[0]
+        table: Tensor = Joined.apply(first.weight[:, : self.in_channels], first.bias, feat.contiguous())
+        return table
+
     def finish(self, pre: Tensor) -> Tensor:
-        rest = self.linears()[1:]
-        if not (rest and pre.numel() and trains(self, pre)):
+        if not self.trains_from(pre):
             return super().finish(pre)
+        rest = self.linears()[1:]
         rows = Rectified.apply(pre.flatten(0, -2), *(tensor for layer in rest for tensor in (layer.weight, layer.bias)))
         return rows.view(*pre.shape[:-1], -1)
 

@@ -1,4 +1,4 @@
-"""The C++ kernels of CPUs, the .cpp files beside this: compiled once, on first use, and kept in the user's cache.
+"""Compiles the C++ kernels for CPUs, the .cpp files in this folder, on first use, and keeps them in the user's cache.
 
 Where they cannot be compiled, plain torch does the work.
 """
@@ -17,24 +17,24 @@ from typing import Any
 
 import torch
 
-HEADERS = ("registers.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
-# read with this module: a long run may first need them after the files have changed, and the structs with them
+HEADERS = ("registers.h", "products.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
+# read at import time: if the files change during a long run, the sources must still match the ctypes structs in memory
 SOURCES = {
     name: Path(__file__).with_name(name).read_text()
-    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "gate.cpp", *HEADERS)
+    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "pixel_errors.cpp", "gate.cpp", *HEADERS)
 }
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 
 @functools.cache
 def load_kernels() -> ctypes.CDLL | None:
-    """The compiled kernels; they are built on first use, within seconds. None, and a line on stderr, if that fails."""
+    """The compiled kernels, built on first use within seconds. None, and a line on stderr, if that fails."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
     try:
         if compiler is None:
             raise OSError("no C++ compiler found")
         return ctypes.CDLL(str(built(compiler)))
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: a user without a home
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: the user has no home folder
         told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
         reason = told.partition("\n")[0] or error
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
@@ -54,14 +54,15 @@ def of_type(dtype: torch.dtype, name: str) -> Any:
 
 
 def has_half() -> bool:
-    """Whether there are kernels for float16: the compiler and the processor must know it."""
+    """Whether there are kernels for float16, which the compiler and the processor must support."""
     return hasattr(load_kernels(), "winograd_half")
 
 
 def built(compiler: str) -> Path:
-    """The shared library of this source, compiler and processor in the user's cache.
+    """The path of the shared library for this source, compiler and processor, in the user's cache.
 
-    Its name ends in a digest of its content: a library that was cut short would end the process without a word.
+    Its name ends in a digest of its content, because loading a truncated library would crash the process without an
+    error message.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
     identity = repr([*SOURCES.values(), compiler, *FLAGS, processor()]).encode()
@@ -70,7 +71,7 @@ def built(compiler: str) -> Path:
         if path.name == named_by_content(stem, path):
             return path
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when whole: others may build it too
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:  # moved when complete: other processes may build too
         for name, text in SOURCES.items():
             (Path(scratch) / name).write_text(text)
         made = Path(scratch) / "made.so"
@@ -84,7 +85,7 @@ def named_by_content(stem: str, library: Path) -> str:
 
 
 def processor() -> str:
-    """What -march=native depends on; a home folder may be shared by machines."""
+    """The features on which -march=native depends, because machines with different processors may share a cache."""
     info = Path("/proc/cpuinfo")
     flags = [line for line in info.read_text().splitlines() if line.startswith("flags")] if info.exists() else []
     return flags[0] if flags else platform.platform()

@@ -1,6 +1,6 @@
-"""CARN's cascading blocks on CPUs: no concatenation, few passes over memory, gradients written by hand.
+"""CARN's cascading blocks on CPUs: no concatenation, few passes over memory, hand-written gradients.
 
-The pattern is models.carn.cascade's. All values are channels last and are read as rows (n,c).
+The pattern is that of models.carn.cascade. All values are channels last and are read as rows (n,c).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +21,11 @@ FUSION_PARAMETERS = 3  # weight of the convolution, weight and bias of the Batch
 
 
 class Fused(NamedTuple):
-    """What a fusion leaves for its gradient."""
+    """The values that the backward pass of a fusion needs."""
 
-    z: Tensor  # (n,c) what BatchNorm is given
+    z: Tensor  # (n,c) the input of BatchNorm
     out: Tensor  # (n,c)
-    mean: Tensor  # (c,) float64, with which it normalises
+    mean: Tensor  # (c,) float64, the mean that BatchNorm subtracts
     inverse: Tensor  # (c,) float64, one over the standard deviation
 
 
@@ -36,7 +36,7 @@ def usual(fusion: nn.Module) -> bool:
 
 
 def fuse(seen: Sequence[Tensor], parameters: Sequence[Tensor], norm: nn.BatchNorm2d) -> Fused:
-    """1x1 convolution of the concatenation of rows (n,c), BatchNorm, whose statistics move on, and ReLU."""
+    """1x1 convolution of the concatenation of rows (n,c), BatchNorm and ReLU; updates the statistics of BatchNorm."""
     weight, gamma, beta = parameters
     sums = torch.empty(2, len(weight), dtype=torch.float64)
     z = linear(seen, weight, sums=sums)
@@ -52,7 +52,7 @@ def fuse(seen: Sequence[Tensor], parameters: Sequence[Tensor], norm: nn.BatchNor
 
 
 def update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics, as nn.BatchNorm2d does in training mode."""
+    """Update the running statistics, as nn.BatchNorm2d does in training mode."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     norm.running_mean.lerp_(mean.float(), norm.momentum)
     norm.running_var.lerp_(variance.float(), norm.momentum)
@@ -68,7 +68,7 @@ def fuse_gradients(
     gradient: Tensor,
     to: Sequence[Gradient | None],
 ) -> list[Tensor]:
-    """Gradients of the fusion's parameters from that of its result (n,c); those of its inputs go where `to` says."""
+    """Gradients of the fusion's parameters from that of its result (n,c); those of its inputs are written to `to`."""
     weight, gamma, _ = parameters
     gradient, (total, product) = rectifier_sums(gradient, fused.out, fused.z, fused.mean.float())
     of_gamma = product * fused.inverse  # the sum of gradient * normalised
@@ -108,7 +108,7 @@ class Fusion(torch.autograd.Function):
 
 
 class Unit(NamedTuple):
-    """What a residual unit leaves for its gradient: its input and what its layers give, images (b,c,h,w)."""
+    """The values that the backward pass of a residual unit needs: input and results of its layers, (b,c,h,w)."""
 
     x: Tensor
     first: Tensor
@@ -139,7 +139,7 @@ def unit_gradients(unit: Unit, parameters: Sequence[Tensor], gradient: Tensor) -
 
 
 class Cascade(torch.autograd.Function):
-    """A cascading block: one residual unit used three times, a fusion behind each use; (b,c,h,w) -> (b,c,h,w)."""
+    """A cascading block: one residual unit used three times, a fusion after each use; (b,c,h,w) -> (b,c,h,w)."""
 
     @staticmethod
     def forward(ctx: Any, norms: Sequence[nn.BatchNorm2d], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Cascade(torch.autograd.Function):
         of_unit: list[Tensor] = []
         of_fusions: list[Tensor] = []
         for i in reversed(range(steps)):
-            more = i + 1 < steps  # the last fusion is the first to give gradients
+            more = i + 1 < steps  # the gradients come from the last fusion first
             into = [Gradient(rows, more) for rows in to[: i + 2]]
             found = fuse_gradients(seen[: i + 2], fusions[i], fused[i], ctx.training, rows_of(gradient), into)
             of_fusions = [*found, *of_fusions]
@@ -183,12 +183,12 @@ class Cascade(torch.autograd.Function):
 
 
 def take(tensors: Iterator[Tensor], count: int) -> list[Tensor]:
-    """The next ones."""
+    """The next `count` tensors."""
     return list(islice(tensors, count))
 
 
 def is_folded(fuse: nn.ModuleList) -> bool:
-    """Whether the fusions are as models.fast.fold leaves them."""
+    """Whether models.fast.fold has folded the fusions."""
     return all(isinstance(fusion[1], nn.Identity) for fusion in fuse)  # type: ignore[index]
 
 
@@ -203,6 +203,6 @@ def cascade_folded(x: Tensor, steps: Iterable[nn.Module], fuse: nn.ModuleList) -
 
 
 def cascading_block(block: CascadingBlock, x: Tensor) -> Tensor:
-    """The block's forward."""
+    """The forward of a block in training."""
     parameters = [*block.unit.parameters(), *block.fuse.parameters()]
     return Cascade.apply([fusion[1] for fusion in block.fuse], x, *parameters)  # type: ignore[index]

@@ -1,13 +1,14 @@
-"""A PCSR model made ready for inference: the arithmetic of models/pcsr.py, faster and one tile at a time.
+"""A PCSR model prepared for inference: the arithmetic of models/pcsr.py, faster and one tile at a time.
 
-The steps of PCSR.forward have the same names here: encode, classify, upsample. What decides and refines is called by
-inference/encoding.py. BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs
+The steps of PCSR.forward have the same names here: encode, classify, upsample. The caller, inference/encoding.py,
+decides and refines. BatchNorm is folded into the convolutions. The per-pixel MLPs run as compiled code, C++ on CPUs
 (models/fast/pixels.py) and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On
 CPUs the encoder's convolutions are compiled code too (models/fast/accelerate.py).
 
 In half precision the encoder, the tables and the weights of the MLPs are float16 or bfloat16. The image, the
-coordinates, the log odds and the sums of the results stay in float32. On CPUs that compute in float16 the compiled code
-does so too, and what leaves its range is computed in float32: a tile of which the features do, or single pixels.
+coordinates, the log odds and the sums of the results stay in float32. On CPUs that compute in float16 the compiled
+code does so too. Whatever exceeds the range of float16 is recomputed in float32: a whole tile if its features do,
+otherwise single pixels.
 """
 
 import copy
@@ -31,19 +32,22 @@ from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.tile import Halo, Tile, whole, with_halo
 
-PADDING = 15  # the most channels that a table has beyond those of its MLP, as they fill vectors of 16
+PADDING = 15  # a table has at most this many channels more than its MLP, because it is padded to vectors of 16
 
 
 class Kernel(Protocol):
     """One PixelMLP on one device."""
 
     def table(self, feat: Tensor) -> Tensor | None:
-        """feat (b,c,h,w) -> the feature part of the first layer, (b,...); None if its type cannot hold the numbers."""
+        """feat (b,c,h,w) -> the feature part of the first layer, (b,...).
+
+        None if the numbers exceed the range of their type. The caller then computes the features again in float32.
+        """
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
         """Add the MLP's outputs to planes (n,H,W) where assignment (H,W) uint8 is `own`; everywhere if it is None.
 
-        table is that of one image, w LR pixels wide.
+        table belongs to one image, which is w LR pixels wide.
         """
 
 
@@ -52,18 +56,17 @@ class Encoded(NamedTuple):
 
     lr: Tensor  # (b,3,h,w), the whole image
     tile: Tile
-    tables: tuple[Tensor, ...]  # per MLP (upsamplers light .. heavy, then classifier), see Kernel.table
+    tables: tuple[Tensor, ...]  # one per MLP (upsamplers light .. heavy, then classifier), see Kernel.table
 
 
 class Engine:
-    """A model for inference, without gradients; later changes of the model do not reach it.
+    """A model for inference, without gradients; it does not follow later changes of the model.
 
-    `size` = (H,W) is always that of the whole HR image; results cover the window of the HR pixels over the encoded
-    tile.
+    `size` = (H,W) is always that of the whole HR image. Results cover the HR pixels over the encoded tile.
     """
 
     def __init__(self, model: PCSR, device: torch.device | None = None, precision: torch.dtype | None = None) -> None:
-        """On the model's device and in its precision if none is given."""
+        """Without `device` and `precision`, those of the model are used."""
         self.device = device or model.mean.device
         self.precision = precision or model.mean.dtype
         self.account = model.account
@@ -71,8 +74,8 @@ class Engine:
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
-        self.channels = mlps[0].in_channels  # of features
-        self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # of all tables
+        self.channels = mlps[0].in_channels  # channels of the features
+        self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # channels of all tables
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
         self.compiled: CDLL | None = load_kernels() if self.is_served() else None
@@ -84,7 +87,7 @@ class Engine:
         self.kernels = self.choose_kernels(mlps)
 
     def is_served(self) -> bool:
-        """Whether the compiled kernels compute in this precision here; where they do, weights stay in float32."""
+        """Whether there are compiled kernels for this device and precision; if so, weights stay in float32."""
         if self.device.type != "cpu":
             return False
         return self.precision == torch.float32 or (self.precision == torch.float16 and has_half())
@@ -98,18 +101,18 @@ class Engine:
 
     @cached_property
     def halo(self) -> Halo | None:
-        """What the encoder must see around a tile; None: the whole image."""
+        """The pixels that the encoder must see around a tile; None: the whole image."""
         return find_halo(self.model.encoder)
 
     @torch.inference_mode()
     def encode(self, lr: Tensor, tile: Tile | None = None) -> Encoded:
-        """lr (b,3,h,w) in [0,1] -> the encoding of one tile, of the whole image if none is given."""
+        """lr (b,3,h,w) in [0,1] -> the encoding of one tile, or of the whole image if no tile is given."""
         tile = tile or whole(lr)
         return self.project(lr, tile, self.features(lr, tile))
 
     @torch.inference_mode()
     def features(self, lr: Tensor, tile: Tile, precision: torch.dtype | None = None) -> Tensor:
-        """feat (b,c,h,w) of a tile, the numbers that it has in the whole: the encoder sees the halo around it."""
+        """feat (b,c,h,w) of a tile, as in the whole image, because the encoder sees the halo around the tile."""
         precision = precision or self.precision
         seen, inside = (lr, tile) if tile == whole(lr) else with_halo(lr, tile, self.halo)
         centred = seen - self.model.mean
@@ -119,7 +122,7 @@ class Engine:
 
     @torch.inference_mode()
     def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:
-        """The feature part of every MLP's first layer; in float32 if features or tables leave the range of float16."""
+        """The feature part of every MLP's first layer; in float32 if features or tables exceed the range of float16."""
         tables = [kernel.table(feat) for kernel in self.kernels]
         held = tuple(table for table in tables if table is not None)
         if len(held) < len(tables):
@@ -128,7 +131,7 @@ class Engine:
 
     @torch.inference_mode()
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
-        """As PCSR.classify: log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, (b,M-1,H,W) of the window."""
+        """As PCSR.classify: log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, (b,M-1,H,W) over the tile."""
         grid = grid_over(encoded.lr, size, encoded.tile)
         shape = (len(encoded.lr), self.upsampler_count - 1, len(grid.rows.index), len(grid.cols.index))
         log_odds = encoded.lr.new_zeros(shape)
@@ -138,7 +141,7 @@ class Engine:
 
     @torch.inference_mode()
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
-        """sr (b,3,H,W) of the window, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
+        """sr (b,3,H,W) over the tile, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
         grid, chosen = grid_over(encoded.lr, size, encoded.tile), assignment.to(torch.uint8)
         sr = self.bilinear(encoded.lr, grid)
         for j in range(self.upsampler_count):
@@ -146,11 +149,11 @@ class Engine:
         return sr
 
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
-        """As models.grid.bilinear; compiled code where there is some."""
-        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid, self.compiled)
+        """As models.grid.bilinear; runs compiled code where it exists."""
+        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid)
 
     def add(self, planes: Tensor, encoded: Encoded, grid: Grid, index: int, assignment: Tensor | None = None) -> None:
-        """Add what MLP `index` gives to planes (b,n,H,W), at the pixels of assignment (b,H,W) that chose it."""
+        """Add the outputs of MLP `index` to planes (b,n,H,W), at the pixels whose assignment (b,H,W) is `index`."""
         width = encoded.tile.cols.stop - encoded.tile.cols.start
         for image, plane in enumerate(planes):
             chosen = None if assignment is None else assignment[image].contiguous()
@@ -158,7 +161,7 @@ class Engine:
 
 
 def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
-    """Triton kernels, compiled here; those of plain torch, and a line on stderr, if that fails."""
+    """Triton kernels, compiled here; if that fails, kernels of plain torch, and a line on stderr."""
     try:
         from models.fast.gpu import TritonKernel  # noqa: PLC0415 - Triton comes with the CUDA builds of torch only
 
@@ -167,7 +170,7 @@ def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
         for kernel, mlp in zip(kernels, mlps, strict=True):
             feat = lr.new_zeros(1, mlp.in_channels, 8, 8, dtype=mlp.linears()[0].weight.dtype)
             table = kernel.table(feat)[0]
-            for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # a program is compiled for each
+            for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # each needs a program of its own
                 kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
         return cast("list[Kernel]", kernels)
     except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
@@ -177,7 +180,7 @@ def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
 
 
 def differences(classifier: PixelMLP) -> PixelMLP:
-    """The classifier with its logits minus that of the lightest upsampler: all that decisions need."""
+    """The classifier, changed to give log odds: its logits minus that of the lightest upsampler."""
     classifier = copy.deepcopy(classifier)
     last = classifier.linears()[-1]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""BatchNorm in eval mode is a linear map per channel: here it becomes part of the convolution before it."""
+"""Folds BatchNorm, which is a linear map per channel in eval mode, into the convolution before it."""
 
 import copy
 from typing import TypeVar

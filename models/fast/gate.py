@@ -1,4 +1,4 @@
-"""The blocks of models/softgate.py on CPUs: the gate runs with the last convolution, gradients are written by hand."""
+"""The blocks of models/softgate.py on CPUs: the gate runs with the last convolution; gradients are hand-written."""
 
 import ctypes
 from typing import Any
@@ -27,7 +27,7 @@ class Gated(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         x = channels_last(x)
         weights, biases = parameters[::2], parameters[1::2]
-        inputs = [x]  # of the convolutions
+        inputs = [x]  # the input of each convolution
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             inputs.append(convolve(inputs[-1], weight, bias=bias, slope=LEAK))
         y = None if torch.is_inference_mode_enabled() else torch.empty_like(x)

@@ -1,15 +1,15 @@
 """The per-pixel MLP on GPUs: one Triton kernel runs it at the HR pixels of an image that chose it.
 
   table  (h*w, P)   first layer's feature part and bias, a row per LR pixel     P = HI + LO channels: two powers of
-  coord  (4, P)     its weights of rel_coord (y, x) and rel_cell (y, x)         two of at least 16, as tl.dot wants
-  weight            for each later layer (P, P), inputs by outputs, then its    them, so that 74 channels take 64 + 16
-                    bias (P); an output layer uses OUT columns                  and not 128; padded with zeros
+  coord  (4, P)     its weights of rel_coord (y, x) and rel_cell (y, x)         two of at least 16, as tl.dot needs
+  weight            for each later layer (P, P), inputs by outputs, then its    them; 74 channels take 64 + 16 and
+                    bias (P); an output layer uses OUT columns                  not 128; padded with zeros
 
-A program takes BLOCK pixels, whose activations (BLOCK, HI) and (BLOCK, LO) stay on the chip. The later layers go two by
-two: the first of them is made CHUNK channels at a time, and the second adds up what each chunk gives:
+A program computes BLOCK pixels, whose activations (BLOCK, HI) and (BLOCK, LO) stay on the chip. The later layers are
+computed in pairs: the first layer of a pair is computed CHUNK channels at a time, and the second sums over the chunks:
   first[p][c]  = relu(table[nearest(p)][c] + coord[0][c] * y(p) + coord[1][c] * x(p) + constant[c])
   second[p][o] = bias[o] + sum over chunks of relu(first[p] @ weight[:, chunk] + bias[chunk]) @ weight'[chunk][o]
-Everything is added up in float32, whatever the table and the weights are stored in.
+All sums are in float32, whatever the type of the table and the weights is.
 """
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from models.grid import Grid
 from models.mlp import PixelMLP, rows_of
 
-OUT = 16  # outputs, padded: the narrowest that tl.dot takes
+OUT = 16  # outputs, padded to the smallest size that tl.dot accepts
 BLOCK = 64  # pixels: 170 channels in float32 take 76 KB of shared memory, and consumer GPUs have 99
 
 
@@ -54,7 +54,7 @@ def layer(hi, lo, weight, cols, HI: tl.constexpr, LO: tl.constexpr):
     return product(lo, weight, HI + tl.arange(0, LO), cols, total, HI + LO)
 
 
-@triton.jit(do_not_specialize=["planes", "count", "w", "width", "plane"])  # or it is compiled again for many an image
+@triton.jit(do_not_specialize=["planes", "count", "w", "width", "plane"])  # else many images compile it again
 def mlp_at(
     planes, table, coord, weight, row_index, row_offset, col_index, col_offset, cell_y, cell_x, chosen, count, w, width,
     plane, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, HI: tl.constexpr, LO: tl.constexpr, CHUNK: tl.constexpr,
@@ -75,7 +75,7 @@ def mlp_at(
         hi, lo = tl.maximum(hi, 0), tl.maximum(lo, 0)
     for pair in tl.static_range(DEPTH // 2):
         second = weight + SIZE
-        columns = in_hi if 2 * pair + 2 < DEPTH else out  # the last layer has no others
+        columns = in_hi if 2 * pair + 2 < DEPTH else out  # the last layer has no other outputs
         next_hi, next_lo = bias(second, columns, BLOCK, P), bias(second, in_lo, BLOCK, P)
         for start in range(0, P, CHUNK):
             chunk = start + tl.arange(0, CHUNK)
@@ -94,13 +94,13 @@ def mlp_at(
 
 
 def pieces(width: int) -> tuple[int, int]:
-    """HI, LO: as few channels as hold `width`."""
+    """HI, LO: the smallest sizes that hold `width` channels."""
     hi = max(16, triton.next_power_of_2(width) // 2)
     return hi, max(16, triton.next_power_of_2(max(width - hi, 1)))
 
 
 def padded(tensor: Tensor, *shape: int) -> Tensor:
-    """With zeros behind, up to a shape."""
+    """The tensor, padded with zeros at the end of each axis up to a shape."""
     missing = [whole - size for size, whole in zip(tensor.shape, shape, strict=True)]
     return F.pad(tensor, [count for after in reversed(missing) for count in (0, after)])
 
@@ -121,15 +121,15 @@ class TritonKernel:
         packed = [part for layer in later for part in (padded(layer.weight.t(), p, p).flatten(), padded(layer.bias, p))]
         self.weight = torch.cat(packed) if packed else self.bias
         self.outputs, self.depth = mlp.out_channels, len(later)
-        self.chunk = 16 if first.weight.dtype == torch.float32 else min(32, self.lo)  # more spill registers
-        self.warps = 4 if p <= 128 else 8  # fewer spill registers
+        self.chunk = 16 if first.weight.dtype == torch.float32 else min(32, self.lo)  # larger ones spill registers
+        self.warps = 4 if p <= 128 else 8  # with fewer warps, registers spill
 
     def table(self, feat: Tensor) -> Tensor:
         """feat (b,c,h,w) -> the first layer's feature part, (b,h*w,P)."""
         return F.linear(rows_of(feat), self.project, self.bias).view(len(feat), -1, self.hi + self.lo)
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
-        """As Kernel says."""
+        """See Kernel.add_to in models/fast/engine.py."""
         rows, cols = grid
         height, width = planes.shape[1:]
         if not (planes.is_contiguous() and table.is_contiguous() and height * width < 1 << 31):

@@ -1,7 +1,7 @@
-"""Linear layers over rows of channels on CPUs, with their gradients: 1x1 convolutions, BatchNorm behind them, MLPs.
+"""Linear layers over rows of channels on CPUs, with gradients: 1x1 convolutions, the BatchNorm after them, MLPs.
 
-linear.cpp has the arithmetic. Rows (n,c) are float32, or float16 for inference, and contiguous; the inputs of a layer
-are several where its input is their concatenation, which then need not exist.
+linear.cpp contains the arithmetic. Rows (n,c) are contiguous and float32, or float16 for inference. A layer may have
+several inputs. It then computes with their concatenation, which never exists in memory.
 """
 
 import ctypes
@@ -14,13 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from models.fast.build import needed_kernels, of_type
 from models.fast.pixels import address
-from models.mlp import rows_of
 
 LINEAR_INPUTS = 8  # the length of the arrays in the struct Sources of linear.cpp
 
 
 class Sources(ctypes.Structure):
-    """A layer's inputs, and where their gradients go; the same structs are in linear.cpp."""
+    """The inputs of a layer and the places for their gradients; linear.cpp has the same structs."""
 
     _fields_ = (
         ("x", ctypes.c_void_p * LINEAR_INPUTS),
@@ -32,19 +31,19 @@ class Sources(ctypes.Structure):
 
 
 class Matrix(ctypes.Structure):
-    """A weight (o,i) where it lies in memory."""
+    """The address and the strides of a weight (o,i)."""
 
     _fields_ = (("data", ctypes.c_void_p), ("out", ctypes.c_long), ("in", ctypes.c_long))
 
 
 class Incoming(ctypes.Structure):
-    """The gradient of a result, and how it becomes that of the sums before."""
+    """The gradient of a result, and the tensors that turn it into the gradient of the sums before."""
 
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("g", "mask", "z", "affine"))
 
 
 class Gradient(NamedTuple):
-    """Where the gradient of an input goes: rows (n,c), and whether it is added to what is there."""
+    """The place for the gradient of an input: rows (n,c), and whether it is added to the values there."""
 
     rows: Tensor
     more: bool = False
@@ -75,7 +74,7 @@ def linear(
 ) -> Tensor:
     """Inputs (n,c) side by side times weight (o,i), plus bias and `add` (n,o), then a leaky rectifier: (n,o).
 
-    sums: gets the sum of the products and of their squares, (2,o) float64.
+    sums, if given, receives the sum of the products and of their squares, (2,o) float64.
     """
     rows, outs = len(inputs[0]), len(weight)
     result = inputs[0].new_empty(rows, outs)
@@ -98,7 +97,7 @@ def linear_gradients(
     z: Tensor | None = None,
     affine: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of weight (o,i) and bias (o,) from that of the result (n,o); those of the inputs go where `to` says.
+    """Gradients of weight (o,i) and bias (o,) from that of the result (n,o); those of the inputs are written to `to`.
 
     rectified: the inputs come from a rectifier, whose derivative is included. mask (n,o): the layer's rectified result;
     its derivative is applied to `gradient` in place. z (n,o), affine (3,o): then a gradient g is affine[0] * g +
@@ -115,7 +114,7 @@ def linear_gradients(
 
 
 class Rectified(torch.autograd.Function):
-    """The layers of an MLP behind its first: from the first's result (n,c), which is overwritten, to (n,o)."""
+    """The layers of an MLP after the first: from the first's result (n,c), which is overwritten, to (n,o)."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, *parameters: Tensor) -> Tensor:
@@ -142,28 +141,27 @@ class Rectified(torch.autograd.Function):
 
 
 class Joined(torch.autograd.Function):
-    """A 1x1 convolution, weight (o,i,1,1), of the concatenation of images (b,c,h,w), which is never made: (b,o,h,w)."""
+    """A linear layer, weight (o,i), of the concatenation of inputs (n,c), which is not copied: (n,o)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor, *images: Tensor) -> Tensor:
-        seen = [rows_of(image) for image in images]
-        ctx.shape = images[0].shape
-        ctx.save_for_backward(weight, *seen)
-        return as_image(linear(seen, weight.flatten(1), bias), ctx.shape)
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, *inputs)
+        return linear(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        weight, *seen = ctx.saved_tensors
-        to = [torch.empty_like(rows) for rows in seen]
-        of_weight, of_bias = linear_gradients(
-            seen, weight.flatten(1), rows_of(gradient), [Gradient(rows) for rows in to]
-        )
-        return of_weight.view_as(weight), of_bias, *(as_image(rows, ctx.shape) for rows in to)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *inputs = ctx.saved_tensors
+        to = [
+            torch.empty_like(rows) if needed else None
+            for rows, needed in zip(inputs, ctx.needs_input_grad[2:], strict=True)
+        ]
+        into = [rows if rows is None else Gradient(rows) for rows in to]
+        return *linear_gradients(inputs, weight, gradient.contiguous(), into), *to
 
 
 def as_image(rows: Tensor, shape: torch.Size) -> Tensor:
-    """Rows (b*h*w,c) as an image (b,c,h,w), channels last, without a copy; of `shape` but for the channels."""
+    """Rows (b*h*w,c) as an image (b,c,h,w), channels last, without a copy; `shape` gives the sizes except c."""
     return rows.view(shape[0], *shape[2:], rows.shape[1]).permute(0, 3, 1, 2)
 
 
@@ -178,7 +176,7 @@ def scale_and_rectify(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def rectifier_sums(gradient: Tensor, y: Tensor, z: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-    """A rectifier's gradient (n,c) from that of its result y; and its sums and those of it times z - center, (2,c)."""
+    """The gradient g (n,c) of a rectifier's input from that of its result y; sums of g and g * (z - center), (2,c)."""
     result, sums = torch.empty_like(y), torch.empty(2, y.shape[1], dtype=torch.float64)
     needed_kernels().rectifier_sums(
         *map(address, (gradient, y, z, center)),

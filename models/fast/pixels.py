@@ -1,4 +1,4 @@
-"""What is done at every HR pixel, as compiled code on CPUs: see mlp.cpp and pixels.cpp. Plain torch must agree."""
+"""The work at every HR pixel as compiled code on CPUs (mlp.cpp, pixels.cpp). Tests compare it with plain torch."""
 
 import ctypes
 from functools import cached_property
@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.fast.build import of_type
+from models.fast.build import needed_kernels, of_type
 from models.grid import Axis, Grid
 from models.mlp import PixelMLP
 from models.tile import Tile
@@ -14,7 +14,7 @@ from utils.image import Array
 
 
 class Features(ctypes.Structure):
-    """An image of features where it lies in memory; the structs are those of mlp.cpp."""
+    """The address, strides and sizes of an image of features; mlp.cpp has the same structs."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -24,7 +24,7 @@ class Features(ctypes.Structure):
 
 
 class Line(ctypes.Structure):
-    """An axis of the grid, in mlp.cpp Axis."""
+    """An axis of the grid; called Axis in mlp.cpp."""
 
     _fields_ = (("index", ctypes.c_void_p), ("offset", ctypes.c_void_p), ("cell", ctypes.c_float))
 
@@ -34,13 +34,13 @@ class Line(ctypes.Structure):
 
 
 class Choice(ctypes.Structure):
-    """Which pixels are computed, and where those are marked that float16 could not hold."""
+    """The pixels to compute, and the map in which pixels beyond the range of float16 are marked."""
 
     _fields_ = (("assignment", ctypes.c_void_p), ("own", ctypes.c_int), ("left", ctypes.c_void_p))
 
 
 class Planes(ctypes.Structure):
-    """Where the results go."""
+    """The address and size of the planes that receive the results."""
 
     _fields_ = (("data", ctypes.c_void_p), ("height", ctypes.c_int), ("width", ctypes.c_int))
 
@@ -56,15 +56,15 @@ class PixelKernel:
 
     @cached_property
     def packed(self) -> dict[torch.dtype, list[Tensor]]:
-        """For either type the first layer's weight and bias, and those of the later ones, as mlp.cpp describes."""
+        """For each type: weight and bias of the first layer, and those of the later layers, as mlp.cpp describes."""
         first, *later = self.mlp.linears()
         rest = [part.flatten() for layer in later for part in (layer.weight.t(), layer.bias)]
         parts = [first.weight[:, : self.mlp.in_channels].t(), first.bias, torch.cat(rest) if rest else first.bias]
-        half = [part.flatten().half().repeat_interleave(2) for part in parts]  # twice: so mlp.cpp reads them
+        half = [part.flatten().half().repeat_interleave(2) for part in parts]  # each twice, as mlp.cpp expects
         return {torch.float32: [part.contiguous() for part in parts], torch.float16: half}
 
     def table(self, feat: Tensor) -> Tensor | None:
-        """feat (b,c,h,w) -> the first layer's feature part, (b,n); None if float16 cannot hold it."""
+        """feat (b,c,h,w) -> the first layer's feature part, (b,n); None if it exceeds the range of float16."""
         batch, channels, h, w = feat.shape
         weight, bias, _ = self.packed[feat.dtype]
         pitch = self.compiled.table_pitch(w)
@@ -80,7 +80,7 @@ class PixelKernel:
         return tables
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
-        """As Kernel says; everything is contiguous and on the CPU. What float16 cannot hold is added in float32."""
+        """See Kernel.add_to; all tensors are contiguous and on the CPU. Pixels beyond float16 are added in float32."""
         height, width = planes.shape[1:]
         half = table.dtype == torch.float16
         left = torch.zeros(height, width, dtype=torch.uint8) if half else None
@@ -96,12 +96,12 @@ class PixelKernel:
             self.add_to(planes, table.float(), grid, w, left, 1)
 
 
-def bilinear_window(lr: Tensor, grid: Grid, compiled: ctypes.CDLL) -> Tensor:
+def bilinear_window(lr: Tensor, grid: Grid) -> Tensor:
     """models.grid.bilinear as compiled code."""
     lr = lr.contiguous()
     planes = torch.empty(len(lr), 3, len(grid.rows.low), len(grid.cols.low))
     axes = [address(tensor) for line in grid for tensor in (line.low, line.high, line.weight)]
-    compiled.bilinear(
+    needed_kernels().bilinear(
         address(lr),
         *(3 * len(lr), lr.shape[2], lr.shape[3]),
         *axes,
@@ -115,9 +115,9 @@ def bilinear_window(lr: Tensor, grid: Grid, compiled: ctypes.CDLL) -> Tensor:
 def refine_and_round(
     sr: Tensor, assignment: Tensor | None, inside: Tile, levels: int, out: Array, compiled: ctypes.CDLL
 ) -> None:
-    """models.pcsr.refine, if there is an assignment (1,H,W) uint8, and rounding to `levels`, in one go.
+    """Rounding to `levels`, after models.pcsr.refine if there is an assignment (1,H,W) uint8, in one pass.
 
-    sr (1,3,H,W); the pixels of `inside` go to out (R,C,3) uint8 or uint16, whose rows may lie apart.
+    sr (1,3,H,W); the pixels of `inside` are written to out (R,C,3) uint8 or uint16, whose rows need not be adjacent.
     """
     compiled.refine_and_round(
         address(sr),
@@ -132,7 +132,7 @@ def refine_and_round(
 
 
 def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor lies in memory; null for None."""
+    """The address of a tensor; null for None."""
     if tensor is None:
         return ctypes.c_void_p(None)
     if not tensor.is_contiguous():

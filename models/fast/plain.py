@@ -1,4 +1,4 @@
-"""The per-pixel MLP of the engine in plain torch: for devices and dtypes that no compiled kernel serves."""
+"""The per-pixel MLP of the engine in plain torch, for devices and dtypes without a compiled kernel."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from models.grid import Grid
 from models.mlp import PixelMLP, rows_of
 from utils.patches import bands
 
-BAND_PIXELS = 1 << 16  # HR pixels worked on together: bounds memory, and their activations stay near the cache
+BAND_PIXELS = 1 << 16  # HR pixels of a band: limits the memory, and keeps the activations near the cache
 
 
 class TorchKernel:

@@ -1,7 +1,7 @@
 """3x3 convolutions on CPUs and their gradients, by Winograd's algorithm (Lavin and Gray, CVPR 2016, arXiv 1509.09308).
 
-A quarter of the multiplications of the plain formula, for tiles of 4x4 pixels; winograd.cpp has the arithmetic. It
-agrees with torch but for rounding.
+For tiles of 4x4 pixels it needs a quarter of the multiplications of the plain formula. winograd.cpp contains the
+arithmetic. It agrees with torch except for rounding.
 """
 
 import ctypes
@@ -14,13 +14,13 @@ from models.fast.build import needed_kernels, of_type
 
 
 class ImageSize(ctypes.Structure):
-    """The sizes of an image; the structs are those of winograd_tiles.h, where this is Image."""
+    """The sizes of an image; winograd_tiles.h has the same structs and calls this one Image."""
 
     _fields_ = tuple((name, ctypes.c_int) for name in ("batch", "h", "w"))
 
 
 class Weights(ctypes.Structure):
-    """A weight (o,i,3,3) where it lies in memory; turned: the convolution of the gradient."""
+    """The address and the strides of a weight (o,i,3,3); turned: for the convolution of the gradient."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -30,7 +30,7 @@ class Weights(ctypes.Structure):
 
 
 class Epilogue(ctypes.Structure):
-    """What is done with every sum."""
+    """The operations on every sum of the convolution."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("bias", "add", "mask")),
@@ -65,10 +65,11 @@ def convolve(
 ) -> Tensor:
     """Convolution of x (b,c,h,w) with weight (o,c/groups,3,3), plus bias and `add`, then a leaky rectifier: (b,o,h,w).
 
-    All have the type of x, float32 or, for inference, float16; but weight is float32.
+    All have the type of x, which is float32, or float16 for inference; only weight is always float32.
 
-    turned: the gradient of x from that of the result, x here. mask: the rectifier's derivative there instead of it.
-    gate: models.softgate.gated(gate, sums) instead. kept, channels last: gets the sums, before what follows them.
+    turned: computes the gradient of a convolution's input; x is then the gradient of its result. mask: instead of the
+    rectifier, multiply by the derivative of the rectifier at mask. gate: instead of the rectifier, compute
+    models.softgate.gated(gate, sums). kept, channels last, receives the sums before these operations.
     """
     batch, _, h, w = x.shape
     per_group = weight.shape[0] // groups, weight.shape[1]

@@ -162,16 +162,16 @@ def test_what_a_killed_builder_left_is_deleted(folder: Path) -> None:
 
 
 def test_two_builders_at_once_both_succeed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = cache_module.decode
+    decode = cache_module.decode_8_bits
     inner: list[Cache] = []
 
     def decode_while_another_builds(path: Path) -> Array:
-        monkeypatch.setattr(cache_module, "decode", decode)
+        monkeypatch.setattr(cache_module, "decode_8_bits", decode)
         if not inner:
             inner.append(open_cache(folder))
         return decode(path)
 
-    monkeypatch.setattr(cache_module, "decode", decode_while_another_builds)
+    monkeypatch.setattr(cache_module, "decode_8_bits", decode_while_another_builds)
     outer = open_cache(folder)
     assert_current(outer, folder)
     assert_current(inner[0], folder)

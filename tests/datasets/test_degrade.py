@@ -10,16 +10,18 @@ from PIL import Image as Pillow
 
 from datasets.cache import open_caches
 from datasets.crops import Crops
-from datasets.degrade import Degradation, asked_degradation, blurred, compressed, degraded, noisy, way_of
+from datasets.degrade import Degradation, blurred, compressed, degradation_of, degraded, noisy
 from datasets.folder import PairedFolder
+from datasets.options import asked_degradation
 from datasets.prepare import generate_mod_lr_bic
 from tests.conftest import Cli, make_folder, photo
 from training.engine import patches
 from training.resume import flatten
-from utils.config import Config, DataSpec, DegradeSpec, load_config
+from utils.config import Config, DataSpec, DegradeSpec
 from utils.decode import read_image
 from utils.errors import InputError
 from utils.image import to_pixels, to_tensor
+from utils.parse import load_config
 from utils.resize import downscale
 
 CPU = torch.device("cpu")
@@ -84,7 +86,7 @@ def test_crops_are_degraded_alike_in_every_process_and_after_a_restart(work: Pat
         lr, hr = patches(source, iteration, data)
         plain, target = patches(crops(clean, 7), iteration, clean) if iteration < 4 else (None, hr)
         assert torch.equal(hr, target)  # what is drawn for the crops stays as it was
-        ways = source.ways(iteration)
+        ways = source.degradations(iteration)
         for number, way in enumerate(ways):
             assert way == Degradation() or (0 <= way.blur <= 1.5 and 40 <= way.quality <= 100 and way.noise <= 8)
             if plain is not None:
@@ -95,7 +97,7 @@ def test_crops_are_degraded_alike_in_every_process_and_after_a_restart(work: Pat
     assert left / total == pytest.approx(0.4, abs=0.1)
     assert torch.equal(patches(crops(data, 7), 40, data)[0], lr)  # without the iterations before
     assert not torch.equal(patches(crops(data, 8), 40, data)[0], lr)
-    several = {way.subsampling for iteration in range(1, 40) for way in source.ways(iteration)}
+    several = {way.subsampling for iteration in range(1, 40) for way in source.degradations(iteration)}
     assert several == {420, 444}
 
 
@@ -115,11 +117,11 @@ def test_images_are_degraded_by_name(work: Path) -> None:
     assert torch.equal(second.lr, whole[1].lr)
     for pair, made in zip(whole, PairedFolder("val", None, 4), strict=True):
         assert torch.equal(pair.hr, made.hr) and not torch.equal(pair.lr, made.lr)
-        way = way_of(degrade, pair.name)
+        way = degradation_of(degrade, pair.name)
         small = to_pixels(downscale(to_tensor(blurred(to_pixels(pair.hr), way.blur)), 4))
         expected = compressed(noisy(small, way.noise, way.seed), way.quality)
         assert (to_pixels(pair.lr) == expected).all()
-    assert way_of(degrade, "img_0") != way_of(degrade, "img_1")
+    assert degradation_of(degrade, "img_0") != degradation_of(degrade, "img_1")
     generate_mod_lr_bic(work / "val", work / "lr", None, 4, matlab_uint8=False, workers=1, degrade=degrade)
     for pair in whole:
         assert (to_pixels(pair.lr) == read_image(work / f"lr/{pair.name}.png").pixels).all()

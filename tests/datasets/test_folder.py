@@ -9,10 +9,13 @@ import torch
 from datasets.cache import Cache, open_cache, open_caches
 from datasets.crops import Crops
 from datasets.folder import PairedFolder
-from tests.conftest import Cli, make_folder, photo
+from datasets.pairs import check_data
+from tests.conftest import TINY_PCSR, Cli, make_folder, photo, save_tiny
 from training.engine import patches
+from training.validation import validation_pairs
 from utils.config import DataSpec
 from utils.decode import read_image
+from utils.dist import Ranks
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import check_separate, list_images
@@ -164,19 +167,52 @@ def test_pairs_that_do_not_fit_are_named(paired: Path) -> None:
         open_caches(spec(train="one", train_lr="one/one_lr"))
 
 
-def test_pairs_that_show_different_things_are_named(paired: Path) -> None:
+def test_pairs_that_show_different_things_are_named(paired: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = spec(**PAIRS)
-    alone = "note: LR images without an HR image, which are not used: 1, the first is one_lr/of_no_hr.png"
-    assert Crops(open_caches(data), data, 0, CPU).doubts == [alone]
+    assert Crops(open_caches(data), data, 0, CPU).doubts == []
     path = paired / "two_lr/img_1x4.png"
     pixels = read_image(path).pixels
+    checked = spec(**PAIRS, val="val", val_lr="val_lr"), Ranks(0, 1, CPU)
+    assert len(validation_pairs(*checked)) == 1 and capsys.readouterr().err == ""
+    write_image(paired / "val_lr/img_0x4.png", 255 - read_image(paired / "val_lr/img_0x4.png").pixels)
+    validation_pairs(*checked)
+    assert "such as val_lr/img_0x4.png and val/img_0.png; check the pairing" in capsys.readouterr().err
     noise = np.random.default_rng(0).normal(0, 10, pixels.shape)
     for other, strange in ((0.5 * pixels + 60, False), (pixels + noise, False), (255.0 - pixels, True)):
         write_image(path, other.clip(0, 255).astype(np.uint8))
         found = Crops(open_caches(data), data, 0, CPU).doubts
-        assert found[-1] == alone and len(found) == 1 + strange
+        assert len(found) == strange
     assert found[0].startswith("warning: 1 of 5 pairs that were compared show different things, such as two_lr/img_1x4")
     assert not Crops(open_caches(data), data, 0, CPU, rank=1, world=2).doubts
+
+
+NOTE = "note: LR images without an HR image, which are not used"
+
+
+def test_all_pairs_are_compared_before_an_image_is_decoded(
+    cli: Cli, paired: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of training, validation and evaluation; by the headers of the files."""
+    write_image(paired / "val_lr/alone.png", photo(20, 20))
+    assert check_data(spec(**PAIRS, val_lr="val_lr")) == [f"{NOTE}: 2, the first is one_lr/of_no_hr.png"]
+    monkeypatch.setattr("datasets.folder.read_image", None)
+    monkeypatch.setattr("datasets.cache.read_image", None)
+    make_folder(paired / "val", [(40, 44), (40, 48), (48, 48)])
+    save_tiny(paired / "save/pcsr", TINY_PCSR)
+    pairs = ("data.train=[one,two]", "data.train_lr=[one_lr,two_lr]", "data.val=val", "data.val_lr=val_lr")
+    evaluation = ("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "val", "--lr_data", "val_lr", "--save_images")
+    for name, size, message in (
+        ("img_1x4.png", (10, 12), "val_lr: no LR image for img_2.png (1 missing); names must match"),
+        ("img_2x4.png", (12, 13), "val/img_2.png: HR is 48x48 but val_lr/img_2x4.png at x4 gives 52x48; check the"),
+        ("img_1x4.png", (11, 13), "val_lr/img_1x4.png at x4 gives 52x44; 2 pairs do not fit; check"),
+    ):
+        write_image(paired / "val_lr" / name, photo(*size))
+        for command in ((*TRAIN, *SMALL, *pairs), evaluation):
+            refused = cli(*command)
+            assert refused.code == 2 and refused.err.count("\n") == 1 and message in refused.err, refused.err
+    write_image(paired / "two_lr/img_1x4.png", photo(8, 8))
+    assert "two/img_1.png: HR is 36x40 but two_lr/img_1x4.png" in cli(*TRAIN, *SMALL, *pairs).err
+    assert not (paired / "save/run").exists() and not list(paired.glob("*.cache"))
 
 
 def test_training_with_pairs_goes_on_exactly(cli: Cli, paired: Path) -> None:

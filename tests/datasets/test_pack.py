@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.pack import pack, unpack, write_crops
+from benchmarks.gpu_training import write_crops
+from datasets.pack import pack, unpack
 from tests.conftest import make_folder
 from utils.decode import read_image
 from utils.errors import InputError

@@ -1,6 +1,7 @@
 """`python -m evaluation.compare FOLDER...`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -66,6 +67,29 @@ def test_another_comparison_stays(cli: Cli, evaluated: Path) -> None:
     assert compare(cli, "results/pcsr/A-x4").out.endswith("written to results/compare\n")
 
 
+def test_the_same_comparison_replaces_its_own(cli: Cli, evaluated: Path) -> None:
+    """However its folders are named, and also when an evaluation in them was made again in another way, with a note."""
+    one, two = "results/pcsr/A-x4", "results/original/A-x4"
+    assert compare(cli, one, two).out.endswith("written to results/compare\n")
+    for again in (one, two), (two, f"{one}/"), (evaluated / one, f"{two}/images.csv", two):
+        outcome = compare(cli, *again, "--json")
+        assert (outcome.code, outcome.err) == (0, "") and "written to results/compare\n" in outcome.out
+        assert len(json.loads(outcome.out.splitlines()[-1])) == 3
+    shutil.rmtree(evaluated / one)
+    assert cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "data/A", "--per_image", "--k", 3).code == 0
+    outcome = compare(cli, one, two)
+    assert outcome.out.endswith("written to results/compare\n")
+    note = "evaluations in these folders have changed since they were compared; results/compare is replaced"
+    assert outcome.err == f"note: {note}\n"
+    assert "k=3" in (evaluated / "results/compare/summary.csv").read_text()
+    assert compare(cli, one, two).err == ""
+    outcome = compare(cli, one)
+    assert (
+        "holds results that differ in the folders that are compared; the new ones go to results/compare-2"
+        in outcome.err
+    )
+
+
 def test_results_without_a_record(cli: Cli, evaluated: Path) -> None:
     """From before there were records: the model is what the folder above says."""
     (evaluated / "results/pcsr/A-x4/record.json").unlink()
@@ -83,7 +107,7 @@ def test_what_cannot_be_compared(cli: Cli, evaluated: Path) -> None:
     table.write_text("\n".join(table.read_text().splitlines()[:-1]))
     assert "differs from results/pcsr/B-x4 in the images" in compare(cli, "results/pcsr/B-x4", table.parent).err
     several = (
-        "error: results/pcsr: holds several results, A-x4, A-x4-unrefined, A-x4-y, ...; name those folders instead\n"
+        "error: results/pcsr: holds several results, A-x4, A-x4-unrefined, A-x4-y, 3 more; name those folders instead\n"
     )
     assert compare(cli, "results/pcsr").err == several
     assert cli("evaluation/report.py", "--compare", "results/pcsr", "results/pcsr").err == several

@@ -1,4 +1,4 @@
-"""`python -m evaluation.report --compare A B`."""
+"""`python -m evaluation.differences A B`."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def table(path: Path, psnr: dict[str, list[float]], dataset: str = "Set", first:
 @pytest.fixture
 def report(cli: Cli) -> Cli:
     def call(*args: object) -> Outcome:
-        return cli("evaluation/report.py", "--compare", *args)
+        return cli("evaluation/differences.py", *args)
 
     return call
 
@@ -146,7 +146,7 @@ def test_files_that_cannot_be_compared(content: str, message: str, report: Cli, 
         (["one.csv"], "two.csv: has several settings; give setting_a, one of: k=0 k=1"),
         (["one.csv", "--setting_a", "k=7"], "setting_a k=7: two.csv has: k=0 k=1"),
         (["nowhere.csv"], "nowhere.csv: No such file or directory"),
-        ([], "--compare"),
+        ([], "1 folders of results are given; give two"),
     ],
 )
 def test_bad_options(options: list[str], message: str, report: Cli, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_no_other_file_is_replaced(report: Cli, tmp_path: Path) -> None:
         "README.md": "the name must end in .csv",
         "image.csv": "exists and is no .csv file; give another name",
         "text.csv": "exists and is no .csv file; give another name",
-        "images.csv": "is what is compared",
+        "images.csv": "is one of the two files that are compared",
     }.items():
         before = (tmp_path / name).read_bytes()
         outcome = report("images.csv", ".", "--csv", name)

@@ -69,7 +69,7 @@ def test_a_folder_that_was_named_is_refused(cli: Cli, work: Path) -> None:
     args = (*PCSR, "--hr_data", "a/Set/HR", "--out_dir", "out")
     assert [cli(*args).code, cli(*args).code] == [0, 0]
     outcome = cli(*args, "--psnr_type", "y")
-    about = "out holds results that differ in the colours of PSNR (RGB or luma); give another --out_dir"
+    about = "out holds results that differ in the colours of PSNR (RGB or luma); give another out_dir"
     assert (outcome.code, outcome.err) == (2, f"error: {about}\n")
     (work / "out/record.json").unlink()  # results from before there were records
     assert "out holds results that do not say what they are of" in cli(*args).err
@@ -141,7 +141,7 @@ def test_results_of_other_degradations_stay(cli: Cli, work: Path) -> None:
         shutil.rmtree(work / "out", ignore_errors=True)
         assert cli(*PCSR, "--hr_data", "Other", "--out_dir", "out", *one).code == 0
         outcome = cli(*PCSR, "--hr_data", "Other", "--out_dir", "out", *other)
-        message = "error: out holds results that differ in the degradation of LR; give another --out_dir\n"
+        message = "error: out holds results that differ in the degradation of LR; give another out_dir\n"
         assert outcome.err.endswith(message)
     refused = cli("evaluation/compare.py", *folders)
     assert "differs from results/pcsr/Other-x4 in the degradation of LR; their PSNR cannot be compared" in refused.err

@@ -184,7 +184,7 @@ def run_command(script: str, words: list[str]) -> tuple[int, str]:
             patches.enter_context(mock.patch("web.page.threading", SimpleNamespace(Event=mock.Mock)))  # ends at once
         try:
             if script == "dist.sh":
-                runpy.run_module("utils.launch", run_name="__main__")
+                runpy.run_module("utils.dist", run_name="__main__")
             else:
                 runpy.run_path(str(ROOT / script), run_name="__main__")
             code = 0

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.fuzz.mutate import listed, mutate
-from utils.config import load_config
-from utils.errors import InputError, print_error
+from utils.cli import print_error
+from utils.errors import InputError
+from utils.parse import load_config
 
 KEYS = ["", ".", *listed("iter_max train.init learning_rate upsamplers classifier model.options options.depth betas")]
 KEYS += listed("data.scale model train options. model.options.a.b data.train data.train_lr data.degrade width seed")

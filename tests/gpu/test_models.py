@@ -17,8 +17,9 @@ from models.setting import Rule, Setting
 from tests.conftest import ROOT, config_for
 from training.engine import gradients
 from training.tasks import build_task
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.config import OriginalSpec, PCSRSpec
 from utils.dist import Ranks
+from utils.parse import load_config
 
 CPU = torch.device("cpu")
 SIZES = [(92, 148), (57, 93), (23, 37)]  # HR of 23x37 LR: x4, about x2.5, x1

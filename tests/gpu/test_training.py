@@ -15,8 +15,8 @@ from tests.conftest import ROOT, Cli
 from training.engine import gradients, settle
 from training.log import Log
 from training.tasks import build_task
-from utils.config import load_config
 from utils.dist import Ranks, from_main
+from utils.parse import load_config
 
 JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),

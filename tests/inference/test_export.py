@@ -141,6 +141,15 @@ def asserting(feat: Tensor) -> Tensor:
     return feat
 
 
+def unpacked(feat: Tensor) -> Tensor:
+    one, other = feat.unflatten(1, (2, -1)).transpose(0, 1)
+    return torch.cat([other, one], 1)
+
+
+def row_by_row(feat: Tensor) -> Tensor:
+    return torch.stack([row + number for number, row in enumerate(feat.permute(2, 0, 1, 3))], 2)
+
+
 def with_encoder(encoder: nn.Module) -> PCSR:
     model = model_of({})
     model.encoder = encoder.eval()
@@ -152,7 +161,7 @@ def with_encoder(encoder: nn.Module) -> PCSR:
     "encoder",
     [
         *[nn.Sequential(nn.Conv2d(3, WIDTH, 1), norm) for norm in (nn.GroupNorm(2, WIDTH), nn.InstanceNorm2d(WIDTH))],
-        *[Windows(8), Cells(2), Squeezed(), Altered(asserting)],
+        *[Windows(8), Cells(2), Squeezed(), Altered(asserting), Altered(unpacked)],
     ],
     ids=lambda encoder: type(encoder).__name__,
 )
@@ -173,6 +182,7 @@ def test_networks_of_ones_own(encoder: nn.Module) -> None:
         ),
         (Altered(lambda feat: feat * int(feat.shape[2])), r"size of an image \(test_export.py, line \d+\)"),
         (Altered(lambda feat: feat + torch.rand(np.zeros(feat.shape[2:]).shape)), r"size of an image"),
+        (Altered(row_by_row), "size of an image"),
         (Altered(HeadsOfTorch()), "for a single size of image only"),
         (Altered(lambda feat: torch.fft.rfft2(feat, s=(32, 32)).abs().mean((2, 3), keepdim=True) * feat), "ONNX: "),
     ],

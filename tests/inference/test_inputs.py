@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.inputs import find_images
+from inference.inputs import find_images, passed_over
 from tests.conftest import photo
 from utils.encode import write_image
 from utils.errors import InputError
@@ -31,3 +31,17 @@ def test_files_folders_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for given in ("in/*.txt", "[x]", "in/**/*.webp"):
         with pytest.raises(InputError, match="matches no images"):
             found("in", given)
+
+
+def test_what_is_passed_over_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.png", "in/deeper/b.png", "in/.hidden.png"):
+        write_image(tmp_path / name, photo(2, 2))
+    assert passed_over(["in", "in/*", "in/missing.png"]) == passed_over(["in"])
+    assert passed_over(["in/a.png"]) is None
+    (tmp_path / "in/raw.CR2").write_bytes(b"")
+    (tmp_path / "in/notes.txt").write_text("")
+    (tmp_path / "in/lost.jpg").symlink_to("nowhere")
+    (tmp_path / "in/folder.png").mkdir()
+    told = "of a kind that is not read: raw.CR2; in folders within, which are not entered: deeper"
+    assert passed_over(["in"]) == f"{told}; no file: folder.png, lost.jpg"

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from tests.conftest import TINY_ORIGINAL, Cli, config_for, make_folder, save_tiny
-from utils.config import dump_yaml
+from utils.parse import dump_yaml
 
 
 def test_a_config_means_its_first_run_and_later_ones_are_told_of(cli: Cli, tmp_path: Path) -> None:

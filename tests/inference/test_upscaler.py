@@ -20,7 +20,9 @@ from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from tests.utils.test_metadata import SRGB
 from utils.config import OriginalSpec, PCSRSpec
+from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.image import to_tensor
@@ -270,3 +272,19 @@ def test_auto_is_float16_where_that_is_faster(knows_it: bool, monkeypatch: pytes
     assert computes_in(pcsr, CPU, "auto") == (torch.float16 if knows_it else torch.float32)
     assert computes_in(pcsr, torch.device("cuda"), "auto") == computes_in(original, CPU, "auto") == torch.float32
     assert computes_in(pcsr, CPU, "bfloat16") == computes_in(original, CPU, "bfloat16") == torch.bfloat16
+
+
+@pytest.mark.parametrize("source", ["file", "Pillow"])
+def test_the_colour_profile_stays_with_the_colours(source: str, upscaler: Upscaler, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Pillow.fromarray(photo(11, 14)).save(path, icc_profile=SRGB)
+    made, _ = upscaler.upscale(path if source == "file" else Pillow.open(path))
+    made.save(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png").icc == SRGB
+
+
+def test_a_warning_says_what_of_a_file_is_left_out(upscaler: Upscaler, tmp_path: Path) -> None:
+    frames = [Pillow.fromarray(photo(11, 14, seed)) for seed in range(2)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=r"a\.png: the first of 2 frames is taken"):
+        upscaler.upscale(tmp_path / "a.png")

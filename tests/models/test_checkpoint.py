@@ -8,9 +8,10 @@ from safetensors.torch import save, save_file
 from models.build import build
 from models.checkpoint import load_model, read_header, save_weights, trained_on
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
-from utils.config import DegradeSpec, OriginalSpec, PCSRSpec, load_config
+from utils.config import DegradeSpec, OriginalSpec, PCSRSpec
 from utils.errors import InputError
 from utils.files import write_atomic
+from utils.parse import load_config
 
 
 @pytest.mark.parametrize("spec", [TINY_PCSR, TINY_ORIGINAL])

@@ -13,8 +13,9 @@ from models.flops import RULES, Flops, network_flops
 from models.grid import grid_over
 from models.parts import Parts
 from tests.conftest import ROOT
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
+from utils.parse import load_config
 
 LR_PIXELS, HR_PIXELS = 32 * 32, 128 * 128
 # Millions per 32x32 LR patch at x4, paper account: original, encoder, heavy, light, classifier (published counter)

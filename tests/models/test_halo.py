@@ -54,6 +54,13 @@ class Windows(nn.Module):
         return out.roll((shift, shift), (2, 3))
 
 
+class Rolled(Windows):
+    """Shifted windows in which the pixels of opposite borders meet, as nothing keeps them apart."""
+
+    def attend(self, feat: Tensor, shift: int) -> Tensor:
+        return super().attend(feat.roll((-shift, -shift), (2, 3)), 0).roll((shift, shift), (2, 3))
+
+
 class Cells(nn.Module):
     """Convolutions at a fraction of the resolution."""
 
@@ -111,6 +118,8 @@ NETWORKS: dict[str, tuple[nn.Module, int | None]] = {  # and their periods
     "cells of 2": (Cells(2), 2),
     "cells of 3": (Cells(3), 3),
     "windows in the middle": (Windows(8, centred=True, shifted=False), None),
+    "windows of opposite borders": (Rolled(8), None),
+    "borders that meet": (nn.Conv2d(3, WIDTH, 3, padding=1, padding_mode="circular"), None),
     "mean of the image": (Squeezed(), None),
     "row and column": (Placed(False), None),
     "share of height and width": (Placed(True), None),

@@ -11,8 +11,9 @@ from models.build import build, resolved
 from models.checkpoint import load_model, save_weights
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, config_for, make_folder
-from utils.config import OriginalSpec, PCSRSpec, load_config
+from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
+from utils.parse import load_config
 
 NETWORK = """
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""`.pth` files load, however the weights are wrapped, and compute what is specified; others are refused in short."""
+"""Files of torch.save load, however the weights are wrapped, and compute the same; others are refused."""
 
 from collections.abc import Callable
 from functools import partial
@@ -73,6 +73,18 @@ WRAPPED: dict[str, Callable[[Weights], dict[str, Any]]] = {
     "DataParallel": lambda sd: {f"module.{name}": tensor for name, tensor in sd.items()},
     "compiled": lambda sd: {f"module._orig_mod.{name}": tensor for name, tensor in sd.items()},
     "Lightning": lambda sd: {"state_dict": {f"model.{name}": tensor for name, tensor in sd.items()}, "epoch": 3},
+    "Lightning with a loss": lambda sd: {
+        "state_dict": {f"net.{name}": tensor for name, tensor in sd.items()} | keys("loss.vgg.0.weight", "scale"),
+        "hyper_parameters": {"learning_rate": 1e-4},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.ones(()), "best_k_models": keys("a.ckpt")}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(1)}}}],
+        "loops": {"fit_loop": {"state_dict": {}}},
+    },
+    "average beside": lambda sd: {
+        f"{head}.{name}": tensor
+        for head, weights in (("model", changed(sd)), ("model_ema", sd))
+        for name, tensor in weights.items()
+    },
     "prefixes": lambda sd: {f"net.generator.{name}": tensor for name, tensor in sd.items()},
     **{name: partial(wrapped_in, name) for name in ("params_ema", "params", "state_dict", "model", "net", "weights")},
     "EMA": lambda sd: {"model": changed(sd), "model_ema": sd, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
@@ -131,6 +143,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "nothing": ({"epoch": 3}, "holds no state dict (names and their tensors), only epoch; expected"),
     "several": ({"a": keys("x"), "b": keys("y")}, "holds several sets of weights (a, b); save the state dict of one"),
     "empty": ({"state_dict": {}}, "holds no state dict"),
+    "several within": (
+        {f"{head}.{name}": tensor for head in ("one", "two") for name, tensor in original("carn")["sd"].items()},
+        "holds several sets of weights (one, two); save the state dict of one",
+    ),
     "numbers": ({1: torch.rand(2)}, "holds no state dict"),
     "objects": ({"model": Path("x")}, "holds Python objects"),
     "fewer blocks": (
@@ -162,12 +178,12 @@ def test_refused_in_one_short_line(tmp_path: Path, kind: str) -> None:
     content, message = REFUSED[kind]
     folder = tmp_path / ("long" * 50)
     folder.mkdir()
-    for path in (tmp_path / "other.pth", folder / "other.pth"):
+    for path in (tmp_path / "other.pth", tmp_path / "other.pth.ckpt", folder / "other.pth"):
         torch.save(content, path)
         with pytest.raises(InputError) as caught:
             load_model(path)
         text = str(caught.value)
-        assert message in text and "other.pth: " in text and "\n" not in text
+        assert message in text and f"{path.name}: " in text and "\n" not in text
         assert len(f"error: {text}") <= 300
         if "looks like" in message or "another network" in message:
             assert EXPECTED in text
@@ -177,6 +193,28 @@ def test_the_remedy_for_an_unknown_scale(tmp_path: Path) -> None:
     weights = original("fsrcnn")["sd"]
     model = load_saved(tmp_path / "x.pth", {"args": {"upscale": 4}, "sd": weights})
     assert isinstance(model, OriginalModel) and model.scale == 4
+
+
+def test_arguments_of_lightning(tmp_path: Path) -> None:
+    """What hparams say, where the shapes of the weights do not."""
+    weights = {f"model.{name}": tensor for name, tensor in original("fsrcnn")["sd"].items()}
+    model = load_saved(tmp_path / "x.ckpt", {"state_dict": weights, "hyper_parameters": {"scale": 4}})
+    assert isinstance(model, OriginalModel) and model.scale == 4
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.ckpt", "x.PTH"])
+def test_endings(tmp_path: Path, name: str) -> None:
+    """Files of torch.save, whatever they are called; others are refused in a line that says the endings."""
+    load_saved(tmp_path / name, original("carn"))
+    (tmp_path / name).rename(tmp_path / "x.bin")
+    with pytest.raises(InputError, match=r"x\.bin: .* a file of torch\.save must end in \.pth, \.pt or \.ckpt"):
+        load_model(tmp_path / "x.bin")
+
+
+def test_a_program_of_torchscript(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
+    with pytest.raises(InputError, match=r"x\.pt: a TorchScript program; save the state dict"):
+        load_model(tmp_path / "x.pt")
 
 
 def test_half_precision(tmp_path: Path) -> None:

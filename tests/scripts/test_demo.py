@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pillow
 from torch import Tensor
 
-from evaluation.simulate import simulate
+from evaluation.simulate import place_shown, simulate
 from inference.restore import Restored
 from inference.restorers import bicubic_restorer
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
@@ -47,7 +47,7 @@ def test_the_picture_says_what_it_shows(cli: Cli, work: Path, monkeypatch: pytes
     """A panel for each way, named, with PSNR and seconds as in the table; HR last."""
     captions: list[str] = []
 
-    def panel(row: list[tuple[str, np.ndarray]], window: object) -> bytes:
+    def panel(row: list[tuple[str, np.ndarray]], window: object, about: str) -> bytes:
         captions.extend(caption for caption, _ in row)
         return b""
 
@@ -57,6 +57,22 @@ def test_the_picture_says_what_it_shows(cli: Cli, work: Path, monkeypatch: pytes
     names = [caption.partition("\n") for caption in captions]
     assert [name for name, _, _ in names] == ["bicubic", "original model", "PCSR, k=0", "assignment", "HR"]
     assert [fact for _, _, fact in names[:3]] == facts and "heavy (red)" in captions[3]
+
+
+def test_the_place_that_is_magnified() -> None:
+    """By all settings together, in whatever order they are given; by the errors where all pixels are alike."""
+    few, many = np.zeros((2, 50, 60), np.uint8)
+    few[:6, :6], many[30:, 40:] = 1, 1
+    sr, hr = np.zeros((2, 50, 60, 3), np.uint8)
+    hr[30:, :13] = 9
+    window, about = place_shown([few], sr, hr)
+    assert many[window].sum() == 0 and few[window].sum() == 36 and about.endswith("with the most heavy pixels.")
+    for order in [few, many], [many, few]:
+        window, about = place_shown(order, sr, hr)
+        assert many[window].all() and "the most heavy pixels, all settings together" in about
+    for alike in [], [np.ones_like(few)]:
+        window, about = place_shown(alike, sr, hr)
+        assert hr[window].all() and "differs from HR the most" in about
 
 
 def test_every_way_is_warm_before_it_is_timed(work: Path) -> None:
@@ -94,7 +110,7 @@ def test_the_original_model_may_be_named(cli: Cli, work: Path) -> None:
     assert (work / "results/demo/photo/original.png").exists()
     for options, message in (
         (["--original", "save/pcsr"], "save/pcsr: not an original model"),
-        (["--original", "mine", "--scale", 2], "--original mine: does x4 only"),
+        (["--original", "mine", "--scale", 2], "mine: an original model of x4 only"),
         (["--original", "mine", "--upscale"], "--original: is for a comparison"),
         (["--original", "mine", "--model", "mine"], "--original: goes with a PCSR model"),
     ):
@@ -187,9 +203,7 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         write_image(path, np.zeros((1, 1, 3), np.uint8))
     elif kind != "missing":
         path.write_bytes({"text": b"hello", "truncated": content[: len(content) // 2], "zero bytes": b""}[kind])
-    refused = demo(cli, "--img_path", "bad.png", *mode)
-    assert_refused(refused, "bad.png", work)
-    assert ("accept_damaged" in refused.err) == (kind == "truncated" and bool(mode))  # only where there is that option
+    assert_refused(demo(cli, "--img_path", "bad.png", *mode), "bad.png", work)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +222,6 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
             ["--model", "save/fsrcnn-x4", "--upscale", "--assignment"],
             "--assignment: save/fsrcnn-x4 is an original",
         ),
-        (["--overwrite", "--quality", "80"], "--quality --overwrite: goes with --upscale; add that, or leave it out"),
         (["--k", "0", "photo.png"], "--k: 'photo.png' is not a number; the option takes all words that follow"),
         (["--model", "save/fsrcnn-x4", "--upscale", "--scale", "2"], "this original model does x4 only"),
         (["--model", "photo.png"], "photo.png"),
@@ -239,3 +252,22 @@ def test_hidden_colours_do_not_bleed(cli: Cli, work: Path) -> None:
     assert after.alpha is not None
     seen = after.pixels[after.alpha > 0].astype(int)
     assert (seen[:, 1] - seen[:, 0]).max() < 40
+
+
+def test_a_simulation_says_what_it_leaves_out(cli: Cli, work: Path) -> None:
+    frames = [Pillow.fromarray(photo(50, 70, seed)).convert("RGBA") for seed in range(2)]
+    frames[0].putalpha(128)
+    frames[0].save(work / "a.png", save_all=True, append_images=frames[1:])
+    note = "note: a.png: the first of 2 frames is taken, the others are left out; its transparency is left out\n"
+    assert demo(cli, "a.png").err == note
+    Pillow.fromarray(photo(50, 70)).save(work / "b.jpg")
+    (work / "b.jpg").write_bytes((work / "b.jpg").read_bytes()[:-40])
+    assert "accept_damaged" in demo(cli, "b.jpg").err
+    accepted = demo(cli, "b.jpg", "--accept_damaged")
+    assert accepted.code == 0 and accepted.err.startswith("note: b.jpg: damaged (")
+
+
+@pytest.mark.parametrize("options", [["--format", "jpg"], ["--overwrite"], ["--quality", 50], ["--suffix=-big"]])
+def test_options_of_upscaling_do_not_go_with_a_simulation(cli: Cli, work: Path, options: list[object]) -> None:
+    refused = demo(cli, "photo.png", *options)
+    assert refused.code == 2 and "goes with --upscale" in refused.err and not (work / "results").exists()

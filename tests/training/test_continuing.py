@@ -13,8 +13,8 @@ from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder
 from training.describe import duration, flops_rows
 from training.log import Log
 from training.validation import open_validation
-from utils.config import load_config
 from utils.dist import Ranks
+from utils.parse import load_config
 
 CONFIG = ["--config", "configs/fsrcnn-pcsr-phase0.yaml"]
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=4", "width=8", "pixels_per_patch=50"]

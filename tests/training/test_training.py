@@ -15,8 +15,9 @@ from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_t
 from tests.utils.test_config import SHIPPED
 from training.tasks import Phase0, Phase1
 from training.validation import open_validation
-from utils.config import OriginalSpec, load_config
+from utils.config import OriginalSpec
 from utils.dist import Ranks
+from utils.parse import load_config
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 RECIPE = config_for(TINY_PCSR).train

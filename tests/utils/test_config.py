@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from utils.config import dump_yaml, load_config
 from utils.errors import InputError
+from utils.parse import dump_yaml, load_config
 
 # by name, so that configs of one's own may lie beside them
 PUBLISHED = (

@@ -1,8 +1,9 @@
 """Files that decoders would take for whole, or work on for long: found by tests/fuzz, made here on purpose."""
 
-import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageFile, _webp
 
-from tests.conftest import photo
+from tests.conftest import ROOT, photo
 from tests.utils.test_decode import chunk, png, refused, samples, saved, silence, tiff
 from utils.decode import read_image, stored_size
 from utils.errors import InputError
@@ -36,6 +37,31 @@ def test_a_png_whose_pixels_end_early(bits: int, missing: int, tmp_path: Path) -
     read_image(tmp_path / "whole")
     (tmp_path / "short").write_bytes(png_of(7, 5, rows[:-missing], bits))
     assert "truncated" in refused(tmp_path / "short")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("row", [0, 2, 4])
+def test_a_png_with_a_row_of_an_unknown_filter(bits: int, row: int, tmp_path: Path) -> None:
+    """The rows above are taken if asked for."""
+    whole, path = png(samples(3, bits), bits, 2), tmp_path / "a"
+    rows = [b"\0" + line.astype(">u2" if bits == 16 else "u1").tobytes() for line in samples(3, bits)]
+    rows[row] = b"\x05" + rows[row][1:]
+    path.write_bytes(with_data(whole, b"".join(rows)))
+    assert "unknown filter" in refused(path)
+    image = read_image(path, accept_damaged=True)
+    np.testing.assert_array_equal(image.pixels[:row], samples(3, bits)[:row])
+    assert not image.pixels[row:].any()
+
+
+def test_a_png_with_more_than_its_pixels(tmp_path: Path) -> None:
+    """The pixels are whole, and nothing is said of what follows them, nor of the checksum behind them."""
+    whole = png(samples(3, 16), 16, 2)
+    place = whole.index(b"IDAT")
+    packed = whole[place + 4 : -16]
+    rows = zlib.decompress(packed)
+    for data in (zlib.compress(rows + bytes(200)), packed + b"more", packed[:-4]):
+        (tmp_path / "a").write_bytes(whole[: place - 4] + chunk(b"IDAT", data) + whole[-12:])
+        np.testing.assert_array_equal(read_image(tmp_path / "a").pixels, samples(3, 16))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (4, 5), (5, 4), (8, 8), (9, 17)])
@@ -150,17 +176,45 @@ def test_a_tiff_of_two_sizes(tmp_path: Path) -> None:
     refused(tmp_path / "a.tif")
 
 
-def test_codecs_print_nothing(tmp_path: Path) -> None:
-    """The fixture sees it."""
-    content = bytearray(png(samples(3, 16), 16, 2))
-    place = content.index(b"IDAT")
-    data = bytearray(zlib.decompress(content[place + 4 : -16]))
-    data[0] = 9  # no filter
-    (tmp_path / "a.png").write_bytes(content[: place - 4] + chunk(b"IDAT", zlib.compress(data)) + content[-12:])
-    refused(tmp_path / "a.png")
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd", "lzma"):
-        broken = bytearray(saved(photo(34, 45), "TIFF", compression=compression))
+def with_data(content: bytes, data: bytes) -> bytes:
+    """A PNG with other pixels, which are unpacked here."""
+    place = content.index(b"IDAT") - 4
+    size = 12 + int.from_bytes(content[place : place + 4])
+    return content[:place] + chunk(b"IDAT", zlib.compress(data)) + content[place + size :]
+
+
+def of_which_codecs_print() -> dict[str, bytes]:
+    """Damaged files; codecs that nobody silences print a line for each."""
+    deep = png(samples(3, 16), 16, 2)
+    row = b"\0" + bytes(6 * 7)
+    files = {
+        "filter": with_data(deep, row * 4 + b"\x09" + row[1:]),
+        "IDAT": with_data(deep, row * 5 + b"more"),
+        "chunk": deep[:33] + chunk(b"E\1II", b"") + deep[33:],
+        "profile": deep[:33] + chunk(b"iCCP", b"a\0\0damaged") + deep[33:],
+        "channels": tiff(samples(3, 8), (277, (99,))),
+    }
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "zstd", "lzma", "group4"):
+        mode = "1" if compression == "group4" else None
+        broken = bytearray(saved(photo(34, 45), "TIFF", mode, compression=compression))
         broken[40:80] = bytes(40)
-        (tmp_path / "a.tif").write_bytes(broken)
-        with contextlib.suppress(InputError):  # a JPEG in it may lose some pixels unnoticed
-            read_image(tmp_path / "a.tif")
+        files[compression] = bytes(broken)
+    return files
+
+
+def test_codecs_print_nothing(tmp_path: Path) -> None:
+    """The fixture sees it, and so does who runs a command."""
+    files, lines = of_which_codecs_print(), []
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        for accept_damaged in (True, False):
+            try:
+                read_image(tmp_path / name, accept_damaged)
+            except InputError as error:
+                lines += [f"error: {error}"] * (not accept_damaged)
+    assert len(lines) > len(files) // 2
+    program = "import sys; from utils.errors import InputError, print_error; from utils.decode import read_image\n"
+    program += "for name in sys.argv[1:]:\n try: read_image(name)\n except InputError as e: print_error(str(e))"
+    command = [sys.executable, "-c", program, *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == lines

@@ -24,8 +24,8 @@ from training.engine import settle, train
 from training.tasks import OriginalTask
 from utils.config import OriginalSpec
 from utils.dist import Ranks, gather, start_ranks
+from utils.dist import main as launch
 from utils.errors import InputError
-from utils.launch import main as launch
 
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_every=1", "val_every=2", "save_every=2"]
 TWO = Ranks(1, 2, torch.device("cpu"))

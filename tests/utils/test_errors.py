@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, TINY_PCSR, Cli, make_folder, save_tiny
-from utils.errors import InputError, Parser, call, print_error
+from utils.cli import Parser, call, print_error
+from utils.errors import InputError
 
 
 def test_a_very_long_line_keeps_its_ends(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +59,7 @@ def test_places_that_cannot_be(option: str, place: str, cli: Cli, tmp_path: Path
 
 def printing(shell: str) -> subprocess.CompletedProcess[str]:
     """A command that prints much, its output taken as the shell is told."""
-    code = "from utils.errors import run; run(lambda: [print(number) for number in range(99999)])"
+    code = "from utils.cli import run; run(lambda: [print(number) for number in range(99999)])"
     command = ["bash", "-c", f'"$0" -c "$1" {shell}; exit ${{PIPESTATUS[0]}}', sys.executable, code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -74,9 +75,9 @@ def test_a_full_disk_behind_the_output() -> None:
 
 
 def test_a_bar_leaves_nothing_in_a_process_that_ends_at_once() -> None:
-    code = """import os, multiprocessing, tqdm, utils.errors
+    code = """import os, multiprocessing, tqdm, utils.cli
 multiprocessing.set_start_method("forkserver")  # the usual one in Python 3.14
-utils.errors.call(lambda: list(tqdm.tqdm(range(3), disable=True)))
+utils.cli.call(lambda: list(tqdm.tqdm(range(3), disable=True)))
 os._exit(0)"""
     command = [sys.executable, "-c", code]
     assert not subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr

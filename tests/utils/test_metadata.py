@@ -2,6 +2,7 @@
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tests.utils.test_decode import COLOUR_TYPE, png, samples
 from utils.decode import read_image
 from utils.encode import save_image
 from utils.image import Image
-from utils.metadata import RGB, read_exif, space
+from utils.metadata import RGB, mark_exif, read_exif, read_mark, space
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -155,3 +156,25 @@ def test_quality_decides_the_size(suffix: str, tmp_path: Path) -> None:
         save_image(tmp_path / f"a{suffix}", Image(photo(64, 64), None, gray=False), quality)
         sizes.append((tmp_path / f"a{suffix}").stat().st_size)
     assert sizes[0] < sizes[1] < sizes[2] and (sizes[3] == sizes[2]) == (suffix == ".jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("block", [b"damaged", b"MM\0*", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\2\0\0\0\1no"])
+def test_a_damaged_exif_block_does_not_keep_the_picture_from_being_read(
+    kind: str, block: bytes, tmp_path: Path
+) -> None:
+    """The last is a block whose orientation is a letter."""
+    path = tmp_path / "a"
+    Pillow.fromarray(photo(20, 30)).save(path, kind, exif=block if kind == "PNG" else b"Exif\0\0" + block)
+    image = read_image(path)
+    assert image.pixels.shape == (20, 30, 3)
+    assert bool(image.notes) == (len(block) < 10) and all("EXIF block is damaged" in note for note in image.notes)
+
+
+def test_exif_of_a_big_tiff(tmp_path: Path) -> None:
+    """Its offsets have 64 bits, those of an EXIF block 32."""
+    Pillow.fromarray(photo(20, 30)).save(tmp_path / "a.tif", exif=exif(), big_tiff=True)
+    image = read_image(tmp_path / "a.tif")
+    save_image(tmp_path / "b.png", replace(image, exif=mark_exif(image.exif, "made")))
+    block = read_image(tmp_path / "b.png").exif
+    assert read_mark(tmp_path / "b.png") == "made" and block is not None and b"Camera" in block

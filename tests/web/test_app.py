@@ -241,12 +241,16 @@ def test_programs_can_call_it(server: str, tmp_path: Path) -> None:
     picture = photo(24, 32)
     write_image(tmp_path / "photo.png", picture)
     client = Client(server, verbose=False, download_files=str(tmp_path / "got"))
-    made = client.predict(picture=handle_file(str(tmp_path / "photo.png")), k=-0.6, api_name="/upscale")
+    made, notes = client.predict(picture=handle_file(str(tmp_path / "photo.png")), k=-0.6, api_name="/upscale")
+    assert notes == ""
     np.testing.assert_array_equal(read_image(made).pixels, expected(tmp_path, picture, -0.6))
     assert [*client.view_api(return_format="dict")["named_endpoints"]] == ["/upscale"]
     given = {"picture": handle_file(str(tmp_path / "photo.png")), "api_name": "/upscale"}
-    made = client.predict(scale=2.5, k=None, kind="tif", **given)  # nothing is as good as k = 0
+    made, _ = client.predict(scale=2.5, k=None, kind="tif", **given)  # nothing is as good as k = 0
     assert Path(made).suffix == ".tif" and read_image(made).pixels.shape == (60, 80, 3)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "photo.png").read_bytes()[:-200])
+    _, notes = client.predict(picture=handle_file(str(tmp_path / "cut.png")), api_name="/upscale")
+    assert notes.startswith("damaged (")
     for wrong, message in (
         ({"model": "none"}, "a model of tiny"),
         ({"scale": 0}, "scale 0"),

@@ -58,7 +58,7 @@ def visit(number: int, address: str, folder: Path, moves: int) -> None:
     client = visitor(address, folder / "back")
     for move in range(moves):
         k = round(-0.5 + 0.1 * move, 2)
-        made = client.predict(**given(path, k))
+        made, _ = client.predict(**given(path, k))
         restore = pcsr_restorer(model, [Setting("k", k, precision="auto")], torch.device("cpu"))
         expected = restore(to_tensor(picture))[0].pixels
         np.testing.assert_array_equal(read_image(made).pixels, expected)

@@ -1,4 +1,4 @@
-"""What test.py and test_pcsr.py share: their options, and the evaluation of folders from images to report."""
+"""The commands test.py and test_pcsr.py: their options, and the evaluation of folders from images to report."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +11,19 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datasets.degrade import add_degrade_option, asked_degradation
 from datasets.folder import PairedFolder, named_folders
+from datasets.options import add_degrade_option, asked_degradation
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, precision_record
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
+from utils.cli import Parser, tell
 from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
-from utils.errors import InputError, Parser
-from utils.jobs import tell
+from utils.errors import InputError
 from utils.patches import Patches
 
 
@@ -31,29 +31,30 @@ def eval_parser(description: str) -> Parser:
     """The options of both evaluation scripts."""
     parser = Parser(description=description)
     add_model_options(parser, precision="float32")
-    about = "folder of HR images, or several, a data set each"
+    about = "folder of HR images; several are several data sets"
     parser.add_argument("--hr_data", required=True, nargs="+", metavar="DIR", help=about)
-    about = "folder of LR images of the same names, one for each of --hr_data; made from HR if not given"
+    about = "folder of LR images with the same names, one for each of --hr_data (default: LR is made from HR)"
     parser.add_argument("--lr_data", nargs="+", default=[], metavar="DIR", help=about)
-    about = "up-scaling factor of 1 or more, or several; an original model has its own alone (default: 4)"
+    about = "up-scaling factor of 1 or more, or several; an original model only works at its own scale (default: 4)"
     parser.add_argument("--scale", type=float, nargs="+", default=[4.0], help=about)
-    parser.add_argument("--float_lr", action="store_true", help="LR made from HR is not rounded to 8 bits (published)")
+    parser.add_argument("--float_lr", action="store_true", help="do not round LR to 8 bits (as published for PCSR)")
     add_degrade_option(parser)
-    parser.add_argument("--per_image", action="store_true", help="whole images, instead of overlapping patches")
-    parser.add_argument("--crop", action="store_true", help="cut LR to n*step+patch_size, what both modes can see")
+    parser.add_argument("--per_image", action="store_true", help="restore whole images instead of overlapping patches")
+    about = "cut LR to n*step+patch_size, so that whole images and patches are measured on the same pixels"
+    parser.add_argument("--crop", action="store_true", help=about)
     parser.add_argument("--patch_size", type=int, default=32, help="LR pixels of a patch (default: 32)")
     parser.add_argument("--step", type=int, default=28, help="LR pixels between patches (default: 28)")
     parser.add_argument(
         "--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB (default) or luma"
     )
     parser.add_argument("--save_images", action="store_true", help="write the SR images and assignments too")
-    about = "where CSV, plot and images go, of several data sets or scales in a folder each "
+    about = "folder for CSV files, plot and images; several data sets or scales get a folder each in it "
     parser.add_argument("--out_dir", help=about + "(default: results/MODEL/DATASET-xSCALE...)")
     return parser
 
 
 class DataSet(NamedTuple):
-    """Images at one scale, and where their results go."""
+    """Images at one scale, and the folder for their results."""
 
     name: str
     scale: float
@@ -70,9 +71,9 @@ def run_evaluation(
 ) -> None:
     """Restore and measure folders of images at all scales, each rank its share, and report on rank 0.
 
-    `restorer` makes the model ready on a device at a scale, `settings` are the names of its results, and `chosen` is
-    the model, None for bicubic. Raises InputError for patches that leave gaps, images that cannot be used, and a
-    folder for the results that holds the images or, if the user named it, results of something else.
+    `restorer` makes a function that restores on a device at a scale, `settings` are the names of its results, and
+    `chosen` is the model, None for bicubic. Raises InputError for patches that leave gaps, for images that cannot be
+    used, and for a results folder that holds the images or, if the user named it, results of something else.
     """
     ranks = start_ranks(args.device)
     precision = chosen.computes_in(ranks.device, args.precision) if chosen else "float32"
@@ -105,7 +106,7 @@ def run_evaluation(
 
 
 def degradation(args: argparse.Namespace) -> DegradeSpec | None:
-    """What --degrade asks for. Raises InputError also for options it does not go with."""
+    """The degradation that --degrade describes. Raises InputError also for options that exclude it."""
     for option, given in (("--lr_data", args.lr_data), ("--float_lr", args.float_lr)):
         if args.degrade and given:
             raise InputError(f"--degrade: is for 8-bit LR that is made from HR; leave out {option}")
@@ -113,7 +114,7 @@ def degradation(args: argparse.Namespace) -> DegradeSpec | None:
 
 
 def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[str, Any]) -> Iterator[DataSet]:
-    """Every data set at every scale; `about` is what else the records say. Raises InputError for unusable folders."""
+    """Every data set at every scale; `about` goes into the records too. Raises InputError for folders it cannot use."""
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
     if args.lr_data and (len(scales) > 1 or len(args.lr_data) != len(named)):
         raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
@@ -147,7 +148,7 @@ def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: Data
 
 
 def protocol_line(args: argparse.Namespace) -> str:
-    """For people: which protocol runs, and how to get the other."""
+    """A line for people: the protocol, and the option that chooses the other one."""
     worse = f"; LR degraded by {args.degrade}" if args.degrade else ""
     if args.per_image:
         return f"protocol: whole images (without --per_image: overlapping patches, as published){worse}"
@@ -156,7 +157,7 @@ def protocol_line(args: argparse.Namespace) -> str:
 
 
 def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
-    """What of the protocol decides the results."""
+    """The parts of the protocol that decide the results."""
     grid = [args.patch_size, args.step]
     record = {
         "patches": None if args.per_image else grid,
@@ -169,7 +170,7 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def protocol_suffix(args: argparse.Namespace, precision: str | None) -> str:
-    """What differs from whole images in RGB: the results of other protocols have folders of their own."""
+    """Names whatever differs from whole images in RGB: results of each protocol have a folder of their own."""
     other = {
         "patches": not args.per_image,
         "crop": args.crop,
