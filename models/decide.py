@@ -19,7 +19,7 @@ from utils.errors import InputError
 from utils.patches import bands
 
 SAMPLE = 1 << 16  # pixels from which a threshold of a large image is estimated, as k-means on all would take seconds
-BAND_PIXELS = 1 << 21  # pixels of a band: their temporary copies take a few tens of megabytes
+DECIDED_PIXELS = 1 << 21  # pixels of a band: their temporary copies take a few tens of megabytes
 NEAR = 0.05  # how far from the k of the sample that of the image is sought first; if it is farther, it takes longer
 KMEANS_ITERATIONS = 20  # as published
 FLAT = 1e-6  # a map whose values differ by less, which rounding may cause, has nothing to cluster
@@ -140,9 +140,9 @@ def bisect(taken: Callable[[float], float], total: float, low: float, high: floa
 
 
 def bands_of(log_odds: Tensor) -> Iterator[slice]:
-    """Bands of rows of log_odds (b,M-1,H,W), of about BAND_PIXELS pixels each."""
+    """Bands of rows of log_odds (b,M-1,H,W), of about DECIDED_PIXELS pixels each."""
     batch, _, height, width = log_odds.shape
-    return bands(height, max(1, BAND_PIXELS // (batch * width)))
+    return bands(height, max(1, DECIDED_PIXELS // (batch * width)))
 
 
 def sampled(log_odds: Tensor) -> Tensor:
