@@ -3,7 +3,7 @@
 .PHONY: demo app test fuzz lint report gpu data-given clean
 
 BIN := .venv/bin
-export IMG DATA # read by the shell from its environment, so that quotes and spaces in them are no matter
+export IMG DATA # the shell reads them from its environment, so that quotes and spaces in them do no harm
 # the first Python on the PATH that is 3.11 to 3.14
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -13,11 +13,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 demo: .venv/installed
 	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$$IMG")
 
-# make app             the web page, on this machine alone
+# make app             starts the web page, on this machine alone
 app: .venv/app
 	$(BIN)/python app.py
 
-# make report DATA=dir every table and picture of the texts, from the weights in save/
+# make report DATA=dir makes every table and picture of the texts again, from the weights in save/
 report: data-given .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
 
@@ -28,11 +28,11 @@ gpu: .venv/installed
 data-given:
 	@test -n "$$DATA" || { echo "error: make report DATA=DIR, the folder of Set5, Set14, BSD100 and 2K" >&2; exit 2; }
 
-# make test            checks and every test; make test PYTEST_ARGS="-m 'not slow'" leaves the slow ones out
+# make test            runs lint and every test; make test PYTEST_ARGS="-m 'not slow'" leaves out the slow tests
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
-# make fuzz N=10000    bad input of every kind, that many pictures and a tenth of each other kind; N=10000 takes minutes
+# make fuzz N=10000    tries bad input: N pictures, and a tenth as many of each other kind; N=10000 takes minutes
 N ?= 10000
 fuzz: .venv/app .venv/bench
 	PCSR_FUZZ="$(N)" $(BIN)/python -m pytest -q tests/fuzz

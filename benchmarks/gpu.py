@@ -44,12 +44,8 @@ REHEARSED = "fsrcnn"  # on a CPU, only the tests of this model are run
 WRITING = 15.0  # seconds that pytest may take to write its report
 START = 20.0  # seconds that a job needs to begin; if fewer are left, it is left out
 TRAIN_START = 45.0  # seconds that a training takes besides its minutes: unpacking, validations, writing
-MOST = {
-    "machine": 90.0,
-    "tests": 240.0,
-    "inference": 150.0,
-    "training": 120.0,
-}  # seconds after which a job is stopped, as it may hang
+# seconds after which a job of each kind is stopped, as it may hang
+MOST = {"machine": 90.0, "tests": 240.0, "inference": 150.0, "training": 120.0}
 COMPILED = 1.2  # compiling must make a training so many times as fast, because it takes long to start
 Job = dict[str, Any]  # the kind of job, and options of that kind
 

@@ -210,11 +210,7 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
     moved = convolution_bytes(encoder, (lr - engine.model.mean).to(engine.precision))
     # the call, its FLOPs, its bytes
     table: dict[str, tuple[Callable[[], object], float, float]] = {
-        "encode": (
-            lambda: engine.features(lr, tile),
-            network_flops(pcsr.encoder).executed * lr_pixels,
-            moved,
-        ),
+        "encode": (lambda: engine.features(lr, tile), network_flops(pcsr.encoder).executed * lr_pixels, moved),
         "project": (
             lambda: engine.project(lr, tile, feat),
             2 * engine.channels * channels * lr_pixels,

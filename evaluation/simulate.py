@@ -50,14 +50,9 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
 
 
 def simulate(
-    path: Path,
-    scale: float,
-    restores: Sequence[Restore],
-    folder: Path,
-    opacity: float,
-    accept_damaged: bool = False,
+    path: Path, scale: float, restores: Sequence[Restore], folder: Path, opacity: float, accept_damaged: bool = False
 ) -> pd.DataFrame:
-    """Shrink an HR image, restore it in all ways, and write pictures and a report into a folder; returns the summary.
+    """Shrink an HR image, restore it with each restorer, write pictures and a report, and return the summary.
 
     Bicubic comes first. Each setting has a panel, and a row below all panels magnifies the place that place_shown
     chooses. `opacity` is that of the assignment's colours, in [0,1]. A line on stderr reports what is left out of the
@@ -98,8 +93,10 @@ def simulate(
 
 
 def place_shown(assignments: Sequence[Array], sr: Array, hr: Array) -> tuple[tuple[slice, slice], str]:
-    """The window that the lower row of the comparison magnifies, which does not depend on the order of the settings,
-    and the rule that chose it, for people."""
+    """The window that the lower row of the comparison magnifies, and the rule that chose it, for people.
+
+    It does not depend on the order of the settings.
+    """
     load = np.sum([each.astype(np.int64) for each in assignments], axis=0) if assignments else np.zeros(1)
     if np.ptp(load):
         several = ", all settings together" if len(assignments) > 1 else ""

@@ -108,6 +108,8 @@ class Upscaler:
 
         Raises InputError, a ValueError, for anything else.
         """
+        if isinstance(k, list | tuple):
+            raise InputError(f"k must be one number, not {k!r}; upscale_each takes several")
         own = possible_scale(self.model, scale)
         (result,) = self.results(image, [choose(k, budget, adaptive, refinement, own, self.computed)], prob)
         return result

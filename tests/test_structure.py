@@ -13,8 +13,8 @@ FILES = sorted(
     p for p in ROOT.rglob("*.py") if not {".venv", "data", "save", "results"} & set(p.relative_to(ROOT).parts)
 )
 SCRIPTS = {"train", "train_pcsr", "test", "test_pcsr", "demo", "app", "export", "hubconf"}
-# a package imports from itself and from lower floors; packages of one floor know nothing of each other
-FLOORS = {
+# a package imports from itself and from lower levels; packages of one level do not import each other
+LEVELS = {
     **{"utils": 0, "models": 1, "datasets": 1, "inference": 2, "evaluation": 3, "training": 4, "web": 4},
     **dict.fromkeys(SCRIPTS, 5),
     **{"benchmarks": 6, "tests": 7},
@@ -35,7 +35,7 @@ def test_imports_run_downwards(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0].removesuffix(".py")
     for name in imports(path):
         top = name.partition(".")[0]
-        below = top not in FLOORS or top == package or FLOORS[top] < FLOORS[package]
+        below = top not in LEVELS or top == package or LEVELS[top] < LEVELS[package]
         assert below, f"{path.relative_to(ROOT)} imports {name}"
 
 
@@ -71,7 +71,7 @@ def test_a_name_stands_for_one_thing() -> None:
     """In all packages together; the scripts, the benchmarks and the tests may use a name again."""
     first: dict[str, Path] = {}
     doubled = set()
-    for path in (path for path in FILES if path.relative_to(ROOT).parts[0] in FLOORS.keys() - {"benchmarks", "tests"}):
+    for path in (path for path in FILES if path.relative_to(ROOT).parts[0] in LEVELS.keys() - {"benchmarks", "tests"}):
         for name in set(names(path)):
             if first.setdefault(name, path) != path:
                 doubled.add(name)

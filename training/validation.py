@@ -50,7 +50,7 @@ def is_best(spec: TrainSpec, psnr: float, before: Iterable[float]) -> bool:
 def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
     """This process's share of the images. Raises InputError if they cannot be used.
 
-    Rank 0 says if some of its LR images show other things than their HR images.
+    Rank 0 warns if some of its LR images show other things than their HR images.
     """
     scale, lr_folders = data.scales[1], listed(data.val_lr) or repeat(None)  # as many of LR, or none
     share = partial(PairedFolder, scale=scale, float_lr=not data.lr_round, rank=ranks.rank, world=ranks.world)
@@ -65,6 +65,8 @@ def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
 
 
 def in_doubt(folder: PairedFolder, pairs: Sequence[Pair]) -> list[str]:
+    """A warning if some of the pairs, which were read from this folder, show different things."""
+
     def images(number: int) -> tuple[Array, Array]:
         return to_pixels(pairs[number].hr), to_pixels(pairs[number].lr)
 

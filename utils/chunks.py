@@ -24,7 +24,7 @@ COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # the mean
 WEBP_PIXELS = b"VP8 ", b"VP8L"
 WEBP_KEPT = *WEBP_PIXELS, b"VP8X", b"ICCP", b"ALPH"  # what the pixels need; these chunks come before all others
 WEBP_FLAGS = 0x30  # the flags for a colour profile and for alpha
-FOURTEEN_BITS = 1 << 14
+FOURTEEN_BITS = 1 << 14  # a WebP stores each side of its image in so many bits
 MISSING = 64  # a chunk of a WebP may claim so many times the size of the file; otherwise nearly all of it is missing
 COMMENT = b"Comment"  # keyword of the text for which JPEG and GIF have a place of their own
 TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
@@ -224,7 +224,7 @@ def mended_webp(webp: bytes, fill: bytes) -> bytes:
             raise ValueError("nearly all is missing")
         content = webp[place + 8 : place + 8 + size]
         if len(content) < size:
-            size *= 2  # decoders may read beyond the claimed size
+            size *= 2  # decoders may need more bytes of the filling than of the original data
             content = content.ljust(size, fill)
         if name == b"VP8X":
             content = bytes([content[0] & WEBP_FLAGS]) + content[1:]

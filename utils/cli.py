@@ -35,7 +35,7 @@ class Store(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong options are bad input like any other, a negative number in any notation is a value, and Store applies."""
+    """Wrong options raise InputError, negative numbers in any notation are values, and Store stores them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -19,7 +19,7 @@ from torch import Tensor
 Array = NDArray[Any]  # uint8 or uint16
 
 MAX_PIXELS = 2**30  # an image that is read or made has no more; OpenCV has the same limit
-HARMLESS = 2**25  # pixels: smaller images may claim any size, as they cannot fill the memory
+HARMLESS = 2**25  # images of no more pixels are not checked, as they cannot fill the memory
 PACKED = 2**14  # pixels per byte of file that are believed; a PNG of one bit and one colour reaches 8256
 
 # OpenCV, Pillow and Pillow's libtiff print errors that they also return or raise; here they are silenced.

@@ -39,32 +39,12 @@ RAW = b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp
 RAW_IPTC = b"Raw profile type iptc"
 # segments of a JPEG that are read, or that say how its pixels are stored
 SEGMENTS = (
-    b"JFIF",
-    b"JFXX",
-    b"Exif\0",
-    b"http://ns.adobe.com/xap/1.0/\0",
-    b"ICC_PROFILE\0",
-    b"MPF\0",
-    b"Adobe",
-    b"Photoshop",
+    *(b"JFIF", b"JFXX", b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0"),
+    *(b"Adobe", b"Photoshop"),
 )
 FOREIGN_SEGMENTS = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
 # chunks of a PNG that are read, that say how its pixels are stored, or that only matter to the program that wrote them
-KNOWN = {
-    *COLOUR_CHUNKS,
-    *TEXT_CHUNKS,
-    b"iCCP",
-    b"eXIf",
-    b"pHYs",
-    b"tRNS",
-    b"tIME",
-    b"sBIT",
-    b"bKGD",
-    b"hIST",
-    b"acTL",
-    b"fcTL",
-    b"fdAT",
-}
+KNOWN = {*COLOUR_CHUNKS, *TEXT_CHUNKS, *b"iCCP eXIf pHYs tRNS tIME sBIT bKGD hIST acTL fcTL fdAT".split()}
 # the same for tags of a TIFF: the first ones; tables of JPEG; XMP, IPTC, Photoshop, ICC; one that Windows adds
 TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675, 37724, 59932, *DESCRIPTIVE}
 TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)\d")

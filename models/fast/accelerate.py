@@ -158,7 +158,7 @@ class FastSoftgateEncoder(SoftgateEncoder):
 
 class FastMLP(PixelMLP):
     def trains_from(self, pre: Tensor) -> bool:
-        """Whether the kernels take what the first layer makes of this input, and have gradients for what follows."""
+        """Whether the kernels compute the layers after the first in training, with gradients, from this input."""
         return bool(self.linears()[1:] and pre.numel() and trains(self, pre))
 
     def project(self, feat: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The errors of an upsampler at the HR pixels of a batch, with their gradients, in one pass on CPUs: training phase 0.
 
-pixel_errors.cpp has the arithmetic.
+pixel_errors.cpp contains the arithmetic.
 """
 
 import ctypes
@@ -16,8 +16,8 @@ from models.fast.pixels import address
 from models.mlp import PixelMLP
 
 
-class Pixels(ctypes.Structure):
-    """The HR pixels and what they read; the same structs are in pixel_errors.cpp."""
+class PixelInputs(ctypes.Structure):
+    """The HR pixels and their inputs; pixel_errors.cpp has the same structs and calls this one Pixels."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("table", "nearest", "coords", "target")),
@@ -28,7 +28,7 @@ class Pixels(ctypes.Structure):
 
 
 class Parameters(ctypes.Structure):
-    """Where the parameters of the MLP lie in memory."""
+    """The addresses of the parameters of the MLP."""
 
     _fields_ = (
         ("layers", ctypes.c_int),
@@ -38,7 +38,7 @@ class Parameters(ctypes.Structure):
 
 
 class Errors(ctypes.Structure):
-    """What is computed, and where it goes."""
+    """The kind of error, and the addresses for the results."""
 
     _fields_ = (
         ("absolute", ctypes.c_int),
@@ -52,9 +52,9 @@ def pixel_errors(
 ) -> Tensor:
     """The mean error of each image, absolute or squared, (b,): of mlp.at(table, nearest, coords) against target.
 
-    table (b*h*w,C) is what mlp.project made of the features, with `across` = w. nearest (b,N) is the row that each pixel
-    reads, counted from its image's first and rising from one row of the image to the next; coords (b,N,4), target
-    (b,N,3).
+    table (b*h*w,C) is the result of mlp.project, with `across` = w. nearest (b,N) is the row of the table that each
+    pixel reads, counted from the first row of its image; it rises from one row of the image to the next. coords is
+    (b,N,4) and target (b,N,3).
     """
     first, *rest = mlp.linears()
     parameters = [tensor for layer in rest for tensor in (layer.weight, layer.bias)]
@@ -64,7 +64,7 @@ def pixel_errors(
 
 
 class PixelErrors(torch.autograd.Function):
-    """All gradients are taken in forward; backward only scales them."""
+    """Computes all gradients in forward; backward only scales them."""
 
     @staticmethod
     def forward(
@@ -79,12 +79,12 @@ class PixelErrors(torch.autograd.Function):
         of_table = torch.empty_like(table)
         of_parameters = table.new_empty(images, sum(shape.numel() for shape in ctx.shapes))
         needed_kernels().pixel_errors(
-            Pixels(
+            PixelInputs(
                 *(address(table).value, nearest.data_ptr(), coords.data_ptr(), address(target).value),
                 *(nearest.stride(0), coords.stride(0), images, across, len(table) // images, count),
             ),
             Parameters(
-                *(layers, *map(ctypes.addressof, (widths, weights, biases))),
+                *(layers, ctypes.addressof(widths), ctypes.addressof(weights), ctypes.addressof(biases)),
                 *(of_coords.data_ptr(), of_coords.stride(0)),
             ),
             Errors(
@@ -98,7 +98,7 @@ class PixelErrors(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Any, ...]:
-        (of_table, of_parameters), ctx.gradients = ctx.gradients, None  # scaled in place, so they serve once
+        (of_table, of_parameters), ctx.gradients = ctx.gradients, None  # scaled in place, so they can be used only once
         scale = scale / ctx.number
         of_table.view(len(scale), -1).mul_(scale[:, None])
         of_coords, *rest = (scale @ of_parameters).split([shape.numel() for shape in ctx.shapes])

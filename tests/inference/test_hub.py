@@ -31,10 +31,8 @@ def test_there_and_back(tmp_path: Path) -> None:
         config = json.loads((tmp_path / "made" / "config.json").read_text())
         assert config["model"]["backbone"] == "fsrcnn" and config["library_name"] == "pcsr"
         card = (tmp_path / "made" / "README.md").read_text()
-        assert (
-            card.startswith("---\nlicense: mit\nlibrary_name: pcsr\n")
-            and "trained at x4 on train. Clean pictures" in card
-        )
+        assert card.startswith("---\nlicense: mit\nlibrary_name: pcsr\n")
+        assert "trained at x4 on train. Clean pictures" in card
 
 
 def test_what_is_sent_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,7 @@ def test_settings(upscaler: Upscaler) -> None:
             ({"k": k}, r"^k must be one number, not ")
             for k in ([0, 1], (0,), np.array([0, 1]), torch.tensor([0, 1]), "1")
         ],
+        ({"k": [0, 1]}, r"^k must be one number, not \[0, 1\]; upscale_each takes several$"),
         ({"budget": [0.5]}, "^budget must be one number"),
         ({"scale": "4"}, "^scale must be one number"),
         *[({"scale": scale}, "scale") for scale in (0.5, 0, -4, np.nan, np.inf, 1e6)],

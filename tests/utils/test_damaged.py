@@ -213,7 +213,8 @@ def test_codecs_print_nothing(tmp_path: Path) -> None:
             except InputError as error:
                 lines += [f"error: {error}"] * (not accept_damaged)
     assert len(lines) > len(files) // 2
-    program = "import sys; from utils.errors import InputError, print_error; from utils.decode import read_image\n"
+    program = "import sys\nfrom utils.cli import print_error\nfrom utils.errors import InputError\n"
+    program += "from utils.decode import read_image\n"
     program += "for name in sys.argv[1:]:\n try: read_image(name)\n except InputError as e: print_error(str(e))"
     command = [sys.executable, "-c", program, *(str(tmp_path / name) for name in files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
