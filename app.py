@@ -1,12 +1,12 @@
-"""A web page that restores pictures: drop one, move the knob, and see which pixels it costs and what it buys.
+"""A web page that restores pictures: drop one, move the knob, and see which pixels take the heavy network.
 
 python app.py                 then open http://127.0.0.1:7860 in a browser on this machine
 python app.py --host 0.0.0.0  lets other machines in; visitors are answered in turn
 
 Programs can call it too, by gradio_client; docs/upscaling.md says how.
-It needs more than the rest: pip install -r requirements-app.txt. The models are those under save/ that have something
-to decide. The page takes nothing from other servers and sends nothing to any; what visitors send and get is deleted
-within hours, and all of it when the server ends.
+It needs further packages: pip install -r requirements-app.txt. It offers the PCSR models under save/ that have a
+classifier. The page takes nothing from other servers and sends nothing to any; the files of visitors are deleted within
+hours, and all of them when the server ends.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from utils.device import add_device_option, pick_device
 from utils.errors import InputError
 from web.session import Service, load_engines
 
-LIMIT = 1e12  # what the page can be told
+LIMIT = 1e12  # the largest limit that can be set, more than any machine holds
 
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
-    parser.add_argument(
-        "--max_pixels", type=float, default=100e6, help="pixels of a picture, as sent and as made (default: 100e6)"
-    )
-    parser.add_argument("--max_mb", type=float, default=200, help="megabytes of a file that is sent (default: 200)")
+    about = "most pixels that a picture which is sent, or its result, may have (default: 100e6)"
+    parser.add_argument("--max_pixels", type=float, default=100e6, help=about)
+    about = "most megabytes that a file which is sent may have (default: 200)"
+    parser.add_argument("--max_mb", type=float, default=200, help=about)
     add_device_option(parser)
     add_precision_option(parser)
     args = parser.parse_args()
@@ -60,9 +60,8 @@ def main() -> None:
                 page = importlib.import_module("web.page")
             except ModuleNotFoundError as error:
                 raise InputError(f"the page needs {error.name}: pip install -r requirements-app.txt") from None
-            page.serve(
-                Service(engines, int(args.max_pixels), Path(folder).resolve()), args.host, args.port, args.max_mb
-            )
+            service = Service(engines, int(args.max_pixels), Path(folder).resolve())
+            page.serve(service, args.host, args.port, args.max_mb)
     except KeyboardInterrupt:
         sys.stdout.flush()
         os._exit(128 + signal.SIGINT)  # Python's own way out aborts in a computation that is still running

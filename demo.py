@@ -9,7 +9,8 @@ python demo.py hr.png                    the same on your HR image: it is shrunk
 Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all pictures, the
 one with the most heavy pixels, all settings together.
 
-The models are trained on clean pictures: noise and the traces of strong compression are upscaled like details.
+The models are trained on clean pictures: they cannot tell noise and compression artefacts from details, and sharpen
+both.
 """
 
 import argparse
@@ -24,20 +25,21 @@ from evaluation.evaluate import Protocol, Row, measure
 from evaluation.record import model_record, results_folder, write_record
 from evaluation.report import format_table, image_table, summarise, summary_json
 from evaluation.simulate import COMPARISON, original_beside, simulate
-from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
+from inference.batch import Upscale, upscale_all
 from inference.inputs import find_images, passed_over
 from inference.options import (
     Chosen,
     add_decision_options,
     add_model_options,
+    add_upscale_options,
+    asked_settings,
     chosen_model,
-    half_precision,
+    chosen_output,
+    precision_record,
     refuse_decisions,
-    settings,
-    settle_precision,
     tile_plan,
 )
-from inference.outputs import fingerprint, short
+from inference.outputs import digest_of, fingerprint
 from inference.restore import Restore, possible_scale
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
@@ -56,15 +58,17 @@ ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    about = "the image; with --upscale also several, a folder, or a pattern in quotes (default: an astronaut)"
+    about = "the image; with --upscale also several, a folder, or a pattern in quotes; to be named before the options "
+    about += "(default: an astronaut)"
     parser.add_argument("images", nargs="*", default=[], metavar="PATH", help=about)
-    parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH", help="the same, as an option")
-    parser.add_argument("--upscale", action="store_true", help="take the images themselves as LR and write their SR")
-    parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
+    parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH", help="the same, given as an option")
+    parser.add_argument("--upscale", action="store_true", help="make the images larger, instead of the simulation")
+    about = "up-scaling factor of 1 or more (default: 4, or the only one that an original model has)"
+    parser.add_argument("--scale", type=float, help=about)
     parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
-    about = "of a damaged file, take what can be decoded, and say so"
+    about = "take what can be decoded of a damaged file, and say so"
     parser.add_argument("--accept_damaged", action="store_true", help=about)
-    about = f"of the assignment's colours, 0 .. 1 (default: {OPACITY})"
+    about = f"strength of the colours in the picture of the assignment, 0 .. 1 (default: {OPACITY})"
     parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
     about = "without --upscale: the original model to compare with (default: save/BACKBONE-x4)"
     parser.add_argument("--original", metavar="PATH", help=about)
@@ -85,16 +89,17 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
+def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float) -> None:
     """Upscale all, each rank its share, and say what became of them. Raises InputError if any failed."""
-    sources, output = from_main(ranks, partial(find_images, args.images, Path(args.out_dir))), chosen_output(args)
-    restore, names = restorer(args, chosen.model, ranks.device)
+    sources = from_main(ranks, partial(find_images, args.images, Path(args.out_dir)))
+    output, precision = chosen_output(args, scale), chosen.computes_in(ranks.device, args.precision)
+    restore, names = restorer(args, chosen.model, ranks.device, scale)
     if ranks.main:
-        chosen.introduce(args, args.scale)
-    made_by = short(fingerprint(chosen.model), not args.no_refinement, *half_precision(args).values())
-    how = Upscale(restore, names, args.scale, output, chosen.name, made_by, args.accept_damaged)
+        chosen.introduce(precision, scale)
+    made_by = digest_of(fingerprint(chosen.model), not args.no_refinement, *precision_record(precision).values())
+    how = Upscale(restore, names, scale, output, chosen.name, made_by, args.accept_damaged)
     rows: list[Row] = []
-    protocol = Protocol(args.scale)
+    protocol = Protocol(scale)
     outcome = upscale_all(
         sources, how, lambda name, restored: rows.append(measure(name, restored, None, protocol)), ranks
     )
@@ -104,40 +109,34 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
         return
     made, kept, failed = (sum(each) for each in zip(*(counts for _, counts in everything), strict=True))
     if len(sources) > 1:
-        print(
-            f"{made} of {len(sources)} images written to {how.output.folder}" + f", {kept} already there" * (kept > 0)
-        )
+        already = f", {kept} already there" if kept else ""
+        print(f"{made} of {len(sources)} images written to {output.folder}{already}")
     if left := passed_over(args.images):
         tell(f"note: not upscaled: {left}")
     if args.json:
-        table = image_table([row for some, _ in everything for row in some], "images", args.scale) if made else None
+        table = image_table([row for some, _ in everything for row in some], "images", scale) if made else None
         print("[]" if table is None else summary_json(summarise(table)))
     Outcome(len(sources), failed=failed).check()
 
 
-def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen) -> None:
+def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen, scale: float) -> None:
     """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
-    restore, names = restorer(args, chosen.model, device)
-    chosen.introduce(args, args.scale)
+    restore, names = restorer(args, chosen.model, device, scale)
+    precision = chosen.computes_in(device, args.precision)
+    chosen.introduce(precision, scale)
     path, restores = Path(args.images[0]), [restore]
     record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
-    record |= {
-        "scale": args.scale,
-        "settings": names,
-        "refinement": not args.no_refinement,
-        "opacity": args.opacity,
-        "device": device.type,
-        **half_precision(args),
-    }
+    record |= {"scale": scale, "settings": names, "refinement": not args.no_refinement, "opacity": args.opacity}
+    record |= {"device": device.type, **precision_record(precision)}
     if isinstance(chosen.model, PCSR):
-        original = original_beside(chosen.spec.backbone, args.scale, args.original)
+        original = original_beside(chosen.spec.backbone, scale, args.original)
         if original is not None:
             restores.insert(0, original_restorer(original, device, tile_plan(args)))
             record["original"] = fingerprint(original)
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
     folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
-    summary = simulate(path, args.scale, restores, folder, args.opacity, args.accept_damaged)
+    summary = simulate(path, scale, restores, folder, args.opacity, args.accept_damaged)
     write_record(folder, record)
     print(format_table(summary))
     print(f"written to {folder}")
@@ -145,28 +144,29 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen)
         print(summary_json(summary))
 
 
-def restorer(args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device) -> tuple[Restore, list[str]]:
+def restorer(
+    args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device, scale: float
+) -> tuple[Restore, list[str]]:
     """What restores with a model, and the names of its results. Raises InputError for options it cannot follow."""
     if isinstance(model, OriginalModel):
         return original_restorer(model, device, tile_plan(args), args.precision), ["original"]
-    decisions = settings(args, args.scale)
-    return pcsr_restorer(model, decisions, device, tile_plan(args)), [str(each) for each in decisions]
+    settings = asked_settings(args, scale)
+    return pcsr_restorer(model, settings, device, tile_plan(args)), [str(each) for each in settings]
 
 
 def main() -> None:
     args = parse_options()
     ranks = start_ranks(args.device)
     if not args.upscale and (ranks.world > 1 or len(args.images) > 1 or Path(args.images[0]).is_dir()):
-        raise InputError("to simulate takes one image and one process; for several, add --upscale")
+        raise InputError("a simulation takes one image and one process; add --upscale to restore several images")
     chosen = chosen_model(args)
-    args.scale = possible_scale(chosen.model, args.scale)
-    settle_precision(args, chosen.model, ranks.device)
+    scale = possible_scale(chosen.model, args.scale)
     if isinstance(chosen.model, OriginalModel):
         refuse_decisions(args)
     if args.upscale:
-        upscale(args, ranks, chosen)
+        upscale(args, ranks, chosen, scale)
     else:
-        simulate_one(args, ranks.device, chosen)
+        simulate_one(args, ranks.device, chosen, scale)
 
 
 if __name__ == "__main__":

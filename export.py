@@ -7,8 +7,8 @@ python export.py --model save/carn-x4 --onnx original.onnx           an original
     k = numpy.array(0, numpy.float32)
     sr, assignment = onnxruntime.InferenceSession("out.onnx").run(None, {"lr": lr, "k": k})   lr (1,3,h,w) in [0,1]
 
-Each upsampler runs on the pixels assigned to it. The scale and refinement are fixed in the file, which says in its
-metadata what its inputs and outputs are. What ONNX Runtime makes of it, if installed, is compared with torch first.
+Each upsampler runs on the pixels assigned to it. Scale and refinement are fixed in the file, whose metadata describe
+its inputs and outputs. If onnxruntime is installed, its results are compared with torch's before the file is written.
 """
 
 import argparse
@@ -30,20 +30,20 @@ from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
 
-LARGEST = 64  # scale at which the pictures and what a network needs for them fit into the memory
+LARGEST = 64  # scale: beyond it, comparing the pictures with torch would take too much memory
 
 
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
-    parser.add_argument("--onnx", required=True, type=Path, help="file to write; may replace one of this command's")
-    parser.add_argument("--scale", type=float, help="up-scaling factor of 1 or more (default: 4; an original's own)")
-    parser.add_argument("--no_refinement", action="store_true", help="leave light/heavy borders as they are")
-    parser.add_argument(
-        "--licence",
-        type=plain_text,
-        help="of the weights, noted in the file (default: this project's, MIT; of a .pth, .pt or .ckpt: not stated)",
+    parser.add_argument("--onnx", required=True, type=Path, help="file to write; replaces only files of export.py")
+    about = "up-scaling factor of 1 or more (default: 4, or the only one that an original model has)"
+    parser.add_argument("--scale", type=float, help=about)
+    parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
+    about = (
+        "licence of the weights, noted in the file (default: MIT, as this project; of .pth, .pt or .ckpt: not stated)"
     )
+    parser.add_argument("--licence", type=plain_text, help=about)
     return parser.parse_args()
 
 
@@ -55,7 +55,7 @@ def pictures() -> list[Tensor]:
 
 @torch.no_grad()
 def takes(encoder: nn.Module, lr: Tensor) -> bool:
-    """Whether an encoder works on images of this size; windows with mirrored borders need some pixels, for example."""
+    """Whether an encoder works on images of this size; mirrored borders, for example, need several pixels."""
     try:
         encoder(lr)
     except RuntimeError:
@@ -69,7 +69,7 @@ def main() -> None:
     model, spec = load_model(args.model)
     setting = Setting(refinement=not args.no_refinement, scale=possible_scale(model, args.scale))
     if setting.scale > LARGEST:
-        raise InputError(f"--scale {setting.scale:g}: must not be over {LARGEST}, for the pictures that are compared")
+        raise InputError(f"--scale {setting.scale:g}: must be at most {LARGEST}, for the comparison with torch")
     licence = args.licence or ("not stated" if of_torch(args.model) else "MIT")
     exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"

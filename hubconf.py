@@ -23,71 +23,47 @@ _ROOT = pathlib.Path(__file__).resolve().parent
 _PACKAGES = ("inference", "models", "utils")
 
 
-def carn_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """PCSR on CARN, light and heavy upsampler."""
-    return _load("carn-pcsr-phase1", weights, device, precision)
+def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
+    """A function that loads the weights `shipped`, or others. `about` is for torch.hub.help."""
+
+    def load(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
+        """Raises ValueError if there are no such weights, or if they are of another model."""
+        path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
+        with _own_packages():
+            # after this repository's packages have become visible
+            from inference.upscaler import Upscaler  # noqa: PLC0415
+            from models.checkpoint import load_model  # noqa: PLC0415
+            from utils.device import pick_device  # noqa: PLC0415
+
+            if weights is None and not path.is_dir():
+                raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")
+            model, spec = load_model(path)
+            meant = shipped.partition("-")[0], "pcsr" if "-pcsr-" in shipped else "original"
+            if meant != (spec.backbone, spec.kind):
+                found = f"{spec.backbone} ({spec.kind}), not of {meant[0]} ({meant[1]})"
+                raise ValueError(f"{path}: holds weights of {found}; take the entry of that name")
+            return Upscaler(model, pick_device(device), precision=precision)
+
+    load.__doc__ = about
+    return load
 
 
-def fsrcnn_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """PCSR on FSRCNN, light and heavy upsampler."""
-    return _load("fsrcnn-pcsr-phase1", weights, device, precision)
-
-
-def srresnet_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """PCSR on SRResNet, light and heavy upsampler."""
-    return _load("srresnet-pcsr-phase1", weights, device, precision)
-
-
-def softgate_pcsr(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """PCSR on Softgate, an encoder of this project, light and heavy upsampler."""
-    return _load("softgate-pcsr-phase1", weights, device, precision)
-
-
-def carn(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """CARN, the original model at scale 4."""
-    return _load("carn-x4", weights, device, precision)
-
-
-def fsrcnn(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """FSRCNN, the original model at scale 4."""
-    return _load("fsrcnn-x4", weights, device, precision)
-
-
-def srresnet(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """SRResNet, the original model at scale 4."""
-    return _load("srresnet-x4", weights, device, precision)
-
-
-def softgate(weights: str | None = None, device: str = "auto", precision: "Precision" = "auto") -> "Upscaler":
-    """Softgate with a pixel-shuffle tail, the original model at scale 4."""
-    return _load("softgate-x4", weights, device, precision)
-
-
-def _load(shipped: str, weights: str | None, device: str, precision: "Precision") -> "Upscaler":
-    """Weights that ship, or others. Raises ValueError, one line, if there are none, or for those of another model."""
-    path = pathlib.Path(weights) if weights is not None else _ROOT / "save" / shipped
-    with _own_packages():
-        # after this repository's packages have become visible
-        from inference.upscaler import Upscaler  # noqa: PLC0415
-        from models.checkpoint import load_model  # noqa: PLC0415
-        from utils.device import pick_device  # noqa: PLC0415
-
-        if weights is None and not path.is_dir():
-            raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")
-        model, spec = load_model(path)
-        meant = shipped.partition("-")[0], "pcsr" if "-pcsr-" in shipped else "original"
-        if meant != (spec.backbone, spec.kind):
-            found = f"{spec.backbone} ({spec.kind}), not of {meant[0]} ({meant[1]})"
-            raise ValueError(f"{path}: holds weights of {found}; take the entry of that name")
-        return Upscaler(model, pick_device(device), precision=precision)
+carn_pcsr = _entry("carn-pcsr-phase1", "PCSR on CARN, light and heavy upsampler.")
+fsrcnn_pcsr = _entry("fsrcnn-pcsr-phase1", "PCSR on FSRCNN, light and heavy upsampler.")
+srresnet_pcsr = _entry("srresnet-pcsr-phase1", "PCSR on SRResNet, light and heavy upsampler.")
+softgate_pcsr = _entry("softgate-pcsr-phase1", "PCSR on Softgate, this project's encoder, light and heavy upsampler.")
+carn = _entry("carn-x4", "CARN, the original model at scale 4.")
+fsrcnn = _entry("fsrcnn-x4", "FSRCNN, the original model at scale 4.")
+srresnet = _entry("srresnet-x4", "SRResNet, the original model at scale 4.")
+softgate = _entry("softgate-x4", "Softgate with a pixel-shuffle tail, the original model at scale 4.")
 
 
 @contextlib.contextmanager
 def _own_packages() -> typing.Iterator[None]:
-    """Within, `models` and `utils` are this repository's; behind it, they are what they were to the caller.
+    """Within, `models` and `utils` are this repository's; afterwards they are again what the caller had.
 
-    Both are common names. The modules imported within go on working, by the references that they hold to each other,
-    but cannot be imported or unpickled by name.
+    Both are common names. The modules that are imported within go on working, because they refer to each other, but
+    cannot be imported or unpickled by name.
     """
     loaded = sys.modules.get("utils")
     if loaded is not None and str(_ROOT / "utils") in map(str, getattr(loaded, "__path__", ())):

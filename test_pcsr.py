@@ -1,7 +1,7 @@
 """Evaluate a PCSR model: python test_pcsr.py --config configs/carn-pcsr-phase1.yaml --hr_data DIR --per_image --k 0"""
 
 from evaluation.command import eval_parser, run_evaluation
-from inference.options import add_decision_options, chosen_model, settings, tile_plan
+from inference.options import add_decision_options, asked_settings, chosen_model, tile_plan
 from inference.restorers import pcsr_restorer
 from models.pcsr import PCSR
 from utils.dist import run_rank
@@ -18,8 +18,8 @@ def main() -> None:
     model = chosen.model
     run_evaluation(
         args,
-        lambda device, scale: pcsr_restorer(model, settings(args, scale), device, tile_plan(args)),
-        [str(setting) for setting in settings(args, args.scale[0])],
+        lambda device, scale: pcsr_restorer(model, asked_settings(args, scale), device, tile_plan(args)),
+        [str(setting) for setting in asked_settings(args, args.scale[0])],
         chosen,
     )
 

@@ -16,7 +16,7 @@ from datasets.options import add_degrade_option, asked_degradation
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import Chosen, add_model_options, half_precision, settle_precision
+from inference.options import Chosen, add_model_options, precision_record
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
 from utils.cli import Parser, tell
@@ -76,7 +76,7 @@ def run_evaluation(
     used, and for a results folder that holds the images or, if the user named it, results of something else.
     """
     ranks = start_ranks(args.device)
-    settle_precision(args, chosen.model if chosen else None, ranks.device)
+    precision = chosen.computes_in(ranks.device, args.precision) if chosen else "float32"
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
@@ -84,10 +84,11 @@ def run_evaluation(
     if ranks.main:
         print(protocol_line(args))
         if chosen:
-            chosen.introduce(args, *restores)
+            chosen.introduce(precision, *restores)
             if chosen.trained and not args.lr_data and (warning := chosen.trained.unlike(args.degrade)):
                 tell(f"warning: {warning}")
-    about = {**model_record(chosen), "settings": settings, **protocol_record(args), "device": ranks.device.type}
+    about = {**model_record(chosen), "settings": settings, **protocol_record(args), **precision_record(precision)}
+    about["device"] = ranks.device.type
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:
         for data in sets:
@@ -117,12 +118,12 @@ def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[st
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
     if args.lr_data and (len(scales) > 1 or len(args.lr_data) != len(named)):
         raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
-    lrs = args.lr_data or [None] * len(named)
+    lrs, suffix = args.lr_data or [None] * len(named), protocol_suffix(args, about.get("precision"))
     for ((name, hr), lr), scale in product(zip(named.items(), lrs, strict=True), scales):
         pairs = PairedFolder(hr, lr, scale, args.float_lr, ranks.rank, ranks.world, degrade=args.degrade)
         wanted = Path(args.out_dir or f"results/{model}")
         if not args.out_dir or len(named) * len(scales) > 1:
-            wanted /= f"{name}-x{scale:g}{protocol_suffix(args)}"
+            wanted /= f"{name}-x{scale:g}{suffix}"
         if wanted.resolve() in {Path(given).resolve() for given in (*args.hr_data, *args.lr_data)}:
             raise InputError(f"--out_dir {wanted}: holds the images to evaluate; give another folder")
         record = {**about, "scale": scale, **images_record("hr", hr), **images_record("lr", lr)}
@@ -164,12 +165,11 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
         "float_lr": args.float_lr,
         "psnr_type": args.psnr_type,
         "refinement": not getattr(args, "no_refinement", True),  # PCSR only
-        **half_precision(args),
     }
     return {**record, "degrade": str(args.degrade)} if args.degrade else record  # older records lack it
 
 
-def protocol_suffix(args: argparse.Namespace) -> str:
+def protocol_suffix(args: argparse.Namespace, precision: str | None) -> str:
     """Names whatever differs from whole images in RGB: results of each protocol have a folder of their own."""
     other = {
         "patches": not args.per_image,
@@ -178,7 +178,7 @@ def protocol_suffix(args: argparse.Namespace) -> str:
         "float": args.float_lr,
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
-    words = [*(word for word, holds in other.items() if holds), *half_precision(args).values()]
+    words = [*(word for word, holds in other.items() if holds), *([precision] if precision else [])]
     words += str(args.degrade).replace("=", "").split() if args.degrade else []
     return "".join(f"-{word}" for word in words)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.options import Chosen
-from inference.outputs import fingerprint, short
+from inference.outputs import digest_of, fingerprint
 from utils.cli import tell
 from utils.errors import InputError
 from utils.files import list_images, read_bytes, write_atomic
@@ -65,7 +65,7 @@ def images_record(kind: str, folder: str | None) -> dict[str, Any]:
     if folder is None:
         return {f"{kind}_data": None, f"{kind}_images": None}
     sizes = [(path.name, path.stat().st_size) for path in list_images(folder)]
-    return {f"{kind}_data": str(Path(folder).resolve()), f"{kind}_images": short(sizes)}
+    return {f"{kind}_data": str(Path(folder).resolve()), f"{kind}_images": digest_of(sizes)}
 
 
 def results_folder(

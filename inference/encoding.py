@@ -5,25 +5,28 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inference.finish import canvas, finish
+from inference.precision import computes_in, name_of
 from inference.restore import Clock, Restored, hr_size
-from inference.tiles import MAPS, TilePlan, allowance
+from inference.tiles import MAPS, TilePlan, allowance, until_it_fits
 from models.decide import decide
 from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops
 from models.setting import Setting
 from models.tile import Tile
+from utils.errors import InputError
 
-HR_FLOATS = 10  # per HR pixel: log odds, sr, and what refinement needs of it
+HR_FLOATS = 10  # numbers that are held per HR pixel: the log odds, sr, and while refining the means of sr and masks
 
 
-class Result:
-    """What one setting makes of one image, as it grows tile by tile."""
+class ResultInProgress:
+    """What one setting makes of one image, painted tile by tile; `restored` is the finished result."""
 
     def __init__(self, setting: Setting, size: tuple[int, int], bits: int) -> None:
         self.setting, self.size = setting, size
@@ -54,75 +57,78 @@ class Result:
 
 
 class Encoding:
-    """One image at one scale. With `keep` it is encoded now and its features stay, so that the knob can be moved."""
+    """One image at one scale. With `keep` it is encoded now and its features stay, so that the knob can be moved.
+
+    Whenever a GPU's memory does not suffice, the work begins again with smaller tiles.
+    """
 
     def __init__(
-        self,
-        engine: Engine,
-        lr: Tensor,
-        scale: float,
-        bits: int = 8,
-        plan: TilePlan | None = None,
-        keep: bool = True,
+        self, engine: Engine, lr: Tensor, scale: float, bits: int = 8, plan: TilePlan | None = None, keep: bool = True
     ) -> None:
         """lr (1,3,h,w) in [0,1]; results have 8 or 16 bits. Raises InputError for an output too large for a file."""
         self.size = hr_size(lr, scale)
-        self.engine, self.lr, self.scale, self.bits = engine, lr.to(engine.device), scale, bits
-        self.plan = plan or TilePlan()
-        self.tiles = self.plan.cut(self.lr, engine, pixel_bytes(engine, scale))
-        self.feats: list[Tensor | None] = [None] * len(self.tiles)
-        self.log_odds: Tensor | None = None  # (1,M-1,H,W), once all tiles have been looked at
-        clock = Clock(engine.device)
-        if keep:
-            self.look(keep=True)
+        self.engine, self.lr, self.scale, self.bits, self.keep = engine, lr.to(engine.device), scale, bits, keep
+        until_it_fits(plan or TilePlan(), self.begin)
+
+    def begin(self, plan: TilePlan) -> None:
+        """Cut the image into tiles and, with `keep`, encode it."""
+        self.log_odds: Tensor | None = None  # (1,M-1,H,W)
+        self.feats: list[Tensor | None] = []  # one per tile; emptied before the free memory decides how tiles are cut
+        self.plan, self.tiles = plan, plan.cut(self.lr, self.engine, pixel_bytes(self.engine, self.scale))
+        # refinement reads one pixel around a tile; the halo of the encoder comes on top of that
+        self.around = [tile.grown(self.lr, 1) for tile in self.tiles]
+        clock = Clock(self.engine.device)
+        if self.keep:
+            self.log_odds, self.feats = self.classify_all(keep=True)
         self.seconds = clock.lap()  # what encoding took
 
-    def look(self, keep: bool) -> None:
-        """Find the log odds of the whole image, tile by tile, and keep the features if asked."""
-        self.log_odds = torch.empty(1, self.engine.upsampler_count - 1, *self.size, device=self.lr.device)
+    def classify_all(self, keep: bool) -> tuple[Tensor, list[Tensor | None]]:
+        """The log odds of the whole image, found tile by tile, and the features of each tile, None without `keep`."""
+        feats: list[Tensor | None] = []
+        log_odds = torch.empty(1, self.engine.upsampler_count - 1, *self.size, device=self.lr.device)
         with self.plan.bar(len(self.tiles)) as bar:
-            for i, tile in enumerate(self.tiles):
-                around = self.around(tile)
+            for around in self.around:
                 feat = self.engine.features(self.lr, around)
                 rows, cols = around.window(self.lr, self.size)
                 encoded = self.engine.project(self.lr, around, feat)
-                self.log_odds[..., rows, cols] = self.engine.classify(encoded, self.size)
-                self.feats[i] = feat if keep else None
+                log_odds[..., rows, cols] = self.engine.classify(encoded, self.size)
+                feats.append(feat if keep else None)
                 bar.update()
-
-    def around(self, tile: Tile) -> Tile:
-        """A tile with the pixels around it that refinement reads."""
-        return tile.grown(self.lr, 1)
-
-    def encode(self, index: int) -> Encoded:
-        """Tile `index` with the pixels around it, from its features if they were kept."""
-        around, feat = self.around(self.tiles[index]), self.feats[index]
-        return self.engine.project(self.lr, around, self.engine.features(self.lr, around) if feat is None else feat)
+        return log_odds, feats
 
     @torch.inference_mode()
     def restore(self, settings: Sequence[Setting]) -> list[Restored]:
-        """The image under several settings; `seconds` hold what this call took, and not the encoding that was kept.
+        """The image under several settings; `seconds` hold what this call took, without the encoding that was kept.
 
-        Raises InputError for a budget that cannot be met.
+        Raises InputError for a setting of another scale or precision, and for a budget that cannot be met.
         """
+        check_settings(self.engine, self.scale, settings)
+        return until_it_fits(self.plan, partial(self.restore_tiles, settings))
+
+    def restore_tiles(self, settings: Sequence[Setting], plan: TilePlan) -> list[Restored]:
+        if plan != self.plan:
+            self.begin(plan)
         engine, clock = self.engine, Clock(self.engine.device)
-        results = [Result(setting, self.size, self.bits) for setting in settings]
+        all_odds, feats = self.log_odds, self.feats
+        lr_pixels = self.lr.shape[2] * self.lr.shape[3]
+        results = [ResultInProgress(setting, self.size, self.bits) for setting in settings]
         # these rules need the log odds of all tiles before the first pixel
         see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
-        if self.log_odds is None and see_all and len(self.tiles) > 1:
-            self.look(keep=4 * engine.channels * self.lr.shape[2] * self.lr.shape[3] <= allowance(engine.device))
+        if all_odds is None and see_all and len(self.tiles) > 1:
+            all_odds, feats = self.classify_all(keep=4 * engine.channels * lr_pixels <= allowance(engine.device))
         shared = clock.lap()
         decided: dict[Setting, Tensor] = {}
-        if self.log_odds is not None:
+        if all_odds is not None:
             for result in results:
-                decided[result.setting] = decide(self.log_odds, result.setting, engine.account)
+                decided[result.setting] = decide(all_odds, result.setting, engine.account)
                 result.seconds += clock.lap()
         with self.plan.bar(len(self.tiles)) as bar:
-            for i, tile in enumerate(self.tiles):
-                encoded = self.encode(i)
-                log_odds = engine.classify(encoded, self.size) if self.log_odds is None else None
+            for i, (tile, around) in enumerate(zip(self.tiles, self.around, strict=True)):
+                feat = feats[i] if feats else None
+                encoded = engine.project(self.lr, around, engine.features(self.lr, around) if feat is None else feat)
+                log_odds = engine.classify(encoded, self.size) if all_odds is None else None
                 shared += clock.lap()
-                rows, cols = encoded.tile.window(self.lr, self.size)
+                rows, cols = around.window(self.lr, self.size)
                 for result in results:
                     if log_odds is None:
                         assignment = decided[result.setting][:, rows, cols].contiguous()
@@ -131,13 +137,22 @@ class Encoding:
                     result.paint(engine, encoded, assignment, tile)
                     result.seconds += clock.lap()
                 bar.update()
-        return [result.restored(engine.account, self.lr.shape[2] * self.lr.shape[3], shared) for result in results]
+        return [result.restored(engine.account, lr_pixels, shared) for result in results]
 
     @property
     def nbytes(self) -> int:
         """What it holds, in bytes."""
-        held = [tensor for tensor in (*self.feats, self.lr, self.log_odds) if tensor is not None]
-        return sum(tensor.nbytes for tensor in held)
+        return sum(tensor.nbytes for tensor in (self.lr, self.log_odds, *self.feats) if tensor is not None)
+
+
+def check_settings(engine: Engine, scale: float, settings: Sequence[Setting]) -> None:
+    """Raises InputError for a setting of another scale, or of another precision than the engine computes in."""
+    for setting in settings:
+        if setting.scale != scale:
+            raise InputError(f"scale {setting.scale:g}: the image was encoded for scale {scale:g}; encode it anew")
+        if computes_in(engine.model, engine.device, setting.precision) != engine.precision:
+            own = name_of(engine.precision)
+            raise InputError(f"precision {setting.precision}: the model was prepared for {own}; prepare it anew")
 
 
 def pixel_bytes(engine: Engine, scale: float) -> float:

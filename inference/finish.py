@@ -1,4 +1,4 @@
-"""From what a model gives to the levels of an image: refined, clamped, rounded."""
+"""Turns sr, the output of a model, into the levels of an image: refined, clamped, rounded."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from utils.image import Array
 
 
 def canvas(height: int, width: int, bits: int) -> Array:
-    """Room for an image (H,W,3) of 8 or 16 bits."""
+    """An empty image (H,W,3) of 8 or 16 bits."""
     return np.empty((height, width, 3), np.uint8 if bits == 8 else np.uint16)
 
 

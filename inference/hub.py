@@ -49,9 +49,8 @@ def from_pretrained(
     try:
         path = hub().hf_hub_download(str(name), WEIGHTS, revision=revision)
     except Exception as error:  # the library has many of its own, of networks, names and rights
-        raise InputError(
-            f"{name}: no folder, and not to be had from the Hub: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name}: no folder, and not to be had from the Hub: {reason}") from error
     return Upscaler.load(path, device, precision)
 
 

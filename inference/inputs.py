@@ -1,4 +1,4 @@
-"""Which image files a command is given: by name, as folders, as patterns."""
+"""Finds the image files that a command is given by name, in folders or by patterns."""
 
 import glob
 import os
@@ -10,7 +10,7 @@ from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image, list_images
 from utils.metadata import read_mark
 
-NAMED = 5  # names in one line
+NAMED = 5  # the most names in a message, so that it stays one line
 
 
 def find_images(given: Sequence[str], out_dir: Path) -> list[Path]:
@@ -48,7 +48,7 @@ def matches(text: str) -> list[Path]:
 
 
 def passed_over(given: Sequence[str]) -> str | None:
-    """For people: what folders hold, and patterns match, that looks like pictures and is none of the images found."""
+    """The files and subfolders that look like pictures but are not upscaled, in words for the user; None if none."""
     paths = dict.fromkeys(path for text in given if not Path(text).is_file() for path in candidates(text))
     unread = [path for path in paths if path.suffix.lower() in UNREAD_SUFFIXES and path.is_file()]
     folders = [path for path in paths if path.is_dir() and any(map(is_image, contents(path)))]
@@ -61,7 +61,7 @@ def passed_over(given: Sequence[str]) -> str | None:
 
 
 def candidates(text: str) -> list[Path]:
-    """What lies directly in a folder, or what a pattern matches; hidden files left out."""
+    """The files and folders directly in a folder, or those that a pattern matches, without hidden ones."""
     path = Path(text)
     found = contents(path) if path.is_dir() else [Path(name) for name in glob.glob(text)]  # noqa: PTH207 - as above
     return sorted(each for each in found if not each.name.startswith("."))
@@ -75,7 +75,7 @@ def contents(folder: Path) -> list[Path]:
 
 
 def first_names(paths: Sequence[Path]) -> str:
-    """The first few by name, and how many there are beside."""
+    """The names of the first few, and how many more there are."""
     names = ", ".join(path.name for path in paths[:NAMED])
     return names if len(paths) <= NAMED else f"{names} and {len(paths) - NAMED} more"
 

@@ -1,4 +1,4 @@
-"""The kinds of images that Python programs have: numpy arrays, torch tensors, Pillow's images, and files."""
+"""From the images that Python programs have to lr and back: numpy arrays, torch tensors, Pillow's images, files."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import Tensor
 
-from inference.picture import grayed, like, visible
+from inference.picture import as_kind_of, grayed, visible
 from utils.decode import decode_8, read_image
 from utils.errors import InputError
 from utils.image import Array, Image
 from utils.metadata import read_profile
 
-PEAKS = {1: 255, 2: 65535, 4: 1}  # the value of white, by the bytes of a channel
+PEAKS = {1: 255, 2: 65535, 4: 1}  # bytes of a channel -> the value of white
 
 
 class Given:
-    """An image or a batch that was given: what the model gets of it, and how results become of the same kind.
+    """An image or a batch that was given: lr for the model, and results made into the same kind of image.
 
     Raises InputError for what is no image, and for values out of range.
     """
@@ -37,7 +37,7 @@ class Given:
     def like(self, results: Sequence[Array]) -> Any:
         """Results (H,W,3) of `bits`, one per image, as the kind that was given."""
         if self.picture is not None:
-            return pillow_of(like(self.picture, results[0]))
+            return pillow_of(as_kind_of(self.picture, results[0]))
         return self.pack([levels_like(pixels, self.image) for pixels in results])
 
     def pack(self, arrays: Sequence[NDArray[Any]]) -> Any:
@@ -64,7 +64,7 @@ def check_image(image: Any) -> None:
 
 
 def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
-    """What a file or an image of Pillow holds. Raises InputError if that is more than 8 bits, or no image."""
+    """A file, or an image of Pillow, decoded. Raises InputError for more than 8 bits per channel, or no image."""
     deep = "more than 8 bits per channel; give a numpy array instead"
     if not isinstance(image, Pillow.Image):
         picture = read_image(fspath(image))

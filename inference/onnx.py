@@ -1,6 +1,6 @@
 """Trained models as ONNX files, for other programs. The package onnx is optional.
 
-What is traced are the model's own methods, with sizes as tensors so that the graph holds for images of all sizes.
+The model's own methods are traced, with sizes as tensors, so that the graph holds for images of all sizes.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but
 from torch.onnx.operators import shape_as_tensor
 
 from models.blocks import OriginalModel
-from models.decide import LARGE, argmax_after, log_cost_ratios
+from models.decide import assign_k
 from models.fast.fold import folded
 from models.grid import Grid, axis
 from models.pcsr import PCSR, refine
@@ -30,8 +30,8 @@ from utils.errors import LONGEST_REASON, InputError
 INSTALL = "pip install -r requirements-bench.txt"
 OPSET = 18
 TRACED = (16, 20)  # h, w of the image that a trace is made with
-OTHERS = ((9, 11), (33, 30))  # of those that it is tried on
-PRODUCER = "pcsr"  # marks the files that may be written over
+OTHERS = ((9, 11), (33, 30))  # h, w of the images that it is tried on
+PRODUCER = "pcsr"  # files with this mark may be replaced
 SIZES = {"lr": {2: "h", 3: "w"}, "sr": {2: "H", 3: "W"}, "assignment": {1: "H", 2: "W"}}
 LR = "(1,3,h,w) float32, RGB in [0,1], any h and w of 1 or more"
 K = "() float32: larger is cheaper, about -0.4 to 2; -inf is all heavy, inf all light; must not be nan"
@@ -59,11 +59,11 @@ class PCSRGraph(nn.Module):
     """
 
     def __init__(self, model: PCSR, setting: Setting) -> None:
-        """Of the setting, the scale and the refinement count."""
+        """Of the setting, only scale and refinement are used."""
         super().__init__()
         self.model = folded(model)
         self.setting = setting
-        self.ratios = log_cost_ratios(model.account.cost(setting.scale))
+        self.cost = model.account.cost(setting.scale)
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (
@@ -75,7 +75,7 @@ class PCSRGraph(nn.Module):
         if k is None:
             return self.model.upsample_by(lr, feat, grid, 0).clamp(0, 1)
         log_odds = self.model.classify(feat, grid)
-        assignment = argmax_after(log_odds, [k.clamp(-LARGE, LARGE) * ratio for ratio in self.ratios])
+        assignment = assign_k(log_odds, self.cost, k)
         sr = self.model.upsample(lr, feat, grid, assignment)
         return (refine(sr, assignment) if self.setting.refinement else sr).clamp(0, 1), assignment
 
@@ -97,7 +97,7 @@ def to_onnx(model: OriginalModel | PCSR, setting: Setting | None = None) -> byte
     example = (torch.rand(1, 3, *TRACED), torch.tensor(0.0))[: len(inputs)]
     check_trace(graph, example)
     with TemporaryDirectory() as folder, warnings.catch_warnings(), no_output():
-        warnings.simplefilter("ignore")  # check_trace has seen those that mean something
+        warnings.simplefilter("ignore")  # check_trace has judged them
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
@@ -213,5 +213,5 @@ def start(exported: bytes, threads: int = 0) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is raised as well
+    options.log_severity_level = 4  # errors are raised as well
     return onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])

@@ -10,25 +10,21 @@ from torch import Tensor
 
 from inference.onnx import decides, first_line
 from models.blocks import OriginalModel
-from models.decide import LARGE, log_cost_ratios
+from models.decide import offsets
 from models.grid import grid_over
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.errors import InputError
 from utils.resize import scaled_size
 
-TOLERANCE = 1e-4  # of [0,1]: what a picture may differ by
-TIE = 1e-4  # of log odds: upsamplers as close as this may be chosen either way
+TOLERANCE = 1e-4  # how much values in [0,1] may differ: a fortieth of a level of 8 bits
+TIE = 1e-4  # a difference of log odds that rounding may cause: either upsampler may be chosen
 KS = (0.0, 0.7, math.inf, -math.inf)
 
 
 @torch.inference_mode()
 def largest_difference(
-    session: Any,
-    model: OriginalModel | PCSR,
-    setting: Setting,
-    images: Sequence[Tensor],
-    tolerance: float = TOLERANCE,
+    session: Any, model: OriginalModel | PCSR, setting: Setting, images: Sequence[Tensor], tolerance: float = TOLERANCE
 ) -> float:
     """Largest difference of sr, over images (1,3,h,w) and, where the model decides, over k = KS.
 
@@ -81,8 +77,8 @@ def check_assignment(assignment: Tensor, log_odds: Tensor, cost: Sequence[float]
     """Raises InputError if an upsampler of assignment (1,H,W) is not, within TIE, the best by log_odds (1,M-1,H,W)."""
     if assignment.shape != log_odds[:, 0].shape:
         raise InputError(f"assignment is {tuple(assignment.shape)}, torch's {tuple(log_odds[:, 0].shape)}")
-    offsets = max(-LARGE, min(k, LARGE)) * torch.tensor([0.0, *log_cost_ratios(cost)]).view(1, -1, 1, 1)
-    scores = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1) - offsets  # (1,M,H,W)
+    lowered = torch.tensor([0.0, *offsets(cost, k)]).view(1, -1, 1, 1)
+    scores = torch.cat([torch.zeros_like(log_odds[:, :1]), log_odds], 1) - lowered  # (1,M,H,W)
     chosen = scores.gather(1, assignment[:, None].long())[:, 0]
     if wrong := int((scores.amax(1) - chosen > TIE).sum()):
         raise InputError(f"{wrong} pixels have another upsampler than in torch")

@@ -1,4 +1,4 @@
-"""The command-line options that say which model to use, and under which settings."""
+"""Options of commands: which model to use, under which settings, and how results are written."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import NamedTuple, get_args
 
 import torch
 
-from inference.restorers import computes_in
+from inference.outputs import OutputFiles
+from inference.precision import computes_in, name_of
 from inference.tiles import TilePlan
 from models.blocks import OriginalModel
 from models.build import backbone_parts, difference, facts, resolved
@@ -17,15 +18,16 @@ from models.trained import Trained
 from utils.cli import Parser, tell
 from utils.config import OriginalSpec, PCSRSpec
 from utils.device import add_device_option
+from utils.encode import QUALITY
 from utils.errors import InputError, one_line
 from utils.parse import load_config
 
 
 def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
-    """`precision` is the one that is taken if nothing is said."""
-    parser.add_argument("--config", help="configs/NAME.yaml of a training, whose weights are in save/NAME")
-    parser.add_argument("--model", help="weights instead: a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
-    about = "work on large images in tiles of about the area of N x N LR pixels (default: what the memory allows)"
+    """`precision` is the default of --precision."""
+    parser.add_argument("--config", help="configs/NAME.yaml of a training; the weights are those in save/NAME")
+    parser.add_argument("--model", help="other weights: a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
+    about = "cut large images into tiles of about the area of N x N LR pixels (default: as the memory allows)"
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
@@ -33,35 +35,62 @@ def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
 
 
 def add_precision_option(parser: Parser, default: Precision = "auto") -> None:
-    about = "numbers that the networks compute in; auto is float16 on CPUs that are faster in it, else float32"
+    about = "type of number that the networks compute in; auto is float16 on CPUs that are faster in it, else float32"
     parser.add_argument(
         "--precision", choices=get_args(Precision), default=default, help=f"{about} (default: {default})"
     )
 
 
-def settle_precision(args: argparse.Namespace, model: OriginalModel | PCSR | None, device: torch.device) -> None:
-    """Let the options name the numbers that are meant, instead of `auto`."""
-    if args.precision == "auto":
-        args.precision = "float32" if model is None else str(computes_in(model, device, "auto")).rpartition(".")[2]
+def precision_record(precision: Precision) -> dict[str, str]:
+    """What a record of results says of the precision: nothing if it is float32, as older records lack it."""
+    return {} if precision == "float32" else {"precision": precision}
 
 
-def half_precision(args: argparse.Namespace) -> dict[str, str]:
-    """The precision for a record of results, if it is another than float32; older records lack it."""
-    return {} if args.precision == "float32" else {"precision": args.precision}
+def numeral(text: str) -> float:
+    """The type of an option of several numbers, in words that also help if a file is named after it."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; the option takes all words that follow") from None
 
 
 def add_decision_options(parser: Parser) -> None:
     about = "the knob: a larger k is cheaper (default: 0); useful from -0.4 to 2, -inf is all heavy, inf all light"
-    parser.add_argument("--k", type=float, nargs="+", default=[], help=about)
-    about = "instead of k: the share of the all-heavy model's FLOPs to spend, up to 1"
-    parser.add_argument("--budget", type=float, nargs="+", default=[], help=about)
-    about = "instead of k: every image decides for itself, by k-means on its probabilities (ADM)"
+    parser.add_argument("--k", type=numeral, nargs="+", default=[], help=about)
+    about = "instead of k: the share of the all-heavy model's FLOPs that may be spent, at most 1"
+    parser.add_argument("--budget", type=numeral, nargs="+", default=[], help=about)
+    about = "instead of k: k-means on the probabilities of each image finds its heavy pixels (ADM in the paper)"
     parser.add_argument("--adaptive", action="store_true", help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
 
 
-def settings(args: argparse.Namespace, scale: float) -> list[Setting]:
-    """All settings asked for, k = 0 if none is given. Raises InputError for values out of range."""
+def add_upscale_options(group: argparse._ArgumentGroup) -> None:
+    about = "what the results' names add to those of the files, such as --suffix=-big (default: _x and the scale)"
+    group.add_argument("--suffix", help=about)
+    kinds, about = ("png", "jpg", "webp", "tif"), "kind of file to write (default: png, which is lossless, like tif)"
+    group.add_argument("--format", choices=kinds, default="png", help=about)
+    about = f"how good a jpg or webp is, 1 .. 100 (default: {QUALITY})"
+    group.add_argument("--quality", type=int, default=QUALITY, help=about)
+    about = "write the assignment beside each result: the picture in gray, red where pixels took the heavy network"
+    group.add_argument("--assignment", action="store_true", help=about)
+    about = "make results again that are up to date, and replace files that were made from something else; never inputs"
+    group.add_argument("--overwrite", action="store_true", help=about)
+
+
+def chosen_output(args: argparse.Namespace, scale: float) -> OutputFiles:
+    """How results are named and written. Raises InputError for an impossible suffix or quality."""
+    suffix = f"_x{scale:g}" if args.suffix is None else args.suffix
+    if Path(f"a{suffix}").name != f"a{suffix}":
+        raise InputError(f"--suffix {suffix}: cannot be part of a file name")
+    if not 1 <= args.quality <= 100:
+        raise InputError(f"--quality {args.quality}: must lie between 1 and 100")
+    quality = args.quality if args.format in ("jpg", "webp") else None
+    folder, kind = Path(args.out_dir), f".{args.format}"
+    return OutputFiles(folder, suffix, kind, quality, args.assignment, args.opacity, args.overwrite)
+
+
+def asked_settings(args: argparse.Namespace, scale: float) -> list[Setting]:
+    """All settings that the options ask for, k = 0 if none is given. Raises InputError for values out of range."""
     common = not args.no_refinement, scale, args.precision
     chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
     if args.adaptive:
@@ -70,7 +99,7 @@ def settings(args: argparse.Namespace, scale: float) -> list[Setting]:
 
 
 def tile_plan(args: argparse.Namespace) -> TilePlan:
-    """How large images are cut into tiles. Raises InputError for tiles of no size."""
+    """How large images are cut into tiles, with a bar in the terminal. Raises InputError for tiles of no size."""
     return TilePlan(args.tile_size, progress=True)
 
 
@@ -80,7 +109,7 @@ class Chosen(NamedTuple):
     model: OriginalModel | PCSR
     spec: OriginalSpec | PCSRSpec
     name: str
-    trained: Trained | None  # None if the weights do not say it
+    trained: Trained | None  # what the weights were trained on; None if they do not say it
 
     def __str__(self) -> str:
         kind = "PCSR on" if isinstance(self.model, PCSR) else "original"
@@ -89,9 +118,13 @@ class Chosen(NamedTuple):
         trained = f", trained at {self.trained}" if self.trained else ""
         return f"{kind} {title}, {count:,} parameters{trained}"
 
-    def introduce(self, args: argparse.Namespace, *scales: float) -> None:
+    def computes_in(self, device: torch.device, precision: Precision) -> Precision:
+        """The precision that is meant on a device, which is never `auto`."""
+        return name_of(computes_in(self.model, device, precision))
+
+    def introduce(self, precision: Precision, *scales: float) -> None:
         """Say which model is at work, and on stderr if it was trained for other scales."""
-        print(f"{self}; computes in {args.precision}")
+        print(f"{self}; computes in {precision}")
         if self.trained and (other := [f"x{scale:g}" for scale in scales if not self.trained.covers(scale)]):
             asked = ", ".join(other)
             tell(f"warning: trained at {self.trained.scales()}; at {asked} a model trained for that would do better")
@@ -123,4 +156,4 @@ def refuse_decisions(args: argparse.Namespace) -> None:
     given = [f"--{name}" for name in names if getattr(args, name)]
     if given:
         model = args.model or args.config
-        raise InputError(f"{' '.join(given)}: {model} is an original model, which decides nothing; leave that out")
+        raise InputError(f"{' '.join(given)}: {model} is an original model, which decides nothing; leave this out")

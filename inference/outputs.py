@@ -1,8 +1,8 @@
-"""Where results go: a name for each, and whether a file may be written there or is there already.
+"""Which files results are written to, and whether such a file is there already or may be replaced.
 
 Each result carries a mark in its EXIF block: the program, model and settings for people, then a digest of the input
-file's content and everything that decides the result, then one of the input's name. A result with the right digest
-is done; one of the same name with another is made again; any other file stays.
+file's content and of everything that decides the result, then a digest of the input's name. A file whose mark is the
+wanted one is up to date; one whose mark has only the input's name in common is made again; any other file stays.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from utils.files import caseless
 from utils.metadata import read_mark
 
 PROGRAM = "PCSR "
-Identity = tuple[int, int]  # of a file, whatever links lead to it
+Identity = tuple[int, int]  # device and inode of a file, the same for all links to it
 
 
 class Target(NamedTuple):
@@ -39,10 +39,10 @@ class OutputFiles:
 
     folder: Path
     suffix: str
-    kind: str  # .png, .jpg or .webp
-    quality: int | None  # of JPEG and WebP
+    kind: str  # .png, .jpg, .webp or .tif
+    quality: int | None  # for JPEG and WebP
     overlays: bool
-    opacity: float  # of the assignment's colours
+    opacity: float  # of the colours in overlays
     overwrite: bool
 
     def targets(self, sources: Sequence[Path], settings: Sequence[str]) -> list[list[Target]]:
@@ -71,25 +71,25 @@ def identity(path: Path) -> Identity | None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Of a model's weights."""
+    """A digest of a model's weights."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def short(*facts: object) -> str:
-    """A digest of anything whose repr says all."""
+def digest_of(*facts: object) -> str:
+    """A short digest of values whose repr tells them apart."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def mark_line(about: str, made: str, source: Path) -> str:
     """One line of ASCII; `about` is for people, `made` the digest of what decides the result."""
-    return f"{PROGRAM}{about}; {made}; {short(caseless(source.name))}".encode("ascii", "replace").decode()
+    return f"{PROGRAM}{about}; {made}; {digest_of(caseless(source.name))}".encode("ascii", "replace").decode()
 
 
 def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool) -> bool:
-    """Whether any file is not there yet as it would be written; `marks` are what each would bear.
+    """Whether any file is missing or out of date; `marks` are those that the files would get.
 
     Raises InputError for a file that is an input, whatever links or names lead there; and, unless `overwrite`, for
     one that no run on an input of this name made.
@@ -102,7 +102,7 @@ def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, 
         old = None if there is None else read_mark(path) or ""
         left = left or old != wanted
         if old is not None and not overwrite and not same_origin(old, wanted):
-            raise InputError(f"{source}: {path} exists and was not made from it; only overwrite replaces it")
+            raise InputError(f"{source}: {path} exists and was not made from it; give overwrite to replace it")
     return left
 
 

@@ -1,4 +1,4 @@
-"""An image file's content restored: what stands around the model, for alpha, gray, depth and metadata."""
+"""The content of an image file restored: the colours by a model; gray, alpha and metadata around it."""
 
 from dataclasses import replace
 
@@ -11,18 +11,17 @@ from utils.resize import imresize
 
 
 def restore_image(image: Image, restore: Restore) -> list[tuple[Image, Restored]]:
-    """An image of any size, from one pixel on, restored: for each setting of `restore`, what to write and its facts.
+    """Restore an image of any size: for each setting of `restore`, the image to write and the facts about it.
 
-    What is written has the depth, gray, alpha and metadata of the original. Alpha is resized on its own, by bicubic;
-    what lies hidden under it does not bleed into the edges.
-    Raises InputError for an output that no image file holds.
+    It has the depth, gray, alpha and metadata of the given one. Alpha is resized on its own, by bicubic; colours that
+    it hides do not bleed into the edges. Raises InputError for an output that no image file holds.
     """
     results = restore(visible(image), bits=image.bits)
-    return [(like(image, restored.pixels), restored) for restored in results]
+    return [(as_kind_of(image, restored.pixels), restored) for restored in results]
 
 
 def visible(image: Image) -> Tensor:
-    """What the model gets: the colours as lr (1,3,h,w) in [0,1], without those that alpha hides."""
+    """The colours as lr (1,3,h,w) in [0,1] for a model; visible ones replace those that alpha hides."""
     return to_tensor(image.pixels if image.alpha is None else fill_transparent(image.pixels, image.alpha))
 
 
@@ -32,8 +31,8 @@ def notes_on_colours(image: Image) -> tuple[str, ...]:
     return (*image.notes, *["its transparency is left out"] * transparent)
 
 
-def like(image: Image, pixels: Array) -> Image:
-    """Restored colours (H,W,3) of the image's depth as an image of its kind: gray, alpha and metadata are its own."""
+def as_kind_of(image: Image, pixels: Array) -> Image:
+    """Restored colours (H,W,3), of the image's depth, with its gray, its metadata, and its alpha resized."""
     alpha = image.alpha
     if alpha is not None:
         alpha = to_pixels(imresize(to_tensor(alpha), (len(pixels), pixels.shape[1])), image.bits)
@@ -41,6 +40,6 @@ def like(image: Image, pixels: Array) -> Image:
 
 
 def grayed(pixels: Array) -> Array:
-    """(H,W,3) of 8 or 16 bits -> the mean of its channels, repeated, (H,W,3); no room for three."""
+    """(H,W,3) of 8 or 16 bits -> the mean of its channels as a view (H,W,3), which takes memory for one channel."""
     mean = pixels.mean(axis=2, keepdims=True, dtype=np.float32).round().astype(pixels.dtype)
     return np.broadcast_to(mean, pixels.shape)

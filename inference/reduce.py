@@ -1,4 +1,4 @@
-"""What a format does not hold of an image: changed or left out, with a note for each."""
+"""Makes an image fit the format of its file: what the format lacks is changed or left out, with a note for each."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a restored image is, and what restores one."""
+"""What a restored image is, and what a function that restores one looks like."""
 
 import time
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from utils.image import MAX_PIXELS, Array
 from utils.patches import Patches
 from utils.resize import scaled_size
 
-USUAL_SCALE = 4.0  # of a PCSR model, if nothing is said
+USUAL_SCALE = 4.0  # where none is given: the benchmark's
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Restored:
 
     setting: str
     pixels: Array = field(repr=False)  # (H,W,3), clamped and rounded to uint8 or uint16
-    # (H,W) uint8; where patches overlap, the heaviest choice; None without a PCSR model
+    # (H,W) uint8; where patches overlap, the heaviest upsampler; None without a PCSR model
     assignment: Array | None = field(repr=False)
     upsamplers: int  # M, 0 for an original model
     heavy_share: float  # the share of pixels that took the heaviest upsampler; original model: 1, bicubic: 0
-    flops: Flops  # what is computed twice around tiles is not counted
+    flops: Flops  # without what is computed twice around tiles
     reference: Flops  # of the same image by the all-heavy model, or by the original itself
-    seconds: float  # synchronised; with what all settings share, but without an encoding that was made before
+    seconds: float  # with the work that all settings share, without an encoding that was kept from an earlier call
 
 
 class Restore(Protocol):
@@ -42,7 +42,7 @@ class Restore(Protocol):
 
 
 class Clock:
-    """Seconds, with the device's queue drained at both ends."""
+    """A stop watch that waits for the device to finish before it is read."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -50,14 +50,14 @@ class Clock:
         self.start = time.perf_counter()
 
     def lap(self) -> float:
-        """Since the start or the last lap."""
+        """Seconds since the start or the last lap."""
         synchronize(self.device)
         last, self.start = self.start, time.perf_counter()
         return self.start - last
 
 
 def possible_scale(model: OriginalModel | PCSR, asked: float | None) -> float:
-    """The scale asked for, else 4 or an original's own. Raises InputError for one that the model cannot do."""
+    """The scale that is asked for, else 4 or that of an original model. Raises InputError if the model lacks it."""
     scale = USUAL_SCALE if asked is None else number("scale", asked)
     if isinstance(model, PCSR):
         return check_scale(scale)

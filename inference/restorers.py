@@ -1,26 +1,24 @@
-"""What restores images: bicubic interpolation, an original or a PCSR model; whole images, or overlapping patches."""
+"""What restores images, whole or by overlapping patches: bicubic interpolation, an original or a PCSR model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from inference.encoding import Encoding, Result
+from inference.encoding import Encoding, ResultInProgress, check_settings
 from inference.finish import canvas, finish
+from inference.precision import computes_in, prepared
 from inference.restore import Clock, Restore, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, until_it_fits
 from models.blocks import OriginalModel
 from models.decide import decide
 from models.fast.accelerate import accelerate
-from models.fast.build import has_half
 from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import PATCH, Flops
 from models.pcsr import PCSR, refine
-from models.setting import Precision, Setting, check_precision
+from models.setting import Precision, Setting
 from models.tile import whole, with_halo
 from utils.device import give_back
 from utils.errors import InputError
@@ -28,7 +26,7 @@ from utils.image import Array
 from utils.patches import Patches
 from utils.resize import imresize
 
-LARGE_PIXELS = 1 << 20  # of LR: after a larger image, memory is returned to the system
+LARGE_PIXELS = 1 << 20  # LR pixels: after a larger image, memory is returned to the system, which takes milliseconds
 
 
 def bicubic_restorer(scale: float) -> Restore:
@@ -53,15 +51,14 @@ def bicubic_restorer(scale: float) -> Restore:
 def original_restorer(
     model: OriginalModel, device: torch.device, plan: TilePlan | None = None, precision: Precision = "float32"
 ) -> Restore:
-    """Restore with an original model at its own scale."""
+    """Restore with an original model at its own scale; of all that a setting says, it takes the precision alone."""
     scale, dtype = model.scale, computes_in(model, device, precision)
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     if dtype == torch.float32:
         accelerate(model)
-    half = partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
-    image = torch.zeros(1, 3, PATCH, PATCH, device=device)
-    channels = model.encoder(image).shape[1]  # of its features: what a pixel takes
+    # the features decide how much memory a pixel takes
+    channels = model.encoder(torch.zeros(1, 3, PATCH, PATCH, device=device)).shape[1]
 
     def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
         tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
@@ -77,32 +74,20 @@ def original_restorer(
         pixels = canvas(*hr_size(lr, scale), bits)
         batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
         clock = Clock(device)
-        with half():
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if patches:
                 sr = patches.merge([model(batch).float() for batch in batches], lr, scale)
                 finish(sr, None, whole(sr), pixels)
             else:
-                until_it_fits(plan, lambda plan: in_tiles(batches[0], plan, pixels))
+                until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels))
         flops = model.flops_per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
 
     return restore
 
 
-def computes_in(model: OriginalModel | PCSR, device: torch.device, precision: Precision) -> torch.dtype:
-    """The type of number that a precision means.
-
-    `auto` is float16 for PCSR on a CPU that computes in it: there it is faster than float32, and the shipped models
-    lose at most 0.003 dB (tests/quality). Elsewhere it is float32. Raises InputError for an unknown name.
-    """
-    check_precision(precision)
-    if precision != "auto":
-        return cast("torch.dtype", getattr(torch, precision))
-    return torch.float16 if isinstance(model, PCSR) and device.type == "cpu" and has_half() else torch.float32
-
-
-def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings; for a model with one upsampler, `heavy`. Raises InputError if it is given another rule."""
+def settings_for(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
+    """The settings; for a model with one upsampler, the rule `heavy`. Raises InputError if it is given another one."""
     if model.classifier is not None:
         return list(settings)
     if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):
@@ -113,22 +98,18 @@ def possible(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
 def pcsr_restorer(
     model: PCSR, settings: Sequence[Setting], device: torch.device, plan: TilePlan | None = None
 ) -> Restore:
-    """Restore with a PCSR model, one result per setting from one encoding of the image.
+    """Restore with a PCSR model at the scale and in the precision of the settings, from one encoding of each image.
 
-    The settings share one scale and one precision.
-
-    Raises InputError for settings of a model that has nothing to decide.
+    Raises InputError for settings of a model that has nothing to decide; the restorer, for settings that differ in
+    their scale or precision.
     """
-    settings = possible(model, settings)
-    engine = Engine(model, device, computes_in(model, device, settings[0].precision))
+    settings = settings_for(model, settings)
+    engine = prepared(model, device, settings[0].precision)
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
             return restore_patches(engine, lr, patches, settings, bits)
-        scale = settings[0].scale
-        results = until_it_fits(
-            plan, lambda plan: Encoding(engine, lr, scale, bits, plan, keep=False).restore(settings)
-        )
+        results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore(settings)
         if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
             give_back()
         return results
@@ -142,9 +123,10 @@ def restore_patches(
 ) -> list[Restored]:
     """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
 
-    Raises InputError for patches that do not fall on whole pixels.
+    Raises InputError for patches that do not fall on whole pixels, and for settings that differ in their scale.
     """
     scale = settings[0].scale
+    check_settings(engine, scale, settings)
     patches.windows(lr, scale)  # raises before anything is computed
     batches = [batch.to(engine.device) for batch in patches.split(lr)]
     size = hr_size(batches[0], scale)
@@ -155,10 +137,9 @@ def restore_patches(
     shared = clock.lap()
     results = []
     for setting in settings:
-        result = Result(setting, hr_size(lr, scale), bits)
+        result = ResultInProgress(setting, hr_size(lr, scale), bits)
         assignments = decide(log_odds, setting, engine.account).split(lengths)
-        pairs = list(zip(encoded, assignments, strict=True))
-        srs = [engine.upsample(each, size, chosen) for each, chosen in pairs]
+        srs = [engine.upsample(each, size, chosen) for each, chosen in zip(encoded, assignments, strict=True)]
         if setting.refinement:
             srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
         sr = patches.merge(srs, lr, scale)

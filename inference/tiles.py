@@ -1,34 +1,34 @@
-"""How an image that is too large for the memory is cut into tiles."""
+"""How an image that is too large for the memory is cut into tiles.
+
+A tile gives the values that the whole image has there, but for the order of sums: before rounding they differ by about
+a millionth, so that a few values may be rounded to the next level.
+"""
 
 import itertools
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.tile import Halo, Tile, whole
+from models.blocks import OriginalModel
+from models.fast.engine import Engine
+from models.tile import Tile, whole
 from utils.errors import InputError
 
-SHARE = 4  # of the free memory, what a tile may take
-MOST = 1 << 29  # bytes on a CPU: larger tiles are hardly faster
-QUARTERINGS = 4  # at most, of the area of tiles that a GPU's memory does not hold
-LEAST = 32  # LR pixels across a tile: smaller ones would be mostly halo
-MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and torch wants some room
+# A tile may take this part of the free memory. A GPU has few users; a CPU's memory is shared with all programs.
+GPU_SHARE, CPU_SHARE = 1 / 2, 1 / 4
+MOST = 1 << 29  # the most bytes that a tile takes on a CPU: larger tiles are hardly faster
+QUARTERINGS = 4  # how often tiles are made smaller before giving up: then they have 1/256 of the area
+LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly halo
+MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and convolutions need working memory
 
 Done = TypeVar("Done")
-
-
-class InTiles(Protocol):
-    """A model, and what it must see around a tile; None: the whole image."""
-
-    @property
-    def halo(self) -> Halo | None: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TilePlan:
     Raises InputError for tiles of no size.
     """
 
-    tile_size: int | None = None  # side of a square, in LR pixels, of about a tile's area; None: as the memory allows
+    tile_size: int | None = None  # a tile's area is about its square, in LR pixels; None: as the memory allows
     progress: bool = False
     quarterings: int = 0  # how often the area is divided by four, because the memory did not suffice
 
@@ -46,44 +46,44 @@ class TilePlan:
         if self.tile_size is not None and self.tile_size < 1:
             raise InputError(f"tile_size {self.tile_size}: must be 1 or more")
 
-    def cut(self, lr: Tensor, model: InTiles, pixel_bytes: float) -> list[Tile]:
+    def cut(self, lr: Tensor, model: Engine | OriginalModel, pixel_bytes: float) -> list[Tile]:
         """Tiles that cover lr (b,3,h,w), of which one LR pixel takes `pixel_bytes` while a model works on it.
 
         A model without a halo leaves a single tile.
         """
+        if self.quarterings:  # gives back what the failed attempt held; its error, while handled, kept that alive
+            torch.cuda.empty_cache()
         area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
         area = area / 4**self.quarterings
-        if lr.shape[2] * lr.shape[3] <= area:  # asked first, because to find a halo takes time
+        if lr.shape[2] * lr.shape[3] <= area:  # first, because finding the halo takes time
             return [whole(lr)]
         if (halo := model.halo) is None:
             return [whole(lr)]
-        beyond = halo.pixels + halo.period - 1
+        beyond = halo.pixels + halo.period - 1  # on each side, as the halo is widened to a multiple of the period
         return cut(lr, beyond, area if self.tile_size is None else (math.sqrt(area) + 2 * beyond) ** 2)
 
     def bar(self, total: int) -> "tqdm[Any]":
-        """Shown in terminals, when there is more than one tile to do."""
+        """A bar that is shown in terminals, and only if there are several tiles."""
         return tqdm(total=total, unit="tile", leave=False, disable=None if self.progress and total > 1 else True)
 
 
-def until_it_fits(plan: TilePlan | None, work: Callable[[TilePlan], Done]) -> Done:
+def until_it_fits(plan: TilePlan, work: Callable[[TilePlan], Done]) -> Done:
     """work(plan); whenever a GPU's memory does not suffice for it, again with smaller tiles."""
-    plan = plan or TilePlan()
     while True:
         try:
             return work(plan)
         except torch.OutOfMemoryError:
             if plan.quarterings == QUARTERINGS:
                 raise
-        torch.cuda.empty_cache()  # here, because an exception that is handled keeps tensors alive
         plan = replace(plan, quarterings=plan.quarterings + 1)
 
 
 def allowance(device: torch.device) -> int:
     """Bytes that a tile may take."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job on this machine
-    return min(int(psutil.virtual_memory().available) // (SHARE * processes), MOST)
+        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # this job's on this machine
+    return min(int(psutil.virtual_memory().available * CPU_SHARE / processes), MOST)
 
 
 def cut(lr: Tensor, halo: int, area: float) -> list[Tile]:

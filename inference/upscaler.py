@@ -1,4 +1,4 @@
-"""PCSR from Python: a model made ready once; an image in, the same kind out."""
+"""PCSR from Python: a model is prepared once, and then restores images; the result is of the kind that was given."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from inference.encoding import Encoding
 from inference.kinds import Given
+from inference.precision import computes_in, name_of, prepared
 from inference.restore import Restored, possible_scale
-from inference.restorers import computes_in, original_restorer, possible
-from inference.tiles import TilePlan, until_it_fits
+from inference.restorers import original_restorer, settings_for
+from inference.tiles import TilePlan
 from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.decide import probabilities
-from models.fast.engine import Engine
 from models.flops import Flops
 from models.pcsr import PCSR
 from models.setting import Precision, Setting, choose
@@ -35,12 +35,12 @@ class Info:
     """
 
     setting: str  # k=0, budget=0.6, adaptive, heavy of a model with nothing to decide, or original
-    heavy_share: float  # of the HR pixels, the share of the heaviest upsampler
-    assignment: Any  # uint8 (H,W): 0 = light .. M-1 = heavy; None of an original model
+    heavy_share: float  # the share of HR pixels that took the heaviest upsampler
+    assignment: Any  # uint8 (H,W): 0 = light .. M-1 = heavy; None for an original model
     flops: Flops  # in both accounts
-    flops_share: float  # of what the all-heavy model takes, paper account
+    flops_share: float  # compared with the same model when every pixel is heavy, paper account
     seconds: float
-    prob: Any = None  # float32 (M,H,W), what the classifier gives each upsampler, if it was asked for
+    prob: Any = None  # float32 (M,H,W), the classifier's probability of each upsampler, if it was asked for
 
     def __repr__(self) -> str:
         shares = f"{self.heavy_share:.1%} of the pixels heavy, {self.flops_share:.1%} of the FLOPs of all heavy"
@@ -58,17 +58,18 @@ class Upscaler:
         precision: Precision = "float32",
     ) -> None:
         self.model, self.device, self.plan, self.precision = model, device, plan, precision
+        self.computed = name_of(computes_in(model, device, precision))  # never `auto`
         if isinstance(model, PCSR):
-            self.engine = Engine(model, device, computes_in(model, device, precision))
+            self.engine = prepared(model, device, self.computed)
         else:
-            self.restore = original_restorer(model, device, plan, precision)
+            self.restore = original_restorer(model, device, plan, self.computed)
 
     @classmethod
     def load(cls, weights: str | PathLike[str], device: str = "auto", precision: Precision = "auto") -> "Upscaler":
         """From a folder under save/, a `.safetensors`, or a file of torch.save (models/published.py).
 
-        `device` is auto, cpu, cuda or mps, `precision` that of inference.restorers.computes_in. Raises InputError, a
-        ValueError, if there is no such file, it holds no model, the device is lacking, or the precision is unknown.
+        `device` is auto, cpu, cuda or mps, `precision` that of a Setting. Raises InputError, a ValueError, if there is
+        no such file, it holds no model, the device is lacking, or the precision is unknown.
         """
         return cls(load_model(Path(weights))[0], pick_device(device), precision=precision)
 
@@ -100,7 +101,7 @@ class Upscaler:
 
         image: numpy (H,W,3) or (H,W), uint8, uint16, or float32 in [0,1]; torch (3,H,W) or (b,3,H,W), uint8, or
         float32 in [0,1]; an image of Pillow, with or without transparency; or the path of a file, whose result is an
-        image of Pillow. Floats come back rounded to the levels of 16 bits. Sides are rounded to whole pixels.
+        image of Pillow. Float results are rounded to the levels of 16 bits. Sides are rounded to whole pixels.
         scale, k, budget, adaptive and refinement are those of models.setting.Setting; give at most one of k, budget and
         adaptive, k = 0 if nothing is said. The scale is 4 if nothing is said; an original model has its own and decides
         nothing. With prob, the classifier's probabilities are in the Info.
@@ -109,9 +110,8 @@ class Upscaler:
         """
         if isinstance(k, list | tuple):
             raise InputError(f"k must be one number, not {k!r}; upscale_each takes several")
-        (result,) = self.results(
-            image, [choose(k, budget, adaptive, refinement, possible_scale(self.model, scale))], prob
-        )
+        own = possible_scale(self.model, scale)
+        (result,) = self.results(image, [choose(k, budget, adaptive, refinement, own, self.computed)], prob)
         return result
 
     def upscale_each(
@@ -125,7 +125,7 @@ class Upscaler:
     ) -> list[tuple[Any, Info]]:
         """As `upscale`, for several k: the image is encoded once, and each has a result of its own."""
         own = possible_scale(self.model, scale)
-        settings = [choose(each, refinement=refinement, scale=own) for each in np.atleast_1d(k).tolist()]
+        settings = [choose(each, None, False, refinement, own, self.computed) for each in np.atleast_1d(k).tolist()]
         if not settings:
             raise InputError("k must be at least one number")
         return self.results(image, settings, prob)
@@ -148,19 +148,15 @@ class Upscaler:
             if prob or len(settings) != 1 or (settings[0].rule, settings[0].value) != plain:
                 raise InputError("an original model has nothing to decide: leave out k, budget, adaptive and prob")
             return self.restore(lr, bits=bits), None
-        settings = possible(self.model, settings)
-
-        def work(plan: TilePlan) -> tuple[list[Restored], Tensor | None]:
-            encoding = Encoding(self.engine, lr, settings[0].scale, bits, plan, keep=prob)
-            results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
-            return results, encoding.log_odds
-
-        results, log_odds = until_it_fits(self.plan, work)
-        return results, probabilities(log_odds)[0].cpu().numpy() if prob and log_odds is not None else None
+        settings = settings_for(self.model, settings)
+        encoding = Encoding(self.engine, lr, settings[0].scale, bits, self.plan, keep=prob)
+        results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
+        log_odds = encoding.log_odds
+        return results, None if log_odds is None else probabilities(log_odds)[0].cpu().numpy()
 
 
 def info_of(results: Sequence[Restored], given: Given, prob: Any) -> Info:
-    """What the results of one image, or of a batch, have to say."""
+    """The facts about the results of one image, or of a batch."""
     maps = [each.assignment for each in results if each.assignment is not None]
     flops = sum((each.flops for each in results), Flops(0, 0))
     share = flops.paper / sum(each.reference.paper for each in results)

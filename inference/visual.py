@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure  # it takes long to import
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
-OPACITY = 0.6  # of the colour, over the gray image
-DETAIL = 0.22  # of each side, what a panel shows magnified
+OPACITY = 0.6  # of the colour over the gray image, which then still shows
+DETAIL = 0.22  # the part of each side that is shown magnified, by 1 / 0.22 = 4.5
 
 
 def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity: float = OPACITY) -> Array:
@@ -38,7 +38,7 @@ def colour_assignment(pixels: Array, assignment: Array, upsamplers: int, opacity
 
 
 def as_pictures(name: str, restored: Restored) -> dict[str, Array]:
-    """By the names that their files get: the SR image and, of a PCSR model, the assignment in colours."""
+    """The SR image and, for a PCSR model, the assignment in colours, under the names that their files get."""
     made = {name: restored.pixels}
     if restored.assignment is not None:
         made[f"{name}_assignment"] = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers)

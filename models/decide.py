@@ -2,7 +2,7 @@
 
 Upsamplers are ordered light .. heavy, and an assignment is (b,H,W) uint8, 0 = light .. M-1 = heavy. All rules depend on
 the probabilities through `log_odds` (b,M-1,H,W) alone, log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, which are
-differences of the classifier's logits. Large images are processed in bands of rows, which bounds the memory.
+differences of the classifier's logits. Large images are worked on in bands of rows, which bounds the memory.
 """
 
 import math
@@ -18,13 +18,14 @@ from models.setting import Setting
 from utils.errors import InputError
 from utils.patches import bands
 
-SAMPLE = 1 << 16  # pixels on which the threshold of a large image is first estimated
-DECIDED_PIXELS = 1 << 21  # pixels looked at together
-NEAR = 0.05  # the whole image's k is first sought within this distance of the sample's
-KMEANS_ITERATIONS = 20
-FLAT = 1e-6  # a map whose values differ by less has nothing to cluster
-RESOLUTION = 1e-8  # to which k is sought: pixels closer together than this count as equal
-LARGE = 1e30  # of k: beyond it float32 would overflow
+SAMPLE = 1 << 16  # pixels from which a threshold of a large image is estimated, as k-means on all would take seconds
+DECIDED_PIXELS = 1 << 21  # pixels of a band: their temporary copies take a few tens of megabytes
+NEAR = 0.05  # how far from the k of the sample that of the image is sought first; if it is farther, it takes longer
+KMEANS_ITERATIONS = 20  # as published
+FLAT = 1e-6  # a map whose values differ by less, which rounding may cause, has nothing to cluster
+RESOLUTION = 1e-8  # how exactly a k is found: pixels whose own k differ by less count as equal
+HALVINGS = 100  # the most steps of a search, as float64 is coarser than RESOLUTION where k is huge
+LARGE = 1e30  # the largest |k| that is used, as float32 holds its products; no log odds come near them
 
 
 def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
@@ -38,7 +39,11 @@ def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
         return assign_adaptive(log_odds)
     cost = account.cost(setting.scale)
     if setting.rule == "budget":
-        return assign_budget(log_odds, cost, *budget_per_pixel(account, setting.scale, setting.value))
+        if not (least := least_budget(account, setting.scale)) <= setting.value <= 1:
+            ends = f"{least:.3f} (all pixels light) and 1 (all pixels heavy)"
+            raise InputError(f"budget {setting.value:g}: must lie between {ends}")
+        flops = account.per_pixel(setting.scale, with_classifier=True)
+        return assign_budget(log_odds, cost, flops, setting.value * flops[-1])
     return assign_k(log_odds, cost, -math.inf if setting.rule == "heavy" else setting.value)
 
 
@@ -48,86 +53,64 @@ def probabilities(log_odds: Tensor) -> Tensor:
     return torch.cat([first, log_odds], 1).softmax(1)
 
 
-def assign_k(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
-    """argmax_j prob_j / cost_j^k; larger k is cheaper. k = -inf is all heavy, k = inf all light; ties go to light."""
-    if math.isinf(k):
-        return torch.full_like(log_odds[:, 0], 0 if k > 0 else log_odds.shape[1], dtype=torch.uint8)
-    return argmax_at(log_odds, cost, k)
+def assign_k(log_odds: Tensor, cost: Sequence[float], k: float | Tensor) -> Tensor:
+    """argmax_j prob_j / cost_j^k, the lightest of equals; (b,M-1,...) -> (b,...) uint8.
 
-
-def argmax_at(log_odds: Tensor, cost: Sequence[float], k: float) -> Tensor:
-    """Index of the largest prob_j / cost_j^k, the lightest of equals; (b,M-1,...) -> (b,...) uint8."""
-    return argmax_after(log_odds, [max(-LARGE, min(k, LARGE)) * ratio for ratio in log_cost_ratios(cost)])
-
-
-def log_cost_ratios(cost: Sequence[float]) -> list[float]:
-    """log(cost_j / cost_0) of the upsamplers j = 1 .. M-1: by how much k = 1 lowers their log odds."""
-    return [math.log(price / cost[0]) for price in cost[1:]]
-
-
-def argmax_after(log_odds: Tensor, offsets: Sequence[float] | Sequence[Tensor]) -> Tensor:
-    """The upsampler with the largest log odds minus its offset, 0 for j = 0; the lightest of equals. (b,...) uint8."""
-    index = (log_odds[:, 0] > offsets[0]).to(torch.uint8)
-    for j in range(2, len(offsets) + 1):
-        score = log_odds[:, j - 1] - offsets[j - 1]
-        top = torch.stack([log_odds[:, i] - offsets[i] for i in range(j - 1)]).amax(0).clamp_min(0)
-        index = torch.where(score > top, j, index)
+    A larger k is cheaper: k = inf is all light, k = -inf all heavy.
+    """
+    after = offsets(cost, k)
+    index = (log_odds[:, 0] > after[0]).to(torch.uint8)
+    for j in range(1, len(after)):
+        score = log_odds[:, j] - after[j]
+        top = torch.stack([log_odds[:, i] - after[i] for i in range(j)]).amax(0).clamp_min(0)
+        index = torch.where(score > top, j + 1, index)
     return index
 
 
-def budget_per_pixel(account: PCSRFlops, scale: float, share: float) -> tuple[list[float], float]:
-    """A share of the all-heavy model's FLOPs (paper account) as spend per upsampler and budget, per HR pixel.
-
-    Raises InputError for a share below that of all pixels light.
-    """
-    fixed = account.per_lr.paper / scale**2 + account.classifier.paper
-    spend = [fixed + flops.paper for flops in account.upsamplers]
-    if not spend[0] / spend[-1] <= share <= 1:
-        least = f"{spend[0] / spend[-1]:.3f}"
-        raise InputError(f"budget {share:g}: must lie between {least} (all pixels light) and 1 (all pixels heavy)")
-    return spend, share * spend[-1]
+def offsets(cost: Sequence[float], k: float | Tensor) -> list[float | Tensor]:
+    """k log(cost_j / cost_0) of the upsamplers j = 1 .. M-1: what the k rule subtracts from their log odds."""
+    k = k.clamp(-LARGE, LARGE) if isinstance(k, Tensor) else max(-LARGE, min(k, LARGE))
+    return [k * math.log(each / cost[0]) for each in cost[1:]]
 
 
 def least_budget(account: PCSRFlops, scale: float) -> float:
     """The smallest budget that can be met: the share of the all-heavy model's FLOPs that all pixels light take."""
-    spend, budget = budget_per_pixel(account, scale, 1.0)
-    return spend[0] / budget
+    flops = account.per_pixel(scale, with_classifier=True)
+    return flops[0] / flops[-1]
 
 
-def assign_budget(log_odds: Tensor, cost: Sequence[float], spend: Sequence[float], budget: float) -> Tensor:
-    """The assignment of the k rule at that k which spends `budget` on this image, found by bisection.
+def assign_budget(log_odds: Tensor, cost: Sequence[float], flops: Sequence[float], allowed: float) -> Tensor:
+    """The assignment of the k rule at that k which takes `allowed` FLOPs per pixel, found by bisection.
 
-    `spend` is what a pixel of each upsampler spends, `budget` the mean to reach, in the same unit. Many pixels may
-    change at one k, as those of a flat area do. Then as many of them as the budget allows get the heavier choice, in
-    scan order. Raises InputError if no assignment meets the budget.
+    `flops` are those per pixel of each upsampler, in any unit; the mean over the image must be able to reach `allowed`.
+    Many pixels may change at one k, as those of a flat area do. Then as many of them as the budget allows get the
+    heavier upsampler, in scan order.
     """
-    slack = 1e-9 * max(spend)
-    if not min(spend) - slack <= budget <= max(spend) + slack:
-        raise InputError(f"budget out of reach: between {min(spend):.4g} and {max(spend):.4g} per pixel")
-    prices = torch.tensor(spend, dtype=torch.float64)
-    ratios = [math.log(dear / cheap) for cheap, dear in pairwise(cost)]
+    each = torch.tensor(flops, dtype=torch.float64)
+    ratios = [math.log(heavier / lighter) for lighter, heavier in pairwise(cost)]
     limit = 1 + 2 * float(log_odds.detach().abs().amax()) / min(ratios)  # where all are light; all heavy at -limit
     whole, sample = [log_odds[..., rows, :] for rows in bands_of(log_odds)], sampled(log_odds)
 
-    def spent(k: float) -> float:
-        return sum(total_spend(argmax_at(band, cost, k), prices) for band in whole)
+    def taken(k: float) -> float:
+        return sum(total_flops(assign_k(band, cost, k), each) for band in whole)
 
-    def spent_on_sample(k: float) -> float:
-        return total_spend(argmax_at(sample, cost, k), prices)
+    def taken_by_sample(k: float) -> float:
+        return total_flops(assign_k(sample, cost, k), each)
 
-    total = budget * log_odds[:, 0].numel()
-    _, guess = bisect(spent_on_sample, budget * sample.shape[2], -limit, limit)
-    low, high = bisect(spent, total, *bracket(spent, total, guess, limit))
-    return between(log_odds, cost, (low, high), prices, total - spent(high) + slack)
+    total = allowed * log_odds[:, 0].numel()
+    _, guess = bisect(taken_by_sample, allowed * sample.shape[2], -limit, limit)
+    low, high = bisect(taken, total, *bracket(taken, total, guess, limit))
+    slack = 1e-9 * max(flops)  # the error of a sum that rounding may cause
+    return between(log_odds, cost, (low, high), each, total - taken(high) + slack)
 
 
-def between(log_odds: Tensor, cost: Sequence[float], ks: tuple[float, float], prices: Tensor, rest: float) -> Tensor:
-    """The assignment at the higher of two k, but pixels get that of the lower in scan order until `rest` is spent."""
+def between(log_odds: Tensor, cost: Sequence[float], ks: tuple[float, float], flops: Tensor, rest: float) -> Tensor:
+    """The assignment at the higher of two k, but pixels get that of the lower in scan order until `rest` is used up."""
     assignment = torch.empty_like(log_odds[:, 0], dtype=torch.uint8)
     for rows in bands_of(log_odds):
-        heavier, lighter = (argmax_at(log_odds[..., rows, :], cost, k) for k in ks)
+        heavier, lighter = (assign_k(log_odds[..., rows, :], cost, k) for k in ks)
         differ = (heavier != lighter).nonzero(as_tuple=True)
-        steps = prices[heavier[differ].long().cpu()] - prices[lighter[differ].long().cpu()]  # MPS has no float64
+        steps = flops[heavier[differ].long().cpu()] - flops[lighter[differ].long().cpu()]  # MPS has no float64
         affordable = (steps.cumsum(0) <= rest).to(heavier.device)
         lighter[differ] = torch.where(affordable, heavier[differ], lighter[differ])
         rest = rest - float(steps.sum()) if bool(affordable.all()) else -math.inf
@@ -135,19 +118,21 @@ def between(log_odds: Tensor, cost: Sequence[float], ks: tuple[float, float], pr
     return assignment
 
 
-def bracket(spent: Callable[[float], float], target: float, guess: float, limit: float) -> tuple[float, float]:
-    """Two values of k around `guess`: at the first, more than `target` is spent, at the second it is not."""
+def bracket(taken: Callable[[float], float], total: float, guess: float, limit: float) -> tuple[float, float]:
+    """Two values of k around `guess`: at the first, more than `total` is taken, at the second it is not."""
     low, high = max(guess - NEAR, -limit), min(guess + NEAR, limit)
-    if spent(high) > target:
+    if taken(high) > total:
         return high, limit
-    return (low, high) if spent(low) > target else (-limit, low)
+    return (low, high) if taken(low) > total else (-limit, low)
 
 
-def bisect(spent: Callable[[float], float], target: float, low: float, high: float) -> tuple[float, float]:
-    """Narrow two values of k: at the first, more than `target` is spent (or it is the lowest k), at the second not."""
-    while high - low > RESOLUTION:
+def bisect(taken: Callable[[float], float], total: float, low: float, high: float) -> tuple[float, float]:
+    """Narrow two values of k: at the first, more than `total` is taken (or it is the lowest k), at the second not."""
+    for _ in range(HALVINGS):
+        if high - low <= RESOLUTION:
+            break
         middle = (low + high) / 2
-        if spent(middle) > target:
+        if taken(middle) > total:
             low = middle
         else:
             high = middle
@@ -166,10 +151,10 @@ def sampled(log_odds: Tensor) -> Tensor:
     return flat[None, :, :: max(1, flat.shape[1] // SAMPLE) | 1]
 
 
-def total_spend(assignment: Tensor, spend: Tensor) -> float:
-    """What an assignment spends; spend (M,) float64 on the CPU."""
-    counts = [int(torch.count_nonzero(assignment == j)) for j in range(1, len(spend))]
-    return float(torch.tensor([assignment.numel() - sum(counts), *counts], dtype=torch.float64) @ spend)
+def total_flops(assignment: Tensor, flops: Tensor) -> float:
+    """FLOPs of an assignment; flops (M,), those of each upsampler, are float64 on the CPU."""
+    counts = [int(torch.count_nonzero(assignment == j)) for j in range(1, len(flops))]
+    return float(torch.tensor([assignment.numel() - sum(counts), *counts], dtype=torch.float64) @ flops)
 
 
 def heaviness(log_odds: Tensor) -> Tensor:

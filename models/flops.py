@@ -2,7 +2,7 @@
 
 `paper` is what published tables count: 2 per multiply-accumulate of convolutions, linears and matrix products as if
 every MLP ran on [feat, rel_coord, rel_cell] per HR pixel, 2 per element of BatchNorm (LayerNorm, GroupNorm), 1 per
-element of PReLU, and a transposed convolution billed at its output size. `executed` is 2 per multiply-accumulate this
+element of PReLU, and a transposed convolution counted at its output size. `executed` is 2 per multiply-accumulate this
 implementation does: first layers once per LR pixel, a transposed convolution at its input size, BatchNorm as one
 multiply-accumulate per element, although inference folds it away. Neither counts activations other than PReLU (paper),
 softmax, interpolation, k-means or refinement.
@@ -41,7 +41,7 @@ def both(flops: float) -> Flops:
 
 
 def products(left: int) -> Callable[[Any, Any], Flops]:
-    """The rule of a matrix product whose left factor is the argument of this number."""
+    """The rule of an operation that multiplies two matrices; the first of them is argument number `left`."""
     return lambda args, y: both(2.0 * y.numel() * args[left].shape[-1])
 
 
@@ -57,12 +57,12 @@ def normalisation(args: Any, y: Any) -> Flops:
 
 
 aten = torch.ops.aten
-# What torch's operations cost, from their arguments and their output; all others but UNCOUNTED cost nothing.
+# FLOPs of torch's operations, from their arguments and their output. Those of UNCOUNTED are refused; others count 0.
 OPERATIONS: dict[Any, Callable[[Any, Any], Flops]] = {
     aten.convolution: convolution,
     **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot), products(0)),
     **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv), products(1)),
-    # of query, key and value: all queries with all keys, then all shares of the values
+    # args are query, key and value: all queries are multiplied with all keys, then all shares with the values
     aten._scaled_dot_product_flash_attention_for_cpu: lambda args, y: both(
         2.0 * (args[0].numel() + y[0].numel()) * args[1].shape[-2]
     ),
@@ -70,8 +70,8 @@ OPERATIONS: dict[Any, Callable[[Any, Any], Flops]] = {
     aten._prelu_kernel: lambda args, y: Flops(1.0 * y.numel(), 0.0),
 }
 UNCOUNTED = re.compile(r"rnn|lstm|gru|fft|native_multi_head|transformer|trilinear|cdist|euclid|linalg|matrix_exp")
-# What one call of a module costs, from the module, its input and its output: for modules with operations that cannot be
-# counted. A rule holds for subclasses as well, and speaks for everything inside its module.
+# FLOPs of one call of a module, from the module, its input and its output, for modules with operations that cannot be
+# counted. A rule holds for subclasses as well, and counts for everything inside its module.
 RULES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Flops]] = {}
 
 
@@ -80,7 +80,7 @@ def rule_of(module: nn.Module) -> Callable[[Any, Tensor, Tensor], Flops] | None:
 
 
 class Counter(TorchDispatchMode):
-    """While it is active, adds up what the operations of a network cost."""
+    """Adds up the FLOPs of a network's operations while it is active."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Torch's own question. The other answer imports the compiler, which takes a second."""
+        """Called by torch. With False it would import its compiler, which takes a second."""
         return False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -123,9 +123,9 @@ def network_flops(network: nn.Module) -> Flops:
     of it takes a second, for the compiler. Raises InputError for a layer that cannot be counted.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls what it is made of
+    torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls operations that are counted
     try:
-        with torch.inference_mode(False):  # which hides what a Linear is made of
+        with torch.inference_mode(False):  # inference mode hides the operations of a Linear
             probe = copy.deepcopy(network).to("cpu", torch.float32).eval()
             image = torch.zeros(1, 3, PATCH, PATCH)
             with Counter(probe) as counter:
@@ -141,7 +141,7 @@ def network_flops(network: nn.Module) -> Flops:
 
 
 class MLPFlops(NamedTuple):
-    """One per-pixel MLP: what it costs per LR pixel (its factorised first layer) and per HR pixel it is run on."""
+    """FLOPs of one per-pixel MLP: per LR pixel (the feature part of its first layer), per HR pixel that it runs on."""
 
     per_lr: Flops
     per_hr: Flops
@@ -156,7 +156,7 @@ def mlp_flops(mlp: PixelMLP) -> MLPFlops:
 
 
 class PCSRFlops(NamedTuple):
-    """The parts a PCSR model's account is made of."""
+    """FLOPs of the parts of a PCSR model."""
 
     per_lr: Flops  # the encoder; in the executed account the feature parts of all first layers too
     classifier: Flops  # per HR pixel
@@ -171,12 +171,17 @@ class PCSRFlops(NamedTuple):
 
     def cost(self, scale: float) -> list[float]:
         """Relative FLOPs of the upsamplers, encoder included, normalised to sum 1 (paper account)."""
-        spent = [self.per_lr.paper / scale**2 + flops.paper for flops in self.upsamplers]
-        return [flops / sum(spent) for flops in spent]
+        flops = self.per_pixel(scale)
+        return [each / sum(flops) for each in flops]
+
+    def per_pixel(self, scale: float, with_classifier: bool = False) -> list[float]:
+        """FLOPs per HR pixel of each upsampler with the encoder, and the classifier if asked for (paper account)."""
+        shared = self.per_lr.paper / scale**2 + (self.classifier.paper if with_classifier else 0)
+        return [shared + flops.paper for flops in self.upsamplers]
 
 
 def pcsr_flops(encoder: nn.Module, upsamplers: Iterable[PixelMLP], classifier: PixelMLP | None) -> PCSRFlops:
-    """Read a PCSR model's account from its parts."""
+    """Count the FLOPs of a PCSR model's parts."""
     per_lr = network_flops(encoder)
     counted = [mlp_flops(mlp) for mlp in upsamplers]
     rated = mlp_flops(classifier) if classifier is not None else MLPFlops(Flops(0, 0), Flops(0, 0))

@@ -21,7 +21,7 @@ from models.setting import Setting
 
 
 class Output(NamedTuple):
-    """What the model makes of a batch of LR images."""
+    """The results of a batch of LR images."""
 
     sr: Tensor  # (b,3,H,W), not clamped
     assignment: Tensor  # (b,H,W) uint8, the upsampler of each pixel: 0 = light .. M-1 = heavy
@@ -37,11 +37,7 @@ class PCSR(nn.Module):
     mean: Tensor
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        upsamplers: Sequence[PixelMLP],
-        classifier: PixelMLP | None,
-        mean: Sequence[float],
+        self, encoder: nn.Module, upsamplers: Sequence[PixelMLP], classifier: PixelMLP | None, mean: Sequence[float]
     ) -> None:
         super().__init__()
         if (classifier is None) != (len(upsamplers) == 1):
@@ -52,7 +48,7 @@ class PCSR(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.account = pcsr_flops(encoder, upsamplers, classifier)  # what the parts cost; every decision needs it
+        self.account = pcsr_flops(encoder, upsamplers, classifier)  # FLOPs of the parts, which decisions need
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
         """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.

@@ -1,4 +1,4 @@
-"""What the user chooses: the rule that assigns pixels to upsamplers, refinement, the scale, and the precision."""
+"""What the user chooses: rule, refinement, scale and precision."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class Setting:
     refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper); pixels at
     the border of the image are left alone.
     scale: HR/LR, 1 or more.
-    precision: the numbers that the networks compute in; inference.restorers.computes_in says what `auto` is.
+    precision: the type of number that the networks compute in; `auto` is the fastest that keeps the quality, as
+    inference/precision.py chooses it for a model and a device.
     Raises InputError for other values.
     """
 
@@ -60,11 +61,9 @@ def choose(
     scale = number("scale", scale)
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")
-    if adaptive:
-        return Setting("adaptive", 0.0, refinement, scale, precision)
-    if budget is not None:
-        return Setting("budget", number("budget", budget), refinement, scale, precision)
-    return Setting("k", 0.0 if k is None else number("k", k), refinement, scale, precision)
+    rule: Rule = "adaptive" if adaptive else "k" if budget is None else "budget"
+    value = number("k", 0.0 if k is None else k) if budget is None else number("budget", budget)
+    return Setting(rule, value, refinement, scale, precision)
 
 
 def number(name: str, value: object) -> float:
@@ -72,7 +71,7 @@ def number(name: str, value: object) -> float:
     try:
         if isinstance(value, str):
             raise TypeError
-        return float(value)  # type: ignore[arg-type]  # that is asked here
+        return float(value)  # type: ignore[arg-type]  # whether it has a value is tested here
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
         raise InputError(f"{name} must be one number, not {value!r}") from None
 

@@ -49,7 +49,9 @@ class Page:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        floor = math.floor(100 * min(self.least_budget(model, max(SCALES)) for model in service.engines)) / 100
+        floor = (
+            math.floor(100 * min(least_budget(each.account, max(SCALES)) for each in service.engines.values())) / 100
+        )
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP, EXPIRES)) as self.blocks:
             # closed when its visitor has left for an hour, or has moved nothing for EXPIRES seconds
             self.session = gr.State(time_to_live=EXPIRES, delete_callback=lambda session: session and session.close())
@@ -123,7 +125,7 @@ class Page:
             message = f"give a picture, a model of {names}, and png, tif, jpg or webp as the kind"
             raise gr.Error(message, print_exception=False)
         try:
-            setting = choose(k, scale=scale)
+            setting = choose(k, scale=scale, precision=self.service.precision(model))
             session = Session(Ask(Path(picture), None, False, model, setting.scale), self.service)
             try:
                 answer = next(session.answer(setting, f".{kind}"))
@@ -171,12 +173,10 @@ class Page:
 
     def adapt(self, shrink: bool, rule: str, model: str, scale: float) -> tuple[Any, ...]:
         """Show the controls that matter, and how low the budget goes."""
-        info = f"1 is all heavy; all light is {self.least_budget(model, scale):.2f}"
+        least = least_budget(self.service.engines[model].account, scale)
+        info = f"1 is all heavy; all light is {least:.2f}"
         budget = gr.Slider(visible=rule == "budget", info=info)
         return gr.Accordion(visible=not shrink), gr.Slider(visible=rule == "k"), budget
-
-    def least_budget(self, model: str, scale: float) -> float:
-        return least_budget(self.service.engines[model].account, scale)
 
     def answer(self, given: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
         """From what the controls say to what they show."""
@@ -199,7 +199,8 @@ class Page:
             return
         values = {"k": given[self.k], "budget": given[self.budget], "adaptive": 0.0}
         try:
-            setting = Setting(given[self.rule], values[given[self.rule]], given[self.refinement], given[self.scale])
+            rule, precision = given[self.rule], self.service.precision(given[self.model])
+            setting = Setting(rule, values[rule], given[self.refinement], given[self.scale], precision)
             for answer in session.answer(setting, given[self.kind]):
                 cards = "".join(CARD.format(*map(escape, number)) for number in answer.numbers)
                 notes = "".join(NOTE.format(escape(note)) for note in answer.notes)

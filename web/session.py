@@ -17,11 +17,10 @@ import torch
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
 from inference.encoding import Encoding, held_bytes
-from inference.picture import like, notes_on_colours, visible
+from inference.picture import as_kind_of, notes_on_colours, visible
+from inference.precision import name_of, prepared
 from inference.reduce import reduce_to
 from inference.restore import Restored
-from inference.restorers import computes_in
-from inference.tiles import TilePlan, until_it_fits
 from inference.visual import colour_assignment
 from models.checkpoint import WEIGHTS, load_model
 from models.decide import least_budget
@@ -35,7 +34,7 @@ from utils.image import Image, to_pixels, to_tensor
 from utils.resize import downscale, imresize, scaled_size
 from web.views import VIEW, Place, loupe_views, most_difficult, screen_size, shrunk, whole_views
 
-COMPARED = 4  # times fewer pixels may a picture have that is compared with: it is held as floats
+COMPARED = 4  # a picture that results are compared with may have this many times fewer pixels: it is held as float32
 LOADING = 30  # seconds that a replaced result is kept, as a browser may still be loading it
 
 
@@ -58,7 +57,7 @@ class Answer(NamedTuple):
     download: Path  # the result
     loupe: tuple[Path, Path]  # before and after as they are, around a place
     numbers: list[tuple[str, str, str]]  # label, value, remark
-    notes: list[str]  # what the file held that the result does not
+    notes: list[str]  # about contents of the file that are left out in the result
 
 
 @dataclass
@@ -67,9 +66,13 @@ class Service:
 
     engines: dict[str, Engine]
     pixels: int  # the most that an upload or a result may have
-    root: Path  # of all files
+    root: Path  # folder of all files
     memory: int = 2 << 30  # bytes for the encodings of all visitors, of which one may take half
     encoded: dict["Session", "Picture"] = field(default_factory=dict)  # ordered by last use
+
+    def precision(self, model: str) -> Precision:
+        """What a model computes in, for settings."""
+        return name_of(self.engines[model].precision)
 
 
 def load_engines(save: Path, device: torch.device, precision: Precision = "float32") -> dict[str, Engine]:
@@ -78,7 +81,7 @@ def load_engines(save: Path, device: torch.device, precision: Precision = "float
     chosen = {name: model for name, model in models.items() if isinstance(model, PCSR) and model.classifier is not None}
     if not chosen:
         raise InputError(f"{save}: no PCSR model with a classifier in it; train one (phase 1), or run this where it is")
-    return {name: Engine(model, device, computes_in(model, device, precision)) for name, model in chosen.items()}
+    return {name: prepared(model, device, precision) for name, model in chosen.items()}
 
 
 def read_upload(path: Path, most: int) -> Image:
@@ -88,7 +91,8 @@ def read_upload(path: Path, most: int) -> Image:
     size = stored_size(path)
     refuse(path, "", math.prod(size), most)
     try:
-        return read_image(path, accept_damaged=0 not in size)  # its notes say so; of any size if that can't be told
+        # its notes tell what is damaged; if its size cannot be told, it might be of any size, and is not taken
+        return read_image(path, accept_damaged=0 not in size or None)
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from None
 
@@ -127,12 +131,9 @@ class Picture:
         self.bicubic = math.nan
         if self.hr is not None:
             self.bicubic = psnr(imresize(self.lr, (height, width)), self.hr, round(ask.scale))
-        self.kept = held_bytes(self.engine, self.lr, ask.scale) <= service.memory / 2
-        until_it_fits(None, self.encode)
+        keep = held_bytes(self.engine, self.lr, ask.scale) <= service.memory / 2
+        self.encoding = Encoding(self.engine, self.lr, ask.scale, self.image.bits, keep=keep)
         self.last: tuple[Setting, Restored] | None = None  # the result that is shown
-
-    def encode(self, plan: TilePlan) -> None:
-        self.encoding = Encoding(self.engine, self.lr, self.scale, self.image.bits, plan, self.kept)
 
     @property
     def nbytes(self) -> int:
@@ -147,14 +148,8 @@ class Picture:
         if setting.rule == "budget":
             least = least_budget(self.engine.account, self.scale)
             setting = replace(setting, value=max(setting.value, least))
-
-        def work(plan: TilePlan) -> Restored:
-            if plan != self.encoding.plan:
-                self.encode(plan)
-            return self.encoding.restore([setting])[0]
-
         if self.last is None or self.last[0] != setting:
-            self.last = setting, until_it_fits(self.encoding.plan, work)
+            self.last = setting, self.encoding.restore([setting])[0]
         return self.last[1]
 
     def numbers(self, restored: Restored) -> list[tuple[str, str, str]]:
@@ -163,11 +158,10 @@ class Picture:
         numbers = [("Difficult pixels", f"{100 * restored.heavy_share:.1f} %", "took the heavy network")]
         billions = f"{spent.paper / 1e9:.3g} GFLOPs, {spent.executed / 1e9:.3g} executed"
         numbers.append(("Work", f"{100 * spent.paper / heavy.paper:.1f} %", f"of all heavy: {billions}"))
-        took = f"encoded in {self.encoding.seconds:.2f}" if self.kept else "too large to keep its encoding"
+        took = f"encoded in {self.encoding.seconds:.2f}" if self.encoding.keep else "too large to keep its encoding"
         numbers.append(("Seconds", f"{restored.seconds:.2f}", took))
         height, width = restored.pixels.shape[:2]
-        depth = f"{self.image.bits} bits per colour"
-        numbers.append(("Result", f"{width}x{height}", depth))
+        numbers.append(("Result", f"{width}x{height}", f"{self.image.bits} bits per colour"))
         if self.hr is not None:
             found = psnr(to_tensor(restored.pixels), self.hr, round(self.scale))
             numbers.append(("PSNR, dB", f"{found:.2f}", f"{found - self.bicubic:+.2f} over bicubic"))
@@ -207,7 +201,7 @@ class Session:
             self.place = most_difficult(restored.assignment)
         self.setting = setting
         folder = self.new_folder()
-        result = like(picture.image, restored.pixels)
+        result = as_kind_of(picture.image, restored.pixels)
         before, after = (folder / f"{name}{VIEW}" for name in ("bicubic", restored.setting))
         for path, each in zip((before, after), whole_views(picture.image, picture.lr, result), strict=True):
             save_image(path, each, QUALITY)
@@ -234,7 +228,7 @@ class Session:
 
     def loupe(self, folder: Path) -> tuple[Path, Path]:
         picture = self.encoded()
-        result = like(picture.image, picture.restore(self.setting).pixels)
+        result = as_kind_of(picture.image, picture.restore(self.setting).pixels)
         before, after = folder / f"loupe_before{VIEW}", folder / f"loupe_after{VIEW}"
         for path, each in zip((before, after), loupe_views(picture.image, picture.lr, result, self.place), strict=True):
             save_image(path, each)

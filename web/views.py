@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from inference.picture import like
+from inference.picture import as_kind_of
 from inference.reduce import reduce_to
 from utils.image import Array, Image, to_pixels
 from utils.resize import imresize, imresize_window
 
 SCREEN = 1600  # pixels: the longer side of what is shown as a whole
 LOUPE = 360, 480  # (H,W) of the window
-VIEW = ".webp"  # what views are written as
+VIEW = ".webp"  # the kind of file of a view: small, and with alpha
 
 
 class Place(NamedTuple):
@@ -64,7 +64,7 @@ def whole_views(image: Image, lr: Tensor, result: Image) -> tuple[Image, Image]:
     alpha = None if result.alpha is None else shrunk(result.alpha)
     after = replace(result, pixels=shrunk(result.pixels), alpha=alpha)
     before = to_pixels(imresize(lr, screen_size((result.pixels.shape[0], result.pixels.shape[1]))), image.bits)
-    return view(like(image, before)), view(after)
+    return view(as_kind_of(image, before)), view(after)
 
 
 def loupe_views(image: Image, lr: Tensor, result: Image, place: Place) -> tuple[Image, Image]:

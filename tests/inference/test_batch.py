@@ -100,7 +100,7 @@ def test_results_of_other_inputs_and_other_files_stay(cli: Cli, work: Path) -> N
     for name in ("a.jpg", "c.webp"):
         before = written(work)
         outcome = upscale(cli, "--img_path", f"in/{name}")
-        assert outcome.code == 2 and "only overwrite replaces it" in outcome.err and written(work) == before
+        assert outcome.code == 2 and "give overwrite to replace it" in outcome.err and written(work) == before
         assert upscale(cli, "--img_path", f"in/{name}", "--overwrite").code == 0
         assert len(set(written(work).items()) - set(before.items())) == 1
 

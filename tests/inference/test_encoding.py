@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from inference.encoding import Encoding, held_bytes
+from inference.precision import name_of, prepared
 from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.build import build_pcsr
@@ -16,6 +17,7 @@ from models.setting import Rule, Setting
 from tests.conftest import TINY_PCSR
 from utils.config import PCSRSpec
 from utils.errors import InputError
+from utils.patches import Patches
 
 CPU = torch.device("cpu")
 M3 = TINY_PCSR.model_copy(update={"upsamplers": ((4,), (6,), (8, 8))})
@@ -66,6 +68,23 @@ def test_refusals() -> None:
     assert encoding.restore([Setting("budget", least)])[0].heavy_share == 0
     with pytest.raises(InputError, match="must lie between"):
         encoding.restore([Setting("budget", least - 0.01)])
+    for setting, message in (
+        (Setting(scale=2), "scale 2: the image was encoded for scale 4"),
+        (Setting(precision="bfloat16"), "precision bfloat16: the model was prepared for float32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encoding.restore([Setting(), setting])
+    restore = pcsr_restorer(build_pcsr(TINY_PCSR).eval(), [Setting(scale=2), Setting(scale=3)], CPU)
+    for patches in (None, Patches(8, 4)):
+        with pytest.raises(InputError, match="scale 3: the image was encoded for scale 2"):
+            restore(lr, patches)
+
+
+def test_auto_is_the_precision_that_is_computed_in() -> None:
+    model, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 8, 8)
+    engine = prepared(model, CPU, "auto")
+    for precision in ("auto", name_of(engine.precision)):
+        Encoding(engine, lr, 4).restore([Setting(precision=precision)])
 
 
 @pytest.mark.parametrize("scale", [0.5, float("nan"), float("inf")])

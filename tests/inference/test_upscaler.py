@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from inference.restorers import computes_in, original_restorer, pcsr_restorer
+from inference.precision import computes_in
+from inference.restorers import original_restorer, pcsr_restorer
 from inference.upscaler import Upscaler
 from models.blocks import OriginalModel
 from models.build import build
@@ -267,7 +268,7 @@ def test_images_of_pillow_and_files(upscaler: Upscaler, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("knows_it", [True, False])
 def test_auto_is_float16_where_that_is_faster(knows_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.restorers.has_half", lambda: knows_it)
+    monkeypatch.setattr("inference.precision.has_half", lambda: knows_it)
     pcsr, original = build(TINY_PCSR), build(TINY_ORIGINAL)
     assert computes_in(pcsr, CPU, "auto") == (torch.float16 if knows_it else torch.float32)
     assert computes_in(pcsr, torch.device("cuda"), "auto") == computes_in(original, CPU, "auto") == torch.float32

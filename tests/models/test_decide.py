@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from models import decide
-from models.decide import assign_adaptive, assign_budget, assign_k
-from utils.errors import InputError
+from models.decide import assign_adaptive, assign_budget, assign_k, bisect
 
 COST = (0.32, 0.68)
 SPEND = (0.45, 1.0)
@@ -83,10 +82,9 @@ def test_budget_agrees_with_the_k_that_spends_it() -> None:
     assert (by_k != by_budget).float().mean() < 1e-3
 
 
-@pytest.mark.parametrize("budget", [0.4, 1.1, -1.0, math.nan])
-def test_budget_out_of_reach(budget: float) -> None:
-    with pytest.raises(InputError, match="out of reach"):
-        assign_budget(odds(random_prob()), COST, SPEND, budget)
+def test_a_search_ends_where_float64_is_coarse() -> None:
+    low, high = bisect(lambda k: 2.0 if k < 3e10 else 0.0, 1.0, -1e12, 1e12)
+    assert low < 3e10 <= high < low + 1e-4
 
 
 def test_adaptive_finds_two_clusters_and_is_deterministic() -> None:

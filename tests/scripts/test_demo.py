@@ -220,8 +220,9 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         ],
         (
             ["--model", "save/fsrcnn-x4", "--upscale", "--assignment"],
-            "--assignment: save/fsrcnn-x4 is an original model",
+            "--assignment: save/fsrcnn-x4 is an original",
         ),
+        (["--k", "0", "photo.png"], "--k: 'photo.png' is not a number; the option takes all words that follow"),
         (["--model", "save/fsrcnn-x4", "--upscale", "--scale", "2"], "this original model does x4 only"),
         (["--model", "photo.png"], "photo.png"),
         (["--upscale", "--scale", "1e6"], "more than"),
