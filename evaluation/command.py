@@ -37,7 +37,7 @@ def eval_parser(description: str) -> Parser:
     parser.add_argument("--lr_data", nargs="+", default=[], metavar="DIR", help=about)
     about = "up-scaling factor of 1 or more, or several; an original model only works at its own scale (default: 4)"
     parser.add_argument("--scale", type=float, nargs="+", default=[4.0], help=about)
-    parser.add_argument("--float_lr", action="store_true", help="do not round LR to 8 bits (as published for PCSR)")
+    parser.add_argument("--float_lr", action="store_true", help="do not round LR made from HR to 8 bits (published)")
     add_degrade_option(parser)
     parser.add_argument("--per_image", action="store_true", help="restore whole images instead of overlapping patches")
     about = "cut LR to n*step+patch_size, so that whole images and patches are measured on the same pixels"
