@@ -130,6 +130,7 @@ class Encoding:
                         assignment = decide(log_odds, result.setting, engine.account)
                     result.paint(engine, encoded, assignment, tile)
                     result.seconds += clock.lap()
+                del encoded, log_odds, assignment  # before the next tile takes its memory
                 bar.update()
         return [result.restored(engine.account, self.lr.shape[2] * self.lr.shape[3], shared) for result in results]
 
