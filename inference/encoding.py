@@ -136,6 +136,7 @@ class Encoding:
                         assignment = decide(log_odds, result.setting, engine.account)
                     result.paint(engine, encoded, assignment, tile)
                     result.seconds += clock.lap()
+                del encoded, log_odds, assignment  # before the next tile takes its memory
                 bar.update()
         return [result.restored(engine.account, lr_pixels, shared) for result in results]
 

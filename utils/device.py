@@ -2,14 +2,19 @@
 
 import argparse
 import ctypes
+import math
 import platform
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+ALIGNED = 64  # bytes: a line of the cache, and the longest vector
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +58,20 @@ def keep_memory() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, 256 << 20)  # 256 MiB more each time, so that the system is seldom asked
+
+
+def room(
+    shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    """As torch.empty on a CPU, in less memory for large tensors that come and go.
+
+    Torch asks glibc for aligned memory, and what is freed of that does not serve a request for as much again, as glibc
+    looks for some bytes more, to align in.
+    """
+    strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
+    memory = torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8))
+    start = -memory.data_ptr() % ALIGNED // dtype.itemsize
+    return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), start, shape, strides)  # no view of another
 
 
 def give_back() -> None:

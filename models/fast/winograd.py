@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.fast.build import needed_kernels, of_type
+from utils.device import room
 
 
 class ImageSize(ctypes.Structure):
@@ -74,7 +75,7 @@ def convolve(
     batch, _, h, w = x.shape
     per_group = weight.shape[0] // groups, weight.shape[1]
     outs, ins = per_group[::-1] if turned else per_group
-    result = torch.empty(batch, outs * groups, h, w, dtype=x.dtype, memory_format=torch.channels_last)
+    result = room((batch, outs * groups, h, w), x.dtype, torch.channels_last)
     bias = bias if bias is None else bias.to(x.dtype)
     x, add, mask, gate = channels_last(x), channels_last(add), channels_last(mask), channels_last(gate)
     of_type(x.dtype, "winograd")(
