@@ -52,9 +52,9 @@ def pixel_errors(
 ) -> Tensor:
     """The mean error of each image, absolute or squared, (b,): of mlp.at(table, nearest, coords) against target.
 
-    table (b*h*w,C) is what mlp.project made of the features, with `across` = w. nearest (b,N) is the row that each pixel
-    reads, counted from its image's first and rising from one row of the image to the next; coords (b,N,4), target
-    (b,N,3).
+    table (b*h*w,C) is what mlp.project made of the features, with `across` = w. nearest (b,N) is the row that each
+    pixel reads, counted from its image's first and rising from one row of the image to the next; coords (b,N,4),
+    target (b,N,3).
     """
     first, *rest = mlp.linears()
     parameters = [tensor for layer in rest for tensor in (layer.weight, layer.bias)]

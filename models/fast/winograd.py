@@ -5,7 +5,7 @@ agrees with torch but for rounding.
 """
 
 import ctypes
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,9 +56,7 @@ def convolve(
     groups: int = 1,
     bias: Tensor | None = None,
     *,
-    turned: bool = False,
     add: Tensor | None = None,
-    mask: Tensor | None = None,
     slope: float = 1.0,
     gate: Tensor | None = None,
     kept: Tensor | None = None,
@@ -67,34 +65,55 @@ def convolve(
 
     All have the type of x, float32 or, for inference, float16; but weight is float32.
 
-    turned: the gradient of x from that of the result, x here. mask: the rectifier's derivative there instead of it.
     gate: models.softgate.gated(gate, sums) instead. kept, channels last: gets the sums, before what follows them.
     """
     batch, _, h, w = x.shape
-    per_group = weight.shape[0] // groups, weight.shape[1]
-    outs, ins = per_group[::-1] if turned else per_group
-    result = torch.empty(batch, outs * groups, h, w, dtype=x.dtype, memory_format=torch.channels_last)
+    outs, ins = weight.shape[:2]
+    result = torch.empty(batch, outs, h, w, dtype=x.dtype, memory_format=torch.channels_last)
     bias = bias if bias is None else bias.to(x.dtype)
-    x, add, mask, gate = channels_last(x), channels_last(add), channels_last(mask), channels_last(gate)
+    x, add, gate = channels_last(x), channels_last(add), channels_last(gate)
     of_type(x.dtype, "winograd")(
-        *(pointer(x), ImageSize(batch, h, w), groups, ins, outs),
-        Weights(weight.data_ptr(), *weight.stride(), turned),
-        Epilogue(pointer(bias), pointer(add), pointer(mask), slope, pointer(gate), pointer(kept)),
+        *(pointer(x), ImageSize(batch, h, w), groups, ins, outs // groups),
+        Weights(weight.data_ptr(), *weight.stride(), False),
+        Epilogue(pointer(bias), pointer(add), pointer(None), slope, pointer(gate), pointer(kept)),
         pointer(result),
         torch.get_num_threads(),
     )
     return result
 
 
-def weight_gradients(x: Tensor, gradient: Tensor, weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Gradients of weight (o,c/groups,3,3) and bias (o,), from x (b,c,h,w) and that of the result (b,o,h,w)."""
-    batch, _, h, w = x.shape
-    result, bias = torch.empty_like(weight), weight.new_empty(len(weight))
-    x, gradient = channels_last(x), channels_last(gradient)
-    needed_kernels().winograd_weights(
-        *(pointer(x), pointer(gradient), ImageSize(batch, h, w), groups, weight.shape[1], len(weight) // groups),
-        Weights(result.data_ptr(), *result.stride(), False),
-        pointer(bias),
-        torch.get_num_threads(),
+class ConvolutionGradients(NamedTuple):
+    """Of a convolution's input (b,c,h,w), channels last, if it was asked for; of its weight and bias."""
+
+    x: Tensor | None
+    weight: Tensor
+    bias: Tensor
+
+
+def convolution_gradients(
+    x: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    groups: int = 1,
+    *,
+    needs_x: bool = True,
+    slope: float = 1.0,
+    add: Tensor | None = None,
+) -> ConvolutionGradients:
+    """From x (b,c,h,w) and the gradient of its convolution with weight (o,c/groups,3,3), which is (b,o,h,w).
+
+    slope: x comes from a leaky rectifier of this slope, whose derivative is included. add: to the gradient of x.
+    """
+    batch, channels, h, w = x.shape
+    of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
+    x, gradient, add = channels_last(x), channels_last(gradient), channels_last(add)
+    of_x = torch.empty_like(x) if needs_x else None
+    needed_kernels().winograd_gradients(
+        *(pointer(x), pointer(gradient), ImageSize(batch, h, w), groups, channels // groups, len(weight) // groups),
+        Weights(weight.data_ptr(), *weight.stride(), True),
+        Epilogue(pointer(None), pointer(add), pointer(None if slope == 1 else x), slope, pointer(None), pointer(None)),
+        pointer(of_x),
+        Weights(of_weight.data_ptr(), *of_weight.stride(), True),
+        *(pointer(of_bias), torch.get_num_threads()),
     )
-    return result, bias
+    return ConvolutionGradients(of_x, of_weight, of_bias)
