@@ -71,8 +71,9 @@ class Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        found = convolution_gradients(x, gradient, weight, ctx.groups, needs_x=ctx.needs_input_grad[0])
-        return found.x, None, found.weight, found.bias if ctx.has_bias else None
+        needs_x = ctx.needs_input_grad[0]
+        found = convolution_gradients(x, gradient, weight, ctx.groups, needs_x=needs_x)
+        return found.x if needs_x else None, None, found.weight, found.bias if ctx.has_bias else None
 
 
 class FastConv(nn.Conv2d):

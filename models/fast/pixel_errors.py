@@ -16,8 +16,8 @@ from models.fast.pixels import address
 from models.mlp import PixelMLP
 
 
-class Pixels(ctypes.Structure):
-    """The HR pixels and what they read; the same structs are in pixel_errors.cpp."""
+class PixelList(ctypes.Structure):
+    """The HR pixels and what they read; the structs are those of pixel_errors.cpp, where this is Pixels."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("table", "nearest", "coords", "target")),
@@ -79,12 +79,12 @@ class PixelErrors(torch.autograd.Function):
         of_table = torch.empty_like(table)
         of_parameters = table.new_empty(images, sum(shape.numel() for shape in ctx.shapes))
         needed_kernels().pixel_errors(
-            Pixels(
+            PixelList(
                 *(address(table).value, nearest.data_ptr(), coords.data_ptr(), address(target).value),
                 *(nearest.stride(0), coords.stride(0), images, across, len(table) // images, count),
             ),
             Parameters(
-                *(layers, *map(ctypes.addressof, (widths, weights, biases))),
+                *(layers, *(ctypes.addressof(each) for each in (widths, weights, biases))),
                 *(of_coords.data_ptr(), of_coords.stride(0)),
             ),
             Errors(

@@ -83,9 +83,9 @@ def convolve(
 
 
 class ConvolutionGradients(NamedTuple):
-    """Of a convolution's input (b,c,h,w), channels last, if it was asked for; of its weight and bias."""
+    """Of a convolution's input (b,c,h,w), channels last, or empty if it was not asked for; of its weight and bias."""
 
-    x: Tensor | None
+    x: Tensor
     weight: Tensor
     bias: Tensor
 
@@ -107,12 +107,12 @@ def convolution_gradients(
     batch, channels, h, w = x.shape
     of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
     x, gradient, add = channels_last(x), channels_last(gradient), channels_last(add)
-    of_x = torch.empty_like(x) if needs_x else None
+    of_x = torch.empty_like(x) if needs_x else x.new_empty(0)
     needed_kernels().winograd_gradients(
         *(pointer(x), pointer(gradient), ImageSize(batch, h, w), groups, channels // groups, len(weight) // groups),
         Weights(weight.data_ptr(), *weight.stride(), True),
         Epilogue(pointer(None), pointer(add), pointer(None if slope == 1 else x), slope, pointer(None), pointer(None)),
-        pointer(of_x),
+        pointer(of_x if needs_x else None),
         Weights(of_weight.data_ptr(), *of_weight.stride(), True),
         *(pointer(of_bias), torch.get_num_threads()),
     )

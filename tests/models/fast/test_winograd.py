@@ -14,9 +14,9 @@ SIZES = [(1, 1), (2, 3), (7, 5), (64, 64), (33, 47)]
 CHANNELS = [(3, 58, 1), (58, 58, 1), (13, 7, 1), (52, 52, 4), (70, 66, 1), (12, 140, 2)]
 
 
-def error(ours: Tensor | None, exact: Tensor | None) -> float:
+def error(ours: Tensor, exact: Tensor | None) -> float:
     """Relative to the largest value."""
-    assert ours is not None and exact is not None
+    assert exact is not None
     return float((ours.double() - exact).abs().max() / exact.abs().max())
 
 
@@ -37,7 +37,7 @@ def test_convolution_and_its_gradients(ins: int, outs: int, groups: int, batch: 
     for found, exact in zip(ours, (exact_x, exact_weight, exact_bias), strict=True):
         assert error(found, exact.grad) < 1e-5
     without = convolution_gradients(x, gradient, weight, groups, needs_x=False)
-    assert without.x is None and torch.equal(without.weight, ours.weight)
+    assert without.x.numel() == 0 and torch.equal(without.weight, ours.weight)
 
 
 def test_what_follows_a_sum() -> None:
@@ -56,7 +56,6 @@ def test_what_follows_a_gradient() -> None:
     F.conv2d(F.leaky_relu(exact, 0.1), weight.double(), padding=1).backward(gradient.double())
     assert error(convolution_gradients(F.leaky_relu(before, 0.1), gradient, weight, slope=0.1).x, exact.grad) < 1e-5
     plain = convolution_gradients(before, gradient, weight).x
-    assert plain is not None
     assert error(convolution_gradients(before, gradient, weight, add=add).x, (plain + add).double()) < 1e-5
 
 
