@@ -21,7 +21,7 @@ from models.fast.build import load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.gate import Gated
 from models.fast.linear import Joined, Rectified, as_image
-from models.fast.winograd import convolve, weight_gradients
+from models.fast.winograd import convolution_gradients, convolve
 from models.mlp import PixelMLP, rows_of
 from models.softgate import GatedBlock, SoftgateEncoder
 from models.srresnet import ResidualBlock, SRResNetEncoder
@@ -74,9 +74,9 @@ class Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_weight, of_bias = weight_gradients(x, gradient, weight, ctx.groups)
-        of_x = convolve(gradient, weight, ctx.groups, turned=True) if ctx.needs_input_grad[0] else None
-        return of_x, None, of_weight, of_bias if ctx.has_bias else None
+        needs_x = ctx.needs_input_grad[0]
+        found = convolution_gradients(x, gradient, weight, ctx.groups, needs_x=needs_x)
+        return found.x if needs_x else None, None, found.weight, found.bias if ctx.has_bias else None
 
 
 class FastConv(nn.Conv2d):
@@ -99,9 +99,9 @@ class Residual(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, inner, weight1, weight2 = ctx.saved_tensors
-        of_inner = convolve(gradient, weight2, turned=True, mask=inner, slope=0.0)
-        of_x = convolve(of_inner, weight1, turned=True, add=gradient)
-        return of_x, *weight_gradients(x, of_inner, weight1), *weight_gradients(inner, gradient, weight2)
+        of_inner, *found2 = convolution_gradients(inner, gradient, weight2, slope=0.0)
+        of_x, *found1 = convolution_gradients(x, of_inner, weight1, add=gradient)
+        return of_x, *found1, *found2
 
 
 class FastResidualBlock(ResidualBlock):

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from models.carn import GROUPS, CascadingBlock
 from models.fast.linear import Gradient, as_image, linear, linear_gradients, rectifier_sums, scale_and_rectify
-from models.fast.winograd import channels_last, convolve, weight_gradients
+from models.fast.winograd import channels_last, convolution_gradients, convolve
 from models.mlp import rows_of
 
 UNIT_PARAMETERS = 6  # of a residual unit: weight and bias of two grouped convolutions and of a 1x1 convolution
@@ -131,10 +131,8 @@ def unit_gradients(unit: Unit, parameters: Sequence[Tensor], gradient: Tensor) -
     to = [Gradient(rows_of(of_second))]
     rows = rows_of(gradient)
     found3 = linear_gradients([rows_of(unit.second)], weight3, rows, to, rectified=True, mask=rows_of(unit.out))
-    found2 = weight_gradients(unit.first, of_second, weight2, GROUPS)
-    of_first = convolve(of_second, weight2, GROUPS, turned=True, mask=unit.first, slope=0.0)
-    found1 = weight_gradients(unit.x, of_first, weight1, GROUPS)
-    of_x = convolve(of_first, weight1, GROUPS, turned=True, add=gradient)
+    of_first, *found2 = convolution_gradients(unit.first, of_second, weight2, GROUPS, slope=0.0)
+    of_x, *found1 = convolution_gradients(unit.x, of_first, weight1, GROUPS, add=gradient)
     return of_x, [*found1, *found2, *found3]
 
 

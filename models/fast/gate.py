@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.fast.build import needed_kernels
-from models.fast.winograd import channels_last, convolve, pointer, weight_gradients
+from models.fast.winograd import channels_last, convolution_gradients, convolve, pointer
 from models.softgate import LEAK
 
 
@@ -45,7 +45,7 @@ class Gated(torch.autograd.Function):
         of_x, gradient = gate_gradients(channels_last(gradient), inputs[0], y)
         found: list[Tensor] = []
         for i in reversed(range(count)):
-            found = [*weight_gradients(inputs[i], gradient, weights[i]), *found]
-            into: dict[str, Any] = {"mask": inputs[i], "slope": LEAK} if i else {"add": of_x}
-            gradient = convolve(gradient, weights[i], turned=True, **into)
+            into: dict[str, Any] = {"slope": LEAK} if i else {"add": of_x}
+            gradient, *of_layer = convolution_gradients(inputs[i], gradient, weights[i], **into)
+            found = [*of_layer, *found]
         return gradient, *found

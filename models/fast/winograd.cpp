@@ -4,8 +4,9 @@
 //   A tile is 4x4 pixels of the result and the 6x6 of the input that they depend on. With the matrices B, G and A of winograd_lines.h
 //     result = A' [ sum_c (G weight_c G') * (B' input_c B) ] A
 //   in which * is a product at each of 36 points; the sum over channels makes of it a matrix product per point, tiles by
-//   channels. The gradient of the input is the same convolution with weights turned round; that of the weights is
-//     G' [ sum_tiles (B' input B) * (A gradient A') ] G.
+//   channels. The gradient of the input is the same convolution of the result's gradient with weights turned round; that of
+//   the weights, turned round too, needs the same transform of it:
+//     G' [ sum_tiles (B' gradient B) * (A input A') ] G.
 //   Tiles are worked in strips whose transforms stay in a core's own cache, channels in chunks of at most CHUNK.
 #include "winograd_tiles.h"
 
@@ -20,13 +21,32 @@ template <int VECTORS, class N> void products(Strip<N> in, Strip<N> out, const N
             (more ? block<ROWS, VECTORS, true, N> : block<ROWS, VECTORS, false, N>)(in.data + p * in.plane + t * in.pitch, in.pitch, weight, depth, out.data + p * out.plane + t * out.pitch, out.pitch);
 }
 
-template <int VECTORS> void outer_products(Strip<float> in, Strip<float> gradient, float* sums, int depth, long tiles) {
-    constexpr int ROWS = LANES == 16 ? (VECTORS == 1 ? 13 : UNIT / VECTORS) : 4, ODD = 2;
+template <class N> void products(const Chunk& c, Strip<N> in, Strip<N> out, const N* weight, long tiles, bool more) {
+    switch (c.vectors) {
+        case 1: return products<1>(in, out, weight, c.ins, tiles, more);
+        case 2: return products<std::min(2, most<N>)>(in, out, weight, c.ins, tiles, more);
+        case 3: return products<std::min(3, most<N>)>(in, out, weight, c.ins, tiles, more);
+        default: return products<most<N>>(in, out, weight, c.ins, tiles, more);
+    }
+}
+
+template <int VECTORS> void outer_products(Strip<float> in, Strip<float> other, float* sums, int depth, long tiles) {
+    constexpr int ROWS = LANES == 16 ? (VECTORS == 1 ? 13 : UNIT / VECTORS) : 4, FEW = 4, ODD = 2;
     for (int p = 0; p < POINTS; p++, sums += padded(depth) * VECTORS * LANES) {
-        const float *x = in.data + p * in.plane, *g = gradient.data + p * gradient.plane;
+        const float *x = in.data + p * in.plane, *y = other.data + p * other.plane;
         int i = 0;
-        for (; i + ROWS <= depth; i += ROWS) outer_block<ROWS, VECTORS>(x + i, in.pitch, g, gradient.pitch, tiles, sums + i * VECTORS * LANES);
-        for (; i < depth; i += ODD) outer_block<ODD, VECTORS>(x + i, in.pitch, g, gradient.pitch, tiles, sums + i * VECTORS * LANES);
+        for (; i + ROWS <= depth; i += ROWS) outer_block<ROWS, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
+        for (; i + FEW <= depth; i += FEW) outer_block<FEW, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
+        for (; i < depth; i += ODD) outer_block<ODD, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
+    }
+}
+
+void outer_products(const Chunk& c, Strip<float> in, Strip<float> other, float* sums, long tiles) {
+    switch (c.vectors) {
+        case 1: return outer_products<1>(in, other, sums, c.ins, tiles);
+        case 2: return outer_products<2>(in, other, sums, c.ins, tiles);
+        case 3: return outer_products<std::min(3, MOST)>(in, other, sums, c.ins, tiles);
+        default: return outer_products<MOST>(in, other, sums, c.ins, tiles);
     }
 }
 
@@ -41,9 +61,7 @@ template <class N> void transform_weights(const Weights& w, const Chunk& c, int 
             for (int lane = 0; lane < std::min(LANES, c.outs - v); lane++) {
                 const long from = c.in + i, into = c.out + v + lane;
                 if (from / own_ins != into / own_outs) continue;
-                // inputs count from their group's start, outputs through all groups; of a turned weight the other way
-                const long input = w.turned ? from : from % own_ins, output = w.turned ? into % own_outs : into;
-                const float* at = w.data + (w.turned ? input * w.out + output * w.in : output * w.out + input * w.in);
+                const float* at = w.at(from, into, own_ins, own_outs);
                 for (int k = 0; k < 9; k++) in[w.turned ? 8 - k : k][lane] = at[k / 3 * w.row + k % 3 * w.col];
             }
             for (int k = 0; k < 3; k++) weight_line(in + k, 3, half + k, 3);          // (6,3)
@@ -52,7 +70,7 @@ template <class N> void transform_weights(const Weights& w, const Chunk& c, int 
         }
 }
 
-void weight_gradients(const float* const* parts, int count, const Weights& w, const Chunk& c, int group_ins) {
+void weight_gradients(const float* const* parts, int count, const Weights& w, const Chunk& c, int own_ins, int own_outs) {
     const int width = c.vectors * LANES;
     const long plane = padded(c.ins) * width;
     for (int i = 0; i < c.ins; i++)
@@ -65,9 +83,10 @@ void weight_gradients(const float* const* parts, int count, const Weights& w, co
             }
             for (int k = 0; k < 6; k++) weight_gradient_line(in + k, 6, half + k, 6);         // (3,6)
             for (int k = 0; k < 3; k++) weight_gradient_line(half + 6 * k, 1, out + 3 * k, 1);  // (3,3)
-            for (int lane = 0; lane < std::min(LANES, c.outs - v); lane++)
-                for (int k = 0; k < 9; k++)
-                    w.data[(c.out + v + lane) * w.out + (c.in + i) % group_ins * w.in + k / 3 * w.row + k % 3 * w.col] = out[k][lane];
+            for (int lane = 0; lane < std::min(LANES, c.outs - v); lane++) {
+                float* at = w.at(c.in + i, c.out + v + lane, own_ins, own_outs);
+                for (int k = 0; k < 9; k++) at[k / 3 * w.row + k % 3 * w.col] = out[w.turned ? 8 - k : k][lane];
+            }
         }
 }
 
@@ -110,13 +129,7 @@ void convolution(const N* x, Image image, int groups, int ins, int outs, Weights
                 if (ready != c.in) transform<6, N>(image, x, groups * ins, c.in, c.ins, first, last, in, nullptr);
                 ready = c.in;
                 const bool more = c.in % ins;
-                const N* u = memory + c.weights;
-                switch (c.vectors) {
-                    case 1: products<1>(in, out, u, c.ins, last - first, more); break;
-                    case 2: products<std::min(2, most<N>)>(in, out, u, c.ins, last - first, more); break;
-                    case 3: products<std::min(3, most<N>)>(in, out, u, c.ins, last - first, more); break;
-                    default: products<most<N>>(in, out, u, c.ins, last - first, more);
-                }
+                products(c, in, out, memory + c.weights, last - first, more);
                 if ((c.in + c.ins) % ins == 0)
                     finish(image, out, c.outs, first, last, epilogue, groups * outs, c.out, y);
             }
@@ -136,44 +149,47 @@ extern "C" void winograd_half(const Half* x, Image image, int groups, int ins, i
 }
 #endif
 
-// the weights' gradient, and the bias' (groups*outs), if there is one, from that of the result
-extern "C" void winograd_weights(const float* x, const float* gradient, Image image, int groups, int ins, int outs, Weights weights, float* bias, int threads) {
-    const Plan<float> plan(image, groups, ins, outs);
+// From the result's gradient those of x, of the weights and of the bias (groups*outs); the epilogue is that of x's, which
+// may be null, as may be the bias'.
+extern "C" void winograd_gradients(
+    const float* x, const float* gradient, Image image, int groups, int ins, int outs, Weights weights, Epilogue<float> epilogue,
+    float* of_x, Weights of_weights, float* of_bias, int threads
+) {
+    const Plan<float> plan(image, groups, outs, ins);  // from the result's channels to those of x
     threads = (int)std::max(1L, std::min((long)threads, plan.strips));
-    const long biases = padded((long)groups * outs) + LANES, own = plan.weights + biases + plan.in_size + plan.out_size;
-    float* memory = workspace(threads * own);
+    const long biases = padded((long)groups * outs) + LANES, own = plan.weights + biases + plan.in_size + 2 * plan.out_size;
+    float *memory = workspace(plan.weights + threads * own), *threads_memory = memory + plan.weights;
+    if (of_x)
+        for (const Chunk& c : plan.chunks) transform_weights(weights, c, outs, ins, memory + c.weights);
     in_parallel(threads, [&](int thread) {
-        float *sums = memory + thread * own, *bias_sums = sums + plan.weights;
+        float *sums = threads_memory + thread * own, *bias_sums = sums + plan.weights;
         std::fill(sums, bias_sums + biases, 0.f);
         const Strip<float> in = plan.in(bias_sums + biases), out = plan.out(bias_sums + biases);
+        const Strip<float> of_tiles = {out.data + plan.out_size, out.pitch, out.plane};  // x
         // strips are divided beforehand: sums must not depend on which thread is the faster
         for (long strip = thread * plan.strips / threads; strip < (thread + 1) * plan.strips / threads; strip++) {
             const long first = strip * plan.tiles, last = std::min(first + plan.tiles, image.tiles());
             int ready = -1;
             for (const Chunk& c : plan.chunks) {
-                if (ready != c.in) transform<6, float>(image, x, groups * ins, c.in, c.ins, first, last, in, nullptr);
+                Vec totals[CHUNK / LANES] = {};
+                if (ready != c.in) transform<6, float>(image, gradient, groups * outs, c.in, c.ins, first, last, in, totals);
                 ready = c.in;
-                if (c.in % ins == 0) {
-                    Vec totals[MOST] = {};
-                    transform<4, float>(image, gradient, groups * outs, c.out, c.outs, first, last, out, totals);
-                    for (int o = 0; o < c.outs; o++) bias_sums[c.out + o] += totals[o / LANES][o % LANES];
-                }
-                float* u = sums + c.weights;
-                switch (c.vectors) {
-                    case 1: outer_products<1>(in, out, u, c.ins, last - first); break;
-                    case 2: outer_products<2>(in, out, u, c.ins, last - first); break;
-                    case 3: outer_products<std::min(3, MOST)>(in, out, u, c.ins, last - first); break;
-                    default: outer_products<MOST>(in, out, u, c.ins, last - first);
-                }
+                if (c.out % ins == 0)
+                    for (int i = 0; i < c.ins; i++) bias_sums[c.in + i] += totals[i / LANES][i % LANES];
+                if (c.in % outs == 0) transform<4, float>(image, x, groups * ins, c.out, c.outs, first, last, of_tiles, nullptr);
+                outer_products(c, in, of_tiles, sums + c.weights, last - first);
+                if (!of_x) continue;
+                products(c, in, out, memory + c.weights, last - first, c.in % outs);
+                if ((c.in + c.ins) % outs == 0) finish(image, out, c.outs, first, last, epilogue, groups * ins, c.out, of_x);
             }
         }
     });
     std::vector<const float*> parts;
-    for (int i = 0; i < threads; i++) parts.push_back(memory + i * own);
-    for (const Chunk& c : plan.chunks) weight_gradients(parts.data(), threads, weights, c, ins);
-    if (bias)
+    for (int i = 0; i < threads; i++) parts.push_back(threads_memory + i * own);
+    for (const Chunk& c : plan.chunks) weight_gradients(parts.data(), threads, of_weights, c, outs, ins);
+    if (of_bias)
         for (int o = 0; o < groups * outs; o++) {
-            bias[o] = 0;
-            for (const float* part : parts) bias[o] += part[plan.weights + o];
+            of_bias[o] = 0;
+            for (const float* part : parts) of_bias[o] += part[plan.weights + o];
         }
 }

@@ -5,7 +5,7 @@ arithmetic. It agrees with torch except for rounding.
 """
 
 import ctypes
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,9 +57,7 @@ def convolve(
     groups: int = 1,
     bias: Tensor | None = None,
     *,
-    turned: bool = False,
     add: Tensor | None = None,
-    mask: Tensor | None = None,
     slope: float = 1.0,
     gate: Tensor | None = None,
     kept: Tensor | None = None,
@@ -68,35 +66,56 @@ def convolve(
 
     All have the type of x, which is float32, or float16 for inference; only weight is always float32.
 
-    turned: computes the gradient of a convolution's input; x is then the gradient of its result. mask: instead of the
-    rectifier, multiply by the derivative of the rectifier at mask. gate: instead of the rectifier, compute
-    models.softgate.gated(gate, sums). kept, channels last, receives the sums before these operations.
+    gate: instead of the rectifier, compute models.softgate.gated(gate, sums). kept, channels last, receives the sums before
+    these operations.
     """
     batch, _, h, w = x.shape
-    per_group = weight.shape[0] // groups, weight.shape[1]
-    outs, ins = per_group[::-1] if turned else per_group
-    result = room((batch, outs * groups, h, w), x.dtype, torch.channels_last)
+    outs, ins = weight.shape[:2]
+    result = room((batch, outs, h, w), x.dtype, torch.channels_last)
     bias = bias if bias is None else bias.to(x.dtype)
-    x, add, mask, gate = channels_last(x), channels_last(add), channels_last(mask), channels_last(gate)
+    x, add, gate = channels_last(x), channels_last(add), channels_last(gate)
     of_type(x.dtype, "winograd")(
-        *(pointer(x), ImageSize(batch, h, w), groups, ins, outs),
-        Weights(weight.data_ptr(), *weight.stride(), turned),
-        Epilogue(pointer(bias), pointer(add), pointer(mask), slope, pointer(gate), pointer(kept)),
+        *(pointer(x), ImageSize(batch, h, w), groups, ins, outs // groups),
+        Weights(weight.data_ptr(), *weight.stride(), False),
+        Epilogue(pointer(bias), pointer(add), pointer(None), slope, pointer(gate), pointer(kept)),
         pointer(result),
         torch.get_num_threads(),
     )
     return result
 
 
-def weight_gradients(x: Tensor, gradient: Tensor, weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Gradients of weight (o,c/groups,3,3) and bias (o,), from x (b,c,h,w) and that of the result (b,o,h,w)."""
-    batch, _, h, w = x.shape
-    result, bias = torch.empty_like(weight), weight.new_empty(len(weight))
-    x, gradient = channels_last(x), channels_last(gradient)
-    needed_kernels().winograd_weights(
-        *(pointer(x), pointer(gradient), ImageSize(batch, h, w), groups, weight.shape[1], len(weight) // groups),
-        Weights(result.data_ptr(), *result.stride(), False),
-        pointer(bias),
-        torch.get_num_threads(),
+class ConvolutionGradients(NamedTuple):
+    """Of a convolution's input (b,c,h,w), channels last, or empty if it was not asked for; of its weight and bias."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def convolution_gradients(
+    x: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    groups: int = 1,
+    *,
+    needs_x: bool = True,
+    slope: float = 1.0,
+    add: Tensor | None = None,
+) -> ConvolutionGradients:
+    """From x (b,c,h,w) and the gradient of its convolution with weight (o,c/groups,3,3), which is (b,o,h,w).
+
+    slope: x comes from a leaky rectifier of this slope, whose derivative is included. add: to the gradient of x.
+    """
+    batch, channels, h, w = x.shape
+    of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
+    x, gradient, add = channels_last(x), channels_last(gradient), channels_last(add)
+    of_x = torch.empty_like(x) if needs_x else x.new_empty(0)
+    needed_kernels().winograd_gradients(
+        *(pointer(x), pointer(gradient), ImageSize(batch, h, w), groups, channels // groups, len(weight) // groups),
+        Weights(weight.data_ptr(), *weight.stride(), True),
+        Epilogue(pointer(None), pointer(add), pointer(None if slope == 1 else x), slope, pointer(None), pointer(None)),
+        pointer(of_x if needs_x else None),
+        Weights(of_weight.data_ptr(), *of_weight.stride(), True),
+        *(pointer(of_bias), torch.get_num_threads()),
     )
-    return result, bias
+    return ConvolutionGradients(of_x, of_weight, of_bias)

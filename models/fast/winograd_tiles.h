@@ -19,6 +19,11 @@ struct Weights {  // w[o][i][r][s] of a group's inputs i and all outputs o, anyw
     float* data;
     long out, in, row, col;
     int turned;  // inputs and outputs change places, and the kernel is turned round: the gradient's convolution
+
+    // of channels that count through all groups, of which a group has own_ins and own_outs
+    float* at(long from, long into, int own_ins, int own_outs) const {
+        return data + (turned ? from * out + into % own_outs * in : into * out + from % own_ins * in);
+    }
 };
 
 // result = activation(convolution + bias + add), or the same times the activation's slope at `mask`
@@ -68,7 +73,7 @@ inline Place place(const Image& image, long tile) {
     return {(int)(tile / (across * down)), (int)(tile / across % down) * 4, (int)(tile % across) * 4};
 }
 
-// SIZE 6: the input around each tile; SIZE 4: the gradient's own pixels, of which `sums` gets the sums
+// SIZE 6: the 6x6 pixels around each tile; SIZE 4: its own. `sums` gets the sums over the tiles' own pixels, if not null
 template <int SIZE, class N>
 void transform(const Image& image, const N* x, int channels, int from, int count, long first, long last, Strip<N> to, VecOf<N>* sums) {
     typedef VecOf<N> V;
@@ -92,13 +97,13 @@ void transform(const Image& image, const N* x, int channels, int from, int count
                     const int z = left + i;
                     if (whole) in[r] = part.load(pixel), __builtin_prefetch(pixel + SIZE * channels);
                     else in[r] = top + r >= 0 && top + r < image.h && z >= 0 && z < image.w ? part.load(pixel) : V{};
-                    sum += in[r];
+                    if (r >= EDGE && r < EDGE + 4 && i >= EDGE && i < EDGE + 4) sum += in[r];
                 }
                 if constexpr (SIZE == 6) input_line<1>(in, to_half);
                 else gradient_line<1>(in, to_half);
                 for (int r = 0; r < 6; r++) half[r * 6 + i] = to_half[r];
             }
-            if constexpr (SIZE == 4) sums[c / L] += sum;
+            if (sums) sums[c / L] += sum;
             for (int r = 0; r < 6; r++) {
                 V out[6];
                 if constexpr (SIZE == 6) input_line<1>(half + 6 * r, out);

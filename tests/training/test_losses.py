@@ -1,5 +1,6 @@
 """The training step against the plain formulation: autograd through every pixel of the whole batch at once."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,12 +10,15 @@ from torch import Tensor
 import training.queries
 from models.build import build_pcsr
 from models.decide import probabilities
+from models.fast.accelerate import accelerate
+from models.fast.build import load_kernels
 from models.fast.fold import folded
+from models.fast.pixel_errors import pixel_errors
 from models.grid import grid_over
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, config_for
 from training.losses import FLOOR
-from training.queries import queries
+from training.queries import drawn, queries
 from training.tasks import Phase0, Phase1, Task
 from utils.config import PCSRSpec, TrainSpec
 from utils.dist import Ranks
@@ -79,11 +83,14 @@ def assert_same(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backbone", ["carn", "srresnet", "softgate", "fsrcnn"])
+@pytest.mark.parametrize("kernels", [False, True])
 def test_phase0_gradients_are_exact(
-    backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
+    kernels: bool, backbone: str, size: tuple[int, int], loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training.queries, "GROUP_PIXELS", 300)  # several groups per image, the last one shorter
     task = Phase0(build_pcsr(spec(backbone, 1)), recipe(loss=loss)).train()
+    if kernels:
+        accelerate(task)
     for lr in (torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8).contiguous(memory_format=torch.channels_last)):
         assert_same(task, plain_phase0, lr, torch.rand(3, 3, *size))
 
@@ -124,16 +131,60 @@ def test_one_group_and_many_agree(loss: str, monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(gradient, one[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_kernels_agree_with_torch_about_random_pixels(loss: str) -> None:
+    torch.manual_seed(0)
+    model = build_pcsr(spec("softgate", 1))
+    lr, hr = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32)
+    found = []
+    for kernels in (False, True):
+        task = Phase0(copy.deepcopy(model), recipe(loss=loss, pixels_per_patch=100)).train()
+        if kernels:
+            accelerate(task)
+        torch.manual_seed(1)  # of the pixels
+        found.append(gradients(task, lambda task=task: task(lr, hr)["loss"]))  # type: ignore[misc]
+    (expected, plain), (value, ours) = found
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-4 * gradient.abs().max().item())
+
+
+@pytest.mark.skipif(load_kernels() is None, reason="the kernels cannot be built here")
+def test_the_number_of_threads_changes_no_gradient() -> None:
+    mlp = build_pcsr(spec("softgate", 1)).mlps()[-1]
+    chosen = queries(torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32), 500)
+    pixels, table = (chosen.across, chosen.nearest, chosen.coords, chosen.target), torch.randn(3 * 64, 8)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 8):
+            torch.set_num_threads(threads)
+            read = table.clone().requires_grad_()
+            errors = pixel_errors(mlp, read, *pixels, absolute=False)
+            found.append([errors, *torch.autograd.grad(errors.sum(), [read, *list(mlp.parameters())[2:]])])
+    finally:
+        torch.set_num_threads(before)
+    for one, several in zip(found[0] * 2, found[1] + found[2], strict=True):
+        assert torch.equal(one, several)
+
+
+def test_every_pixel_is_drawn_as_often() -> None:
+    for count, pixels in ((6, 24), (5, 12), (7, 8)):
+        chosen = drawn(10000, count, pixels, torch.device("cpu"))  # (10000,count)
+        assert (chosen.diff(dim=1) >= 0).all()
+        often = chosen.flatten().bincount(minlength=pixels) / len(chosen)
+        torch.testing.assert_close(often, torch.full((pixels,), count / pixels), rtol=0, atol=0.03)
+
+
 def test_random_pixels_are_a_subset_without_repeats() -> None:
     lr, hr = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32)
-    whole, some = queries(lr, hr), queries(lr, hr, 100)
-    assert some.nearest.shape == (2, 100) and some.coords.shape == (2, 100, 4) and some.target.shape == (2, 100, 3)
+    whole, some = queries(lr, hr), queries(lr, hr, 128)
+    assert some.nearest.shape == (2, 128) and some.coords.shape == (2, 128, 4) and some.target.shape == (2, 128, 3)
     for image in range(2):
         every = torch.cat([whole.nearest[image, :, None], whole.coords[image], whole.target[image]], 1).tolist()
         chosen = torch.cat([some.nearest[image, :, None], some.coords[image], some.target[image]], 1).tolist()
-        assert all(pixel in every for pixel in chosen) and len({tuple(pixel) for pixel in chosen}) == 100
+        assert all(pixel in every for pixel in chosen) and len({tuple(pixel) for pixel in chosen}) == 128
     assert not torch.equal(some.nearest[0], some.nearest[1])
-    assert not torch.equal(some.nearest, queries(lr, hr, 100).nearest)
+    assert not torch.equal(some.nearest, queries(lr, hr, 128).nearest)
     assert torch.equal(queries(lr, hr, 5000).target, whole.target)
 
 

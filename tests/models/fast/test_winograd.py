@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.fast.build import load_kernels
-from models.fast.winograd import convolve, weight_gradients
+from models.fast.winograd import convolution_gradients, convolve
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no C++ compiler")
 
@@ -33,20 +33,30 @@ def test_convolution_and_its_gradients(ins: int, outs: int, groups: int, batch: 
     result = F.conv2d(exact_x, exact_weight, exact_bias, padding=1, groups=groups)
     result.backward(gradient.double())
     assert error(convolve(x, weight, groups, bias), result.detach()) < 1e-5
-    assert error(convolve(gradient, weight, groups, turned=True), exact_x.grad) < 1e-5
-    ours = weight_gradients(x, gradient, weight, groups)
-    assert error(ours[0], exact_weight.grad) < 1e-5
-    assert error(ours[1], exact_bias.grad) < 1e-5
+    ours = convolution_gradients(x, gradient, weight, groups)
+    for found, exact in zip(ours, (exact_x, exact_weight, exact_bias), strict=True):
+        assert error(found, exact.grad) < 1e-5
+    without = convolution_gradients(x, gradient, weight, groups, needs_x=False)
+    assert without.x.numel() == 0 and torch.equal(without.weight, ours.weight)
 
 
 def test_what_follows_a_sum() -> None:
     torch.manual_seed(0)
-    x, add, mask = (torch.randn(2, 20, 9, 6) for _ in range(3))
+    x, add = torch.randn(2, 20, 9, 6), torch.randn(2, 20, 9, 6)
     weight, bias = torch.randn(20, 20, 3, 3), torch.randn(20)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1) + add.double()
     assert error(convolve(x, weight, bias=bias, add=add, slope=0.1), F.leaky_relu(exact, 0.1)) < 1e-5
-    ours = convolve(x, weight, bias=bias, add=add, mask=mask, slope=0.1)
-    assert error(ours, exact * torch.where(mask > 0, 1.0, 0.1)) < 1e-5
+
+
+def test_what_follows_a_gradient() -> None:
+    torch.manual_seed(0)
+    before, gradient, add = (torch.randn(2, 20, 9, 6) for _ in range(3))
+    weight = torch.randn(20, 20, 3, 3)
+    exact = before.double().requires_grad_()
+    F.conv2d(F.leaky_relu(exact, 0.1), weight.double(), padding=1).backward(gradient.double())
+    assert error(convolution_gradients(F.leaky_relu(before, 0.1), gradient, weight, slope=0.1).x, exact.grad) < 1e-5
+    plain = convolution_gradients(before, gradient, weight).x
+    assert error(convolution_gradients(before, gradient, weight, add=add).x, (plain + add).double()) < 1e-5
 
 
 def test_results_do_not_depend_on_the_run(threads: int = 3) -> None:
@@ -55,7 +65,7 @@ def test_results_do_not_depend_on_the_run(threads: int = 3) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        runs = [(convolve(x, weight), *weight_gradients(x, x, weight)) for _ in range(5)]
+        runs = [(convolve(x, weight), *convolution_gradients(x, x, weight)) for _ in range(5)]
     finally:
         torch.set_num_threads(before)
     for run in runs[1:]:
