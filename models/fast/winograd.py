@@ -66,8 +66,8 @@ def convolve(
 
     All have the type of x, which is float32, or float16 for inference; only weight is always float32.
 
-    gate: instead of the rectifier, compute models.softgate.gated(gate, sums). kept, channels last, receives the sums before
-    these operations.
+    gate: instead of the rectifier, compute models.softgate.gated(gate, sums). kept, channels last, receives the sums
+    before these operations.
     """
     batch, _, h, w = x.shape
     outs, ins = weight.shape[:2]
