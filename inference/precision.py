@@ -14,8 +14,8 @@ from models.setting import Precision, check_precision
 def computes_in(model: OriginalModel | PCSR, device: torch.device, precision: Precision) -> torch.dtype:
     """The type of number that a precision means for a model on a device.
 
-    `auto` is float16 for PCSR on a CPU that computes in it: there it is faster than float32, and the shipped models lose
-    at most 0.003 dB (tests/quality). Elsewhere it is float32. Raises InputError for an unknown name.
+    `auto` is float16 for PCSR on a CPU that computes in it: there it is faster than float32, and shipped models lose at
+    most 0.003 dB (tests/quality). Elsewhere it is float32. Raises InputError for an unknown name.
     """
     check_precision(precision)
     if precision != "auto":
