@@ -182,8 +182,8 @@ def test_the_benchmark(cli: Cli, tmp_path: Path, refinement: tuple[str, ...]) ->
         (("--hr_data", "a", "a"), "a: named twice"),
         (("--hr_data", "none"), "no such folder"),
         (("--model", "three"), "3 upsamplers"),
-        (("--model", "single"), "nothing to decide"),
-        (("--model", "original"), "nothing to decide"),
+        (("--model", "single"), "has no classifier"),
+        (("--model", "original"), "has no classifier"),
     ],
 )
 def test_bad_options(cli: Cli, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
