@@ -18,9 +18,6 @@ import skimage.data
 import torch
 
 from evaluation.evaluate import Protocol, Row, measure
-from evaluation.record import model_record, results_folder, write_record
-from evaluation.report import format_table, image_table, summarise, summary_json
-from evaluation.simulate import COMPARISON, original_beside, simulate
 from inference.batch import Upscale, add_upscale_options, chosen_output, upscale_all
 from inference.inputs import find_images, passed_over
 from inference.options import (
@@ -100,6 +97,8 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
     if left := passed_over(args.images):
         tell(f"note: not upscaled: {left}")
     if args.json:
+        from evaluation.report import image_table, summarise, summary_json  # noqa: PLC0415 - see simulate_one
+
         table = image_table([row for some, _ in everything for row in some], "images", args.scale) if made else None
         print("[]" if table is None else summary_json(summarise(table)))
     Outcome(len(sources), failed=failed).check()
@@ -107,6 +106,11 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen) -> None:
 
 def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen) -> None:
     """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
+    # here, because pandas, which these import, takes 0.2 s that whoever upscales need not wait
+    from evaluation.record import model_record, results_folder, write_record  # noqa: PLC0415
+    from evaluation.report import format_table, summary_json  # noqa: PLC0415
+    from evaluation.simulate import COMPARISON, original_beside, simulate  # noqa: PLC0415
+
     restore, names = restorer(args, chosen.model, device)
     chosen.introduce(args, args.scale)
     path, restores = Path(args.images[0]), [restore]

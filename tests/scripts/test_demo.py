@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from evaluation.simulate import simulate
 from inference.restore import Restored
 from inference.restorers import bicubic_restorer
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
+from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.patches import Patches
@@ -231,3 +233,9 @@ def test_hidden_colours_do_not_bleed(cli: Cli, work: Path) -> None:
     assert after.alpha is not None
     seen = after.pixels[after.alpha > 0].astype(int)
     assert (seen[:, 1] - seen[:, 0]).max() < 40
+
+
+def test_upscaling_waits_for_no_tables() -> None:
+    code = "import sys, demo; assert 'pandas' not in sys.modules and 'evaluation.simulate' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
