@@ -22,9 +22,6 @@ import skimage.data
 import torch
 
 from evaluation.evaluate import Protocol, Row, measure
-from evaluation.record import model_record, results_folder, write_record
-from evaluation.report import format_table, image_table, summarise, summary_json
-from evaluation.simulate import COMPARISON, original_beside, simulate
 from inference.batch import Upscale, upscale_all
 from inference.inputs import find_images, passed_over
 from inference.options import (
@@ -114,6 +111,8 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float
     if left := passed_over(args.images):
         tell(f"note: not upscaled: {left}")
     if args.json:
+        from evaluation.report import image_table, summarise, summary_json  # noqa: PLC0415 - see simulate_one
+
         table = image_table([row for some, _ in everything for row in some], "images", scale) if made else None
         print("[]" if table is None else summary_json(summarise(table)))
     Outcome(len(sources), failed=failed).check()
@@ -121,6 +120,11 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float
 
 def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen, scale: float) -> None:
     """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
+    # here, because pandas, which these import, takes 0.2 s that an upscaling need not wait for
+    from evaluation.record import model_record, results_folder, write_record  # noqa: PLC0415
+    from evaluation.report import format_table, summary_json  # noqa: PLC0415
+    from evaluation.simulate import COMPARISON, original_beside, simulate  # noqa: PLC0415
+
     restore, names = restorer(args, chosen.model, device, scale)
     precision = chosen.computes_in(device, args.precision)
     chosen.introduce(precision, scale)

@@ -158,7 +158,8 @@ def check_settings(engine: Engine, scale: float, settings: Sequence[Setting]) ->
 
 def pixel_bytes(engine: Engine, scale: float) -> float:
     """Bytes that one LR pixel takes while the engine works on it."""
-    return 4 * (MAPS * engine.channels + engine.table_channels + HR_FLOATS * scale**2)
+    on_lr = engine.precision.itemsize * (MAPS * engine.channels + engine.table_channels)
+    return on_lr + 4 * HR_FLOATS * scale**2
 
 
 def held_bytes(engine: Engine, lr: Tensor, scale: float) -> int:

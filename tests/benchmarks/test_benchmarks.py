@@ -63,6 +63,16 @@ def tiny(tmp_path: Path) -> list[str]:
     return ["--model", "pcsr", "--original", "original"]
 
 
+def test_stages(tmp_path: Path, tiny: list[str]) -> None:
+    (image,) = make_folder(tmp_path / "lr", [(12, 16)]).iterdir()
+    command = [sys.executable, str(ROOT / "benchmarks/stages.py"), *tiny[:2], "--img_path", str(image), "--rounds", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seconds = {line[:17].strip(): float(line[17:].split()[0]) for line in done.stdout.splitlines()}
+    assert [*seconds][::6] == ["start and imports", "write"] and len(seconds) == 8
+    assert sum(seconds.values()) - seconds["in all"] == pytest.approx(seconds["in all"], abs=0.04)  # rounded
+
+
 @pytest.mark.slow
 def test_inference(tmp_path: Path, tiny: list[str]) -> None:
     make_folder(tmp_path / "hr", [(61, 83), (48, 40)])

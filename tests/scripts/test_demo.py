@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from torch import Tensor
 from evaluation.simulate import place_shown, simulate
 from inference.restore import Restored
 from inference.restorers import bicubic_restorer
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
+from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.patches import Patches
@@ -271,3 +273,9 @@ def test_a_simulation_says_what_it_leaves_out(cli: Cli, work: Path) -> None:
 def test_options_of_upscaling_do_not_go_with_a_simulation(cli: Cli, work: Path, options: list[object]) -> None:
     refused = demo(cli, "photo.png", *options)
     assert refused.code == 2 and "goes with --upscale" in refused.err and not (work / "results").exists()
+
+
+def test_upscaling_waits_for_no_tables() -> None:
+    code = "import sys, demo; assert 'pandas' not in sys.modules and 'evaluation.simulate' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
