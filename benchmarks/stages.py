@@ -28,7 +28,8 @@ from models.setting import Setting
 from utils.decode import read_image
 from utils.device import pick_device
 from utils.encode import encode
-from utils.errors import InputError, Parser, run
+from utils.cli import Parser, run
+from utils.errors import InputError
 from utils.files import write_atomic
 
 IMPORTED = time.process_time()  # what Python's start and the imports have taken: here are none that demo.py has not

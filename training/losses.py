@@ -3,7 +3,8 @@
 A loss that is a sum over pixels needs nothing of one pixel for the gradient of another. So on a CPU a group of some
 thousand pixels goes through its MLPs forward and backward while its activations lie in the cache, and nothing of it is
 kept: the plain formulation writes every activation of the whole batch to memory and reads it back. Elsewhere the batch
-is a single group and autograd does the rest. Both give the same gradients but for the order of sums.
+is a single group and autograd does the rest. Both give the same gradients but for the order of sums. Where kernels can
+be built, phase 0 does without this: models/fast/pixel_errors.py takes some dozen pixels at a time.
 """
 
 from collections.abc import Callable, Sequence
