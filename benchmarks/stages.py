@@ -25,10 +25,10 @@ from inference.restorers import pcsr_restorer
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
+from utils.cli import Parser, run
 from utils.decode import read_image
 from utils.device import pick_device
 from utils.encode import encode
-from utils.cli import Parser, run
 from utils.errors import InputError
 from utils.files import write_atomic
 
