@@ -11,12 +11,13 @@ patches of 128/64/32   whole patches of so many LR pixels a side, ranked by thei
 classifier             pixels ranked by the classifier: what --k and --budget of the other commands do
 oracle                 where the heavy upsampler lowers the squared error most; knows HR: the ceiling
 oracle by patches      the same by patches of 32: the ceiling of distributing patches
+oracle 3x3, 9x9        the same by means over so many HR pixels: so that luck at single pixels does not count
 
 The share is each image's own, exact to the pixel. Of the last patch that gets in, some pixels are heavy, drawn at
 random, so that in an image no larger than one patch all of them are. "Way" is the share of the PSNR between random and
-oracle that a rule gets. LR is made by antialiased bicubic and rounded to 8 bits; PSNR is of 8-bit RGB, 4 border pixels
-left out, mean per image. Images go through the model as a whole. Seconds are those of rating and ranking the pixels,
-encoding and upsampling left out; an oracle has none.
+oracle that a rule gets, and what all pixels heavy would get, at more FLOPs. LR is made by antialiased bicubic and
+rounded to 8 bits; PSNR is of 8-bit RGB, 4 border pixels left out, mean per image. Images go through the model as a
+whole. Seconds are those of rating and ranking the pixels, encoding and upsampling left out; an oracle has none.
 """
 
 import sys
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import SCALE, folders_parser, load_pcsr, means, run_folders
@@ -71,6 +73,10 @@ def by_gradient(scene: Scene) -> Tensor:
     return gradient_score(scene.encoded.lr, scene.size)
 
 
+def by_neighbourhood(scene: Scene, side: int) -> Tensor:
+    return F.avg_pool2d(scene.gain, side, 1, side // 2)
+
+
 ALONE = "gradient alone"  # does without the classifier
 RULES: dict[str, Callable[[Scene], Tensor]] = {  # -> a score (1,H,W), see benchmarks/scores.py
     "random": lambda scene: random_score(scene.gain, scene.generator()),
@@ -79,6 +85,7 @@ RULES: dict[str, Callable[[Scene], Tensor]] = {  # -> a score (1,H,W), see bench
     **{f"patches of {patch}": partial(by_patches, patch=patch) for patch in (128, 64, 32)},
     "classifier": lambda scene: scene.log_odds()[:, 0],
     "oracle by patches": lambda scene: patch_score(scene.gain, 32 * SCALE, scene.generator()),
+    **{f"oracle {side}x{side}": partial(by_neighbourhood, side=side) for side in (9, 3)},
     "oracle": lambda scene: scene.gain,
 }
 
