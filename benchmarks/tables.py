@@ -155,7 +155,7 @@ def routing(kept: Path) -> str:
 def routing_way(kept: Path) -> str:
     """How far from random to oracle some rules go at three shares of heavy pixels, a column per data set."""
     measured = pd.read_csv(kept / "routing.csv")
-    sets = dict(tuple(measured.groupby("dataset", sort=False)))
+    sets = {str(dataset): lines for dataset, lines in measured.groupby("dataset", sort=False)}
     shares = [0.1, 0.3, 0.5]
     rows = [["", *(f"{dataset}, heavy: {' / '.join(f'{share:.0%}' for share in shares)}" for dataset in sets)]]
     for rule in ("gradient", "classifier", "all heavy", "oracle 9x9", "oracle 3x3"):
