@@ -11,12 +11,14 @@ patches of 128/64/32   whole patches of so many LR pixels a side, ranked by thei
 classifier             pixels ranked by the classifier, as --k and --budget of the other commands do
 oracle                 where the heavy upsampler lowers the squared error most; it knows HR and is the upper limit
 oracle by patches      the same by patches of 32: the upper limit for methods that distribute patches
+oracle 3x3, 9x9        the same by means over so many HR pixels, among which luck at single pixels counts less
 
 The share holds in each image, exactly to the pixel. In the last patch that is chosen only some pixels are heavy, which
 are drawn at random; in an image no larger than one patch this means all heavy pixels. "Way" is the share of the PSNR
-gap between random and oracle that a rule closes. LR is made by antialiased bicubic and rounded to 8 bits. PSNR is
-measured on 8-bit RGB without 4 border pixels, and averaged over the images. Images are restored as a whole. Seconds are
-those of rating and ranking the pixels, without encoding and upsampling; an oracle has none.
+gap between random and oracle that a rule closes, and that all pixels heavy would close, at more FLOPs. LR is made by
+antialiased bicubic and rounded to 8 bits. PSNR is measured on 8-bit RGB without 4 border pixels, and averaged over the
+images. Images are restored as a whole. Seconds are those of rating and ranking the pixels, without encoding and
+upsampling; an oracle has none.
 """
 
 import sys
@@ -29,6 +31,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import SCALE, folders_parser, load_pcsr, means, run_folders
@@ -72,6 +75,10 @@ def by_gradient(scene: Scene) -> Tensor:
     return gradient_score(scene.encoded.lr, scene.size)
 
 
+def by_neighbourhood(scene: Scene, side: int) -> Tensor:
+    return F.avg_pool2d(scene.gain, side, 1, side // 2)
+
+
 ALONE = "gradient alone"  # does without the classifier
 RULES: dict[str, Callable[[Scene], Tensor]] = {  # -> a score (1,H,W), see benchmarks/scores.py
     "random": lambda scene: random_score(scene.gain, scene.generator()),
@@ -80,6 +87,7 @@ RULES: dict[str, Callable[[Scene], Tensor]] = {  # -> a score (1,H,W), see bench
     **{f"patches of {patch}": partial(by_patches, patch=patch) for patch in (128, 64, 32)},
     "classifier": lambda scene: scene.log_odds()[:, 0],
     "oracle by patches": lambda scene: patch_score(scene.gain, 32 * SCALE, scene.generator()),
+    **{f"oracle {side}x{side}": partial(by_neighbourhood, side=side) for side in (9, 3)},
     "oracle": lambda scene: scene.gain,
 }
 

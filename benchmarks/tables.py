@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.routing_report import heavy_way
+
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SETS = ("Set5", "Set14", "BSD100")
@@ -150,6 +152,21 @@ def routing(kept: Path) -> str:
     return markdown(rows)
 
 
+def routing_way(kept: Path) -> str:
+    """How far from random to oracle some rules go at three shares of heavy pixels, a column per data set."""
+    measured = pd.read_csv(kept / "routing.csv")
+    sets = {str(dataset): lines for dataset, lines in measured.groupby("dataset", sort=False)}
+    shares = [0.1, 0.3, 0.5]
+    rows = [["", *(f"{dataset}, heavy: {' / '.join(f'{share:.0%}' for share in shares)}" for dataset in sets)]]
+    for rule in ("gradient", "classifier", "all heavy", "oracle 9x9", "oracle 3x3"):
+        ways = [
+            heavy_way(lines) if rule == "all heavy" else lines[lines["rule"] == rule].set_index("share")["way"]
+            for lines in sets.values()
+        ]
+        rows.append([rule, *(" / ".join(f"{way:.0%}" for way in each.loc[shares]) for each in ways)])
+    return markdown(rows)
+
+
 def patchwise(kept: Path) -> str:
     """Patches against whole images on the sets that have larger ones."""
     measured = pd.read_csv(kept / "patchwise.csv")
@@ -208,6 +225,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "axes": axes,
     "scales": scales,
     "routing": routing,
+    "routing-way": routing_way,
     "patchwise": patchwise,
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.routing import Router
+from benchmarks.routing_report import heavy_way
 from benchmarks.scores import compose, gradient_score, heaviest, patch_score, random_score, squared_error
 from datasets.folder import Pair
 from evaluation.metrics import psnr
@@ -125,6 +126,13 @@ def test_composed_is_what_the_model_upsamples() -> None:
         torch.testing.assert_close(compose(light, heavy, assignment), expected, rtol=0, atol=1e-6)
 
 
+def test_the_way_that_all_pixels_heavy_would_go() -> None:
+    rules = {"all heavy": [(1.0, 27.0)], "random": [(0.1, 24.0), (0.5, 26.0)], "oracle": [(0.1, 28.0), (0.5, 28.0)]}
+    lines = [(rule, *point) for rule, points in rules.items() for point in points]
+    ways = heavy_way(pd.DataFrame(lines, columns=["rule", "share", "psnr"]))
+    assert ways.to_dict() == {0.1: 0.75, 0.5: 0.5}
+
+
 @pytest.mark.parametrize("refinement", [False, True])
 @torch.inference_mode()
 def test_psnr_is_that_of_the_picture(refinement: bool) -> None:
@@ -152,12 +160,13 @@ def test_the_benchmark(cli: Cli, tmp_path: Path, refinement: tuple[str, ...]) ->
     options = ("--hr_data", "a", "b", "--model", "tiny", "--shares", 30, 5, "--rounds", 1, "--device", "cpu")
     done = cli("benchmarks/routing.py", *options, *refinement, "--plot", "out/r.png", "--json")
     assert done.code == 0, done.err
-    assert "of the way to the oracle" in done.out and ("not refined" in done.out) == (not refinement)
+    assert "of the way to the oracle" in done.out and "\nall heavy  " in done.out
+    assert ("not refined" in done.out) == (not refinement)
     assert read_image(tmp_path / "out/r.png").pixels.ndim == 3
     images = pd.read_csv(tmp_path / "results/benchmarks/routing-images.csv")
     summary = pd.read_csv(tmp_path / "results/benchmarks/routing.csv")
     assert json.loads(done.out.splitlines()[-1])[0].keys() == set(summary)
-    assert len(images) == 3 * (2 + 9 * 2) and len(summary) == 2 * (2 + 9 * 2)
+    assert len(images) == 3 * (2 + 11 * 2) and len(summary) == 2 * (2 + 11 * 2)
     equal = images[~images["rule"].isin(["gradient alone", "all light", "all heavy"])]
     assert (equal["heavy_share"] - equal["share"]).abs().max() < 1e-3
     paid = equal.groupby(["dataset", "image", "share"])[["flops_paper", "flops_executed"]].agg(["min", "max"])
