@@ -22,6 +22,7 @@ report: data-given .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
 
 # make gpu             tests and measures everything on a GPU in nine minutes; make gpu GPU_ARGS="--minutes 5"
+#                      without a GPU it stops; make gpu GPU_ARGS="--device cpu --minutes 2" rehearses it
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 

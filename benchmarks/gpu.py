@@ -22,6 +22,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
@@ -35,7 +36,7 @@ from benchmarks.gpu_inference import Row
 from models.build import BACKBONES
 from utils.cli import run
 from utils.device import pick_device
-from utils.errors import InputError
+from utils.errors import InputError, StoppedError
 from utils.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,6 +180,10 @@ def start(job: Job, out: Path, device: torch.device, seconds: float) -> Row:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             status = f"stopped after {seconds:.0f} seconds"
+        except BaseException:  # a job has a process group of its own, which Ctrl-C does not reach
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise
     found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     rows.unlink(missing_ok=True)
     return {**job, "status": status, "took_seconds": round(time.monotonic() - began, 1), "rows": found}
@@ -225,6 +230,11 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
             log.write(line + "\n")
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGTERM: an exception, so that the job that is running is ended too."""
+    raise StoppedError(f"stopped by {signal.Signals(number).name}; gpu.json holds what was measured before", number)
+
+
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=9.0, help="minutes for everything (default: 9)")
@@ -246,9 +256,12 @@ def main() -> None:
     if args.pack is not None and not args.pack.is_file():
         raise InputError(f"--pack {args.pack}: no such file; datasets/scripts/pack.py makes one")
     device = pick_device(args.device)
+    if args.device == "auto" and device.type == "cpu":
+        raise InputError("no GPU here; --device cpu --minutes 2 rehearses")
     if args.job is not None:
         write_rows(args.job, args.out, device)
     else:
+        signal.signal(signal.SIGTERM, stop)
         run_all(args, device)
 
 

@@ -32,7 +32,7 @@ from utils.encode import encode
 from utils.errors import InputError
 from utils.files import write_atomic
 
-IMPORTED = time.process_time()  # what Python's start and the imports have taken: here are none that demo.py has not
+IMPORTED = time.process_time()  # what Python's start and the imports have taken; this file imports nothing that demo.py does not
 
 
 def stages(args: argparse.Namespace) -> dict[str, float]:
@@ -82,7 +82,7 @@ def main() -> None:
     for _ in range(max(1, args.rounds)):
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise InputError(done.stderr.strip())
+            raise InputError(done.stderr.strip().removeprefix("error: "))
         rounds.append(json.loads(done.stdout))
     medians = {name: median(each[name] for each in rounds) for name in rounds[0]}
     for name, seconds in {**medians, "in all": sum(medians.values())}.items():

@@ -71,6 +71,9 @@ def test_stages(tmp_path: Path, tiny: list[str]) -> None:
     seconds = {line[:17].strip(): float(line[17:].split()[0]) for line in done.stdout.splitlines()}
     assert [*seconds][::6] == ["start and imports", "write"] and len(seconds) == 8
     assert sum(seconds.values()) - seconds["in all"] == pytest.approx(seconds["in all"], abs=0.04)  # rounded
+    command[command.index("--img_path") + 1] = "missing.png"
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: missing.png: ")
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 """The command for GPUs: what it does first, how long its jobs may take, and a rehearsal on the CPU."""
 
 import json
+import os
+import signal
+import threading
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,10 +13,11 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.gpu_inference import PRECISIONS, inference, picture
-from benchmarks.gpu_training import WAYS, train_run, training
+from benchmarks.gpu_training import ON_CPU, train_run, training
 from datasets.pack import pack
 from models.checkpoint import load_model
 from tests.conftest import ROOT, Cli, make_folder
+from utils.errors import StoppedError
 
 CPU = torch.device("cpu")
 
@@ -70,7 +75,8 @@ def test_rows_of_restoring_and_training(cli: Cli, monkeypatch: pytest.MonkeyPatc
     steps = [row for row in rows if "step" in row]
     assert len(steps) == 6 * len(PRECISIONS) and all(row["floor_seconds"] > 0 for row in steps)
     rows = list(training("fsrcnn", CPU))
-    assert len(rows) == 2 * sum(not way.compile for *_, way in WAYS) and all(row["it_per_s"] > 0 for row in rows)
+    assert len(rows) == 2 * len(ON_CPU) and all(row["it_per_s"] > 0 for row in rows)
+    assert {row["way"] for row in rows} == {"bfloat16", "float32"}
 
 
 def test_a_training_from_packed_crops(cli: Cli, tmp_path: Path) -> None:
@@ -85,6 +91,44 @@ def test_a_training_from_packed_crops(cli: Cli, tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.yaml"):
         (tmp_path / f"run-phase1-{name}").rename(tmp_path / "weights" / name)
     load_model(tmp_path / "weights")
+
+
+def test_no_gpu(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    outcome = cli("benchmarks/gpu.py")
+    assert outcome.code == 2 and outcome.err == "error: no GPU here; --device cpu --minutes 2 rehearses\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_ends_with_the_command(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that would take a minute and has a child of its own; neither is left after SIGTERM or Ctrl-C."""
+    job = "import subprocess, sys, time\nfrom pathlib import Path\n"
+    job += "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    job += f"Path({str(tmp_path / 'new')!r}).write_text(str(child.pid))\n"
+    job += f"Path({str(tmp_path / 'new')!r}).rename({str(tmp_path / 'started')!r})\ntime.sleep(60)\n"
+    (tmp_path / "job.py").write_text(job)
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "job.py"))
+    before = signal.signal(signal.SIGTERM, gpu.stop)
+
+    def interrupt() -> None:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        with pytest.raises(StoppedError if number == signal.SIGTERM else KeyboardInterrupt):
+            gpu.start({"kind": "machine"}, tmp_path, CPU, 60)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+    status = Path(f"/proc/{(tmp_path / 'started').read_text()}/stat")
+    end = time.monotonic() + 10
+    while status.exists() and " Z " not in status.read_text() and time.monotonic() < end:
+        time.sleep(0.01)  # SIGKILL takes a moment
+    assert time.monotonic() < end
 
 
 @pytest.mark.slow
