@@ -107,7 +107,9 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float
     made, kept, failed = (sum(each) for each in zip(*(counts for _, counts in everything), strict=True))
     if len(sources) > 1:
         already = f", {kept} already there" if kept else ""
-        print(f"{made} of {len(sources)} images written to {output.folder}{already}")
+        files = made * len(names) * (2 if output.overlays else 1)
+        several = f" ({files} files)" if files > made else ""
+        print(f"{made} of {len(sources)} images written to {output.folder}{several}{already}")
     if left := passed_over(args.images):
         tell(f"note: not upscaled: {left}")
     if args.json:

@@ -10,6 +10,7 @@ from datasets.folder import mod_crop
 from evaluation.evaluate import Protocol, measure
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
+from inference.options import ACCEPT_DAMAGED
 from inference.picture import notes_on_colours
 from inference.restore import Restore
 from inference.restorers import bicubic_restorer
@@ -58,7 +59,7 @@ def simulate(
     chooses. `opacity` is that of the assignment's colours, in [0,1]. A line on stderr reports what is left out of the
     file. Raises InputError for an image that cannot be read or is too small.
     """
-    image = read_image(path, accept_damaged)
+    image = read_image(path, accept_damaged, ACCEPT_DAMAGED)
     if notes := notes_on_colours(image):
         tell(f"note: {path}: {'; '.join(notes)}")
     hr = mod_crop(to_tensor(image.pixels), scale, path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from inference.options import ACCEPT_DAMAGED, OVERWRITE
 from inference.outputs import Identity, OutputFiles, Target, digest_of, identity, left_to_do, mark_line
 from inference.picture import restore_image
 from inference.reduce import reduce_to
@@ -57,10 +58,10 @@ class Upscale:
         """
         start, marks = time.perf_counter(), self.marks(source, targets)
         paths = ", ".join(str(path) for path in marks)
-        if not left_to_do(source, inputs, marks, self.output.overwrite):
-            say(f"{source}: already there, made of the same picture and settings: {paths}")
+        if not left_to_do(source, inputs, marks, self.output.overwrite, OVERWRITE):
+            say(f"{source}: already there, made from the same image and settings: {paths}")
             return False
-        image = read_image(source, self.accept_damaged)
+        image = read_image(source, self.accept_damaged, ACCEPT_DAMAGED)
         try:
             results = restore_image(image, self.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]

@@ -1,6 +1,5 @@
 """From the images that Python programs have to lr and back: numpy arrays, torch tensors, Pillow's images, files."""
 
-import warnings
 from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
@@ -70,8 +69,6 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
         picture = read_image(fspath(image))
         if picture.bits > 8:
             raise InputError(f"{fspath(image)}: {deep}")
-        if picture.notes:
-            warnings.warn(f"{fspath(image)}: {'; '.join(picture.notes)}", stacklevel=2)
         return picture
     if image.mode.startswith(("I", "F")):
         raise InputError(f"the image is one of Pillow's of mode {image.mode}: {deep}")

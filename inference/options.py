@@ -22,6 +22,10 @@ from utils.encode import QUALITY
 from utils.errors import InputError, one_line
 from utils.parse import load_config
 
+# how errors about one file name the options that help; the files are read and written by functions below the commands
+ACCEPT_DAMAGED = "--accept_damaged takes what can be decoded"
+OVERWRITE = "--overwrite replaces it"
+
 
 def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
     """`precision` is the default of --precision."""

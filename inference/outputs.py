@@ -88,11 +88,11 @@ def mark_line(about: str, made: str, source: Path) -> str:
     return f"{PROGRAM}{about}; {made}; {digest_of(caseless(source.name))}".encode("ascii", "replace").decode()
 
 
-def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool) -> bool:
+def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool, remedy: str) -> bool:
     """Whether any file is missing or out of date; `marks` are those that the files would get.
 
     Raises InputError for a file that is an input, whatever links or names lead there; and, unless `overwrite`, for
-    one that no run on an input of this name made.
+    one that no run on an input of this name made; that error ends with `remedy`.
     """
     left = overwrite
     for path, wanted in marks.items():
@@ -102,7 +102,7 @@ def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, 
         old = None if there is None else read_mark(path) or ""
         left = left or old != wanted
         if old is not None and not overwrite and not same_origin(old, wanted):
-            raise InputError(f"{source}: {path} exists and was not made from it; give overwrite to replace it")
+            raise InputError(f"{source}: {path} exists and was not made from it; {remedy}")
     return left
 
 

@@ -1,8 +1,9 @@
 """PCSR from Python: a model is prepared once, and then restores images; the result is of the kind that was given."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ class Upscaler:
 
     def results(self, image: Any, settings: Sequence[Setting], prob: bool) -> list[tuple[Any, Info]]:
         given = Given(image)
+        if given.picture and given.picture.notes:  # stacklevel: the line that called upscale or upscale_each
+            warnings.warn(f"{fspath(image)}: {'; '.join(given.picture.notes)}", stacklevel=3)
         images = [self.restored(lr[None], settings, given.bits, prob) for lr in given.lr]
         maps = given.pack([each for _, each in images if each is not None]) if prob else None
         return [

@@ -36,12 +36,12 @@ UNREAD_KINDS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenE
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
 
 
-def read_image(path: str | Path, accept_damaged: bool | None = None) -> Image:
+def read_image(path: str | Path, accept_damaged: bool = False, remedy: str = "") -> Image:
     """Decode a file; of several frames or pages, the first. Its notes tell what was left out or is damaged.
 
-    With accept_damaged, a damaged file is decoded as far as possible. With False the error names this remedy; None is
-    for callers that do not offer it. Raises InputError if the file is missing, of a kind that is not supported, or
-    damaged in any way that its format reveals.
+    With accept_damaged, a damaged file is decoded as far as possible. `remedy` ends the error for a file of which that
+    would decode something: callers that offer it say how to ask for it. Raises InputError if the file is missing, of a
+    kind that is not supported, or damaged in any way that its format reveals.
     """
     content = read_bytes(Path(path))
     with quiet():
@@ -54,9 +54,9 @@ def read_image(path: str | Path, accept_damaged: bool | None = None) -> Image:
             if accept_damaged and image:
                 note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"
                 return replace(image, notes=(note, *image.notes))
-            remedy = "; accept_damaged takes what can be decoded" if image and accept_damaged is False else ""
+            advice = f"; {remedy}" if image and remedy else ""
             kinds = "PNG, JPEG, WebP, TIFF, BMP or GIF of 8 or 16 bits per channel"
-            raise InputError(f"{path}: not a readable {kinds} ({reason}){remedy}") from error
+            raise InputError(f"{path}: not a readable {kinds} ({reason}){advice}") from error
 
 
 def unread_kind(content: bytes) -> str:

@@ -92,7 +92,7 @@ def read_upload(path: Path, most: int) -> Image:
     refuse(path, "", math.prod(size), most)
     try:
         # its notes tell what is damaged; if its size cannot be told, it might be of any size, and is not taken
-        return read_image(path, accept_damaged=0 not in size or None)
+        return read_image(path, accept_damaged=0 not in size)
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from None
 

@@ -100,7 +100,7 @@ def test_results_of_other_inputs_and_other_files_stay(cli: Cli, work: Path) -> N
     for name in ("a.jpg", "c.webp"):
         before = written(work)
         outcome = upscale(cli, "--img_path", f"in/{name}")
-        assert outcome.code == 2 and "give overwrite to replace it" in outcome.err and written(work) == before
+        assert outcome.code == 2 and "made from it; --overwrite replaces it" in outcome.err and written(work) == before
         assert upscale(cli, "--img_path", f"in/{name}", "--overwrite").code == 0
         assert len(set(written(work).items()) - set(before.items())) == 1
 
@@ -172,6 +172,8 @@ def test_a_line_for_each_picture(cli: Cli, work: Path) -> None:
     again = upscale(cli, "in", "--img_path", "in/a.png").out.splitlines()[1:]
     assert again[0].startswith("in/a.png: already there") and again[0].endswith(": out/a_x4.png")
     assert again[3] == "0 of 3 images written to out, 3 already there"
+    several = upscale(cli, "in", "--k", "0", "1", "--assignment").out.splitlines()
+    assert several[-1] == "3 of 3 images written to out (12 files)" and len(written(work)) == 3 + 12
     assert "PSNR" not in first.out
 
 
@@ -196,7 +198,7 @@ def test_a_damaged_file_is_taken_if_asked(cli: Cli, work: Path) -> None:
     content = (work / "photo.jpg").read_bytes()
     (work / "photo.jpg").write_bytes(content[:-100])
     refused = upscale(cli, "photo.jpg")
-    assert refused.code == 2 and "accept_damaged takes what can be decoded" in refused.err
+    assert refused.code == 2 and "; --accept_damaged takes what can be decoded" in refused.err
     outcome = upscale(cli, "photo.jpg", "--accept_damaged")
     assert outcome.code == 0 and "note: photo.jpg: damaged (" in outcome.err
     assert written(work).keys() == {"photo_x4.png"}

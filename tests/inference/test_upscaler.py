@@ -287,5 +287,7 @@ def test_the_colour_profile_stays_with_the_colours(source: str, upscaler: Upscal
 def test_a_warning_says_what_of_a_file_is_left_out(upscaler: Upscaler, tmp_path: Path) -> None:
     frames = [Pillow.fromarray(photo(11, 14, seed)) for seed in range(2)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    with pytest.warns(UserWarning, match=r"a\.png: the first of 2 frames is taken"):
+    with pytest.warns(UserWarning, match=r"a\.png: the first of 2 frames is taken") as warned:
         upscaler.upscale(tmp_path / "a.png")
+        upscaler.upscale_each(tmp_path / "a.png", [0, 1])
+    assert [each.filename for each in warned] == [__file__] * 2  # the user's own lines

@@ -95,10 +95,10 @@ def check(path: Path, content: bytes, expected: Array) -> None:
     np.testing.assert_array_equal(image.alpha, expected[:, :, -1] if has_alpha else None, strict=True)
 
 
-def refused(path: Path, accept_damaged: bool | None = None) -> str:
+def refused(path: Path, remedy: str = "") -> str:
     """The one line that says why the file is not taken."""
     with pytest.raises(InputError) as caught:
-        read_image(path, accept_damaged)
+        read_image(path, remedy=remedy)
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     return message
