@@ -8,8 +8,8 @@ export IMG DATA # the shell reads them from its environment, so that quotes and 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 
-# make demo            simulates x4 on a picture that ships with scikit-image
-# make demo IMG=a.jpg  upscales your picture, four times as wide and high
+# make demo            simulates x4 on an image that ships with scikit-image
+# make demo IMG=a.jpg  upscales your image, four times as wide and high
 demo: .venv/installed
 	$(BIN)/python demo.py $(if $(IMG),--upscale --img_path "$$IMG")
 
@@ -17,7 +17,7 @@ demo: .venv/installed
 app: .venv/app
 	$(BIN)/python app.py
 
-# make report DATA=dir makes every table and picture of the texts again, from the weights in save/
+# make report DATA=dir makes every table and figure of the texts again, from the weights in save/
 report: data-given .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
 
@@ -33,7 +33,7 @@ data-given:
 test: lint
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
-# make fuzz N=10000    tries bad input: N pictures, and a tenth as many of each other kind; N=10000 takes minutes
+# make fuzz N=10000    tries bad input: N images, and a tenth as many of each other kind; N=10000 takes minutes
 N ?= 10000
 fuzz: .venv/app .venv/bench
 	PCSR_FUZZ="$(N)" $(BIN)/python -m pytest -q tests/fuzz

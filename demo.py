@@ -2,14 +2,14 @@
 
 python demo.py photo.jpg --upscale       writes results/demo/photo_x4.png, four times as wide and high
 python demo.py photos --upscale          every image in a folder; 'photos/*.jpg' those that match
-python demo.py                           simulates x4 on a picture that ships with scikit-image
+python demo.py                           simulates x4 on an image that ships with scikit-image
 python demo.py hr.png                    the same on your HR image: it is shrunk, then restored and measured
-./dist.sh demo.py photos --upscale --gpu 0,1    shares a folder out to two GPUs; --cpu N to N processes
+./dist.sh demo.py photos --upscale --gpu 0,1    divides a folder between two GPUs; --cpu N between N processes
 
-Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all pictures, the
+Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all images, the
 one with the most heavy pixels, all settings together.
 
-The models are trained on clean pictures: they cannot tell noise and compression artefacts from details, and sharpen
+The models are trained on clean images: they cannot tell noise and compression artefacts from details, and sharpen
 both.
 """
 

@@ -58,9 +58,10 @@ class PairedFolder:
     With `below` the images in subfolders count too. If there are several processes, each gets a share: every `world`-th
     image from the `rank`-th on. A share may be empty.
 
-    Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless `float_lr`, and
-    degraded if `degrade` is given, in a way that depends on their names.
-    HR is cut at the left and top to a multiple of the scale (for one that is not an integer: to the size LR implies).
+    HR is cut at the right and bottom to a multiple of the scale (for one that is not an integer: to the size that LR
+    implies). Without an LR folder the LR images are made from HR by antialiased bicubic, rounded to 8 bits unless
+    `float_lr`, and degraded if `degrade` is given, in a way that depends on their names.
+
     Raises InputError for a missing or empty folder, an HR image without an LR one, and a pair that does not fit.
     """
 
@@ -130,7 +131,7 @@ def named_folders(folders: Sequence[str | Path]) -> dict[str, str]:
 
 
 def fit(hr: Tensor, lr: Tensor, scale: float, path: Path, lr_path: Path) -> Tensor:
-    """Cut (..., H, W) at the left/top to the size that LR gives. Raises InputError if it is not about that size."""
+    """Cut (..., H, W) at the right and bottom to the size of LR. Raises InputError if it is not about that size."""
     check_sides(hr.shape[-2:], lr.shape[-2:], scale, path, lr_path)
     rows, cols = scaled_size(lr, scale)
     return hr[..., :rows, :cols]
@@ -182,7 +183,10 @@ def lr_size(sides: Sequence[int], scale: float) -> list[int]:
 
 
 def mod_crop(hr: Tensor, scale: float, path: Path) -> Tensor:
-    """Cut (..., H, W) at the left/top so that LR has whole pixels. Raises InputError if LR would be too small."""
+    """Cut (..., H, W) at the right and bottom to a size that gives whole LR pixels.
+
+    Raises InputError if LR would be too small.
+    """
     low = lr_size(hr.shape[-2:], scale)
     if min(low) < MIN_SIDE:
         raise InputError(f"{path}: {hr.shape[-1]}x{hr.shape[-2]} pixels are too few for x{scale:g}")

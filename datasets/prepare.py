@@ -165,7 +165,7 @@ def by_channel(pixels: Array, resized: Callable[[Array], Array]) -> Array:
 
 
 def crop_to_fit(pixels: Array, scale: float, source: Path) -> Array:
-    """Cut at the left/top so that LR has whole pixels. Raises InputError, naming the source, if none is left."""
+    """Cut at the right and bottom so that LR has whole pixels. Raises InputError if LR would be too small."""
     return mod_crop(torch.from_numpy(pixels).permute(2, 0, 1), scale, source).permute(1, 2, 0).numpy()
 
 

@@ -148,12 +148,16 @@ def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: Data
 
 
 def protocol_line(args: argparse.Namespace) -> str:
-    """A line for people: the protocol, and the option that chooses the other one."""
-    worse = f"; LR degraded by {args.degrade}" if args.degrade else ""
-    if args.per_image:
-        return f"protocol: whole images (without --per_image: overlapping patches, as published){worse}"
+    """A line for people: the protocol, the option that chooses the other one, and whatever else differs from it."""
     size = f"{args.patch_size}x{args.patch_size} LR pixels, step {args.step}"
-    return f"protocol: overlapping patches of {size}, as published (whole images: --per_image){worse}"
+    patches = f"overlapping patches of {size}, as published (whole images: --per_image)"
+    whole = "whole images (without --per_image: overlapping patches, as published)"
+    words = [whole if args.per_image else patches]
+    words += ["LR cut to whole steps (--crop)"] if args.crop else []
+    words += ["PSNR and SSIM over luma (--psnr_type y)"] if args.psnr_type == "y" else []
+    words += ["LR not rounded to 8 bits (--float_lr)"] if args.float_lr else []
+    words += [f"LR degraded by {args.degrade}"] if args.degrade else []
+    return f"protocol: {'; '.join(words)}"
 
 
 def protocol_record(args: argparse.Namespace) -> dict[str, Any]:

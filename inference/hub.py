@@ -37,7 +37,7 @@ sr, info = from_pretrained("{name}").upscale("photo.jpg")
 """
 
 # about models whose LR was clean in training
-ADVICE = "Clean pictures come out best: it sharpens noise and compression artefacts as if they were details. "
+ADVICE = "Clean images come out best: it sharpens noise and compression artefacts as if they were details. "
 
 
 def from_pretrained(

@@ -11,7 +11,8 @@ from utils.cli import run
 
 
 def main() -> None:
-    about = "Cut every HR image at the left/top to fit the scale and make its 8-bit LR image by antialiased bicubic."
+    about = "Cut every HR image at the right and bottom to fit the scale, and make its 8-bit LR image by antialiased "
+    about += "bicubic."
     parser = folders_parser(about, "HR images", "where the LR images go, PNG under the names of the HR images")
     parser.add_argument("--mod_output", type=Path, metavar="DIR", help="where cut HR images go, if they are wanted")
     parser.add_argument("--scale", type=float, default=4.0, help="HR/LR, any number of at least 1, such as 2.5")

@@ -121,6 +121,13 @@ def test_the_first_line_says_which_protocol_runs(script: str, cli: Cli, work: Pa
     assert first == "protocol: overlapping patches of 6x6 LR pixels, step 4, as published (whole images: --per_image)"
     first = cli(script, *model, "--hr_data", "Other", "--per_image").out.splitlines()[0]
     assert first == "protocol: whole images (without --per_image: overlapping patches, as published)"
+    other = ("--per_image", "--crop", "--patch_size", 6, "--step", 4, "--psnr_type", "y", "--float_lr")
+    second = cli(script, *model, "--hr_data", "Other", *other).out.splitlines()[0]
+    assert second.removeprefix(first).split("; ")[1:] == [
+        "LR cut to whole steps (--crop)",
+        "PSNR and SSIM over luma (--psnr_type y)",
+        "LR not rounded to 8 bits (--float_lr)",
+    ]
 
 
 def test_results_of_other_degradations_stay(cli: Cli, work: Path) -> None:

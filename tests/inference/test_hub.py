@@ -32,7 +32,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         assert config["model"]["backbone"] == "fsrcnn" and config["library_name"] == "pcsr"
         card = (tmp_path / "made" / "README.md").read_text()
         assert card.startswith("---\nlicense: mit\nlibrary_name: pcsr\n")
-        assert "trained at x4 on train. Clean pictures" in card
+        assert "trained at x4 on train. Clean images" in card
 
 
 def test_what_is_sent_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
