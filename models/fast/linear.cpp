@@ -42,7 +42,7 @@ template <class Work> void over_strips(long rows, int threads, const Work& work)
 
 int threads_for(long rows, int threads) { return (int)std::max(1L, std::min((long)threads, rows / (4 * STRIP))); }
 
-template <class N> struct Sources {  // inputs (n, ins), the gradients of those where asked for, and whether to add to what is there
+template <class N> struct Sources {  // inputs (n, ins), places for their gradients (null: not wanted), and whether to add to them
     const N* x[8];
     N* gradient[8];
     int more[8];

@@ -41,14 +41,14 @@ struct Layer {
     long in_pitch, out_pitch;
     std::vector<Columns> columns, back;  // of the result, of the input
     float *weight, *turned, *bias;  // packed
-    long sums;  // where an item has those of the weight's gradient, and behind them the bias'
+    long sums;  // offset of the weight's gradient in an item's sums; the bias's gradient follows
 };
 
 struct Network {
     std::vector<Layer> layers;
     std::vector<Columns> columns;  // of the table
     float* coords;
-    long width, pitch, widest, activations, packed, sums;  // numbers, of the last three altogether
+    long width, pitch, widest, activations, packed, sums;  // all counted in floats; the last three are sums over the layers
 
     explicit Network(const Parameters& p) : columns(columns_of(p.widths[0])), width(p.widths[0]), pitch(padded(width)) {
         widest = activations = pitch, packed = sums = COORDS * pitch;
