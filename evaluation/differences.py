@@ -105,9 +105,10 @@ def read_images(path: Path) -> Evaluation:
 
 
 def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
-    """A row per image: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b; and a minus b: difference, which is
-    of PSNR in dB, and ssim_difference.
+    """A row per image, with the measures under both settings and their differences, a minus b.
 
+    The columns: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b, difference (of PSNR, in dB) and
+    ssim_difference.
     Raises InputError, naming them, for images that only one of the two has.
     """
     one, two = a.measured(setting_a), b.measured(setting_b)

@@ -51,8 +51,9 @@ class OriginalGraph(nn.Module):
 
 
 class PCSRGraph(nn.Module):
-    """PCSR.forward under the k rule, with k as an input: lr (1,3,h,w) in [0,1] and a scalar k -> sr (1,3,H,W), clamped
-    to [0,1], and assignment (1,H,W) uint8.
+    """PCSR.forward under the k rule, with k as an input.
+
+    lr (1,3,h,w) in [0,1] and a scalar k -> sr (1,3,H,W), clamped to [0,1], and assignment (1,H,W) uint8.
 
     Each upsampler runs on the pixels assigned to it. A k beyond +-1e30, infinity too, counts as that. A model of phase
     0 takes no k and returns sr alone.
@@ -188,8 +189,10 @@ def with_properties(
 
 
 def check_target(path: Path) -> None:
-    """Raises InputError if the package that makes ONNX files is not installed, if the file's name is not of one, or if
-    it would replace another program's file.
+    """Check, before anything is computed, that an ONNX file can be written.
+
+    Raises InputError if the package that makes ONNX files is not installed, if the file's name does not end in .onnx,
+    or if it would replace another program's file.
     """
     if not find_spec("onnx"):
         raise InputError(f"onnx is not installed: {INSTALL}")

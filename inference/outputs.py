@@ -46,8 +46,10 @@ class OutputFiles:
     overwrite: bool
 
     def targets(self, sources: Sequence[Path], settings: Sequence[str]) -> list[list[Target]]:
-        """A target per setting for each source; of sources whose names differ in nothing but their suffix (a.png,
-        a.jpg) it is in the target's name."""
+        """A target per setting for each source.
+
+        Where the names of sources differ only in their suffix (a.png, a.jpg), the target's name contains the suffix.
+        """
         stems = Counter(caseless(source.stem) for source in sources)
         made = []
         for source in sources:

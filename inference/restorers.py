@@ -51,7 +51,7 @@ def bicubic_restorer(scale: float) -> Restore:
 def original_restorer(
     model: OriginalModel, device: torch.device, plan: TilePlan | None = None, precision: Precision = "float32"
 ) -> Restore:
-    """Restore with an original model at its own scale; of all that a setting says, it takes the precision alone."""
+    """Restore with an original model at its own scale; of a Setting only the precision applies."""
     scale, dtype = model.scale, computes_in(model, device, precision)
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores

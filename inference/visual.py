@@ -57,7 +57,7 @@ def busiest(load: Array) -> tuple[slice, slice]:
 def panel(
     images: Sequence[tuple[str, Array]], window: tuple[slice, slice], about: str = "", size: float = 3.2
 ) -> bytes:
-    """Images of the same (H,W,3), uint8, in a row under their captions, `window` of each magnified below; as PNG.
+    """Images of the same size, (H,W,3) uint8, in a row under their captions, `window` of each magnified below; as PNG.
 
     `about` is a line below all.
     """

@@ -20,7 +20,8 @@ from utils.patches import bands
 
 SAMPLE = 1 << 16  # pixels from which a threshold of a large image is estimated, as k-means on all would take seconds
 DECIDED_PIXELS = 1 << 21  # pixels of a band: their temporary copies take a few tens of megabytes
-NEAR = 0.05  # how far from the k of the sample that of the image is sought first; if it is farther, it takes longer
+# the k of the image is first sought within this distance of the sample's k; outside it the search takes longer
+NEAR = 0.05
 KMEANS_ITERATIONS = 20  # as published
 FLAT = 1e-6  # a map whose values differ by less, which rounding may cause, has nothing to cluster
 RESOLUTION = 1e-8  # how exactly a k is found: pixels whose own k differ by less count as equal

@@ -61,10 +61,10 @@ def outside_parts(name: str) -> Parts:
 
 
 def options_of(makers: Sequence[tuple[Maker, int]], given: Mapping[str, Any], backbone: str) -> list[dict[str, Any]]:
-    """The options of each maker: the given values, and its defaults for the others; the number counts its first
-    parameters, which are not options.
+    """The options of each maker: the given values, and its defaults for the others.
 
-    Raises InputError, naming the key, for an option that is unknown, missing or of another type.
+    The number beside a maker counts its first parameters, which are not options. Raises InputError, naming the key, for
+    an option that is unknown, missing or of another type.
     """
     declared = [declared_options(*maker) for maker in makers]
     known = dict.fromkeys(name for each in declared for name in each)

@@ -101,7 +101,8 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
     task.to(ranks.device)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if ranks.device.type == "cpu":
-        # The momentum of unused weights decays to denormal numbers, which make a step slower. Holds for the process.
+        # The momentum of unused weights decays to denormal numbers, which make a step slower.
+        # This setting applies to the whole process.
         torch.set_flush_denormal(True)
         if spec.kernels and not (spec.amp or spec.compile):
             accelerate(task)

@@ -96,7 +96,8 @@ class Log:
         self.last = (iteration, now)
 
     def validation(self, iteration: int, means: dict[str, float], pictures: dict[str, Array]) -> bool:
-        """Log the means of a validation; metrics.csv has those of all so far. Returns whether is_best says so of it.
+        """Log the means of a validation; metrics.csv has those of all so far. Returns whether it is the best so
+        far (is_best).
 
         The pictures, (H,W,3) uint8 by name, replace those of the last validation.
         """

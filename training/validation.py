@@ -24,7 +24,7 @@ from utils.config import Config, DataSpec, TrainSpec, listed
 from utils.dist import Ranks
 from utils.image import Array, to_pixels
 
-# names in the log -> fields of a Row; the second ones only for PCSR models
+# names in the log -> fields of a Row; DECIDED: only for PCSR models
 LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}
 DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}
 

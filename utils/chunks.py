@@ -1,4 +1,4 @@
-"""The chunks of PNG files: metadata, checks of the pixels, mending damaged files; and those of WebP files, to mend."""
+"""Chunks of PNG files: metadata, checks, repair; and the repair of WebP files."""
 
 import struct
 import zlib
@@ -19,13 +19,13 @@ FILTERS = 5  # the filters of a row are numbered from 0 to 4
 CLEAR_COLOUR = {0: 2, 2: 6}  # colour type -> bytes of tRNS, which holds the transparent colour
 LIBPNG_SIDE = 10**6  # pixels: the widest and highest image that libpng takes
 MUCH = 1 << 20  # bytes that are unpacked at a time
-LITTLE = 64  # the same for damaged files: all output of the call that meets the damage is lost
+LITTLE = 64  # bytes of input per call for damaged files; a call that meets the damage loses all its output
 COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # the meaning of the values as colours
 WEBP_PIXELS = b"VP8 ", b"VP8L"
 WEBP_KEPT = *WEBP_PIXELS, b"VP8X", b"ICCP", b"ALPH"  # what the pixels need; these chunks come before all others
 WEBP_FLAGS = 0x30  # the flags for a colour profile and for alpha
 FOURTEEN_BITS = 1 << 14  # a WebP stores each side of its image in so many bits
-MISSING = 64  # a chunk of a WebP may claim so many times the size of the file; otherwise nearly all of it is missing
+MISSING = 64  # if a chunk claims more than this many times the file's size, nearly all of it is missing
 COMMENT = b"Comment"  # keyword of the text for which JPEG and GIF have a place of their own
 TEXT_CHUNKS = b"tEXt", b"zTXt", b"iTXt"
 

@@ -69,8 +69,8 @@ def room(
 ) -> Tensor:
     """As torch.empty on a CPU, in less memory for large tensors that come and go.
 
-    Torch asks glibc for aligned memory, and what is freed of that does not serve a request for as much again, as glibc
-    looks for some bytes more, to align in.
+    Torch asks glibc for aligned memory. glibc adds some bytes for the alignment, so a freed block is too small for the
+    next request of the same size.
     """
     strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
     memory = torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize + ALIGNED, np.uint8))

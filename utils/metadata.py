@@ -167,7 +167,7 @@ def damaged_exif(file: Pillow.Image) -> bool:
     """Whether a file has an EXIF block of which nothing can be read."""
     try:
         Pillow.Exif().load(file.info.get("exif", b""))
-    except Exception:  # as above
+    except Exception:  # Pillow trips over damaged blocks
         return True
     return False
 
@@ -185,7 +185,7 @@ def read_exif(file: Pillow.Image) -> bytes | None:
                 del exif[tag]
         exif.bigtiff = False  # as a block of EXIF always is
         return exif.tobytes() if len(exif) else None
-    except Exception:  # as above
+    except Exception:  # Pillow trips over damaged blocks
         return None
 
 

@@ -178,8 +178,9 @@ class Session:
         self.shown: tuple[int, int] | None = None  # (H,W) of the views of the whole
 
     def encoded(self) -> Picture:
-        """The picture, encoded. When memory runs out, those least recently used are dropped, and encoded again when
-        needed.
+        """The picture, encoded.
+
+        When memory runs out, those least recently used are dropped, and encoded again when needed.
         """
         pictures = self.service.encoded
         pictures[self] = picture = pictures.pop(self, None) or Picture(self.ask, self.service)
