@@ -32,7 +32,8 @@ from utils.encode import encode
 from utils.errors import InputError
 from utils.files import write_atomic
 
-IMPORTED = time.process_time()  # what Python's start and the imports have taken; this file imports nothing that demo.py does not
+# what Python's start and the imports have taken; this file imports nothing that demo.py does not
+IMPORTED = time.process_time()
 
 
 def stages(args: argparse.Namespace) -> dict[str, float]:

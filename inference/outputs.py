@@ -90,7 +90,9 @@ def mark_line(about: str, made: str, source: Path) -> str:
     return f"{PROGRAM}{about}; {made}; {digest_of(caseless(source.name))}".encode("ascii", "replace").decode()
 
 
-def left_to_do(source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool, remedy: str) -> bool:
+def left_to_do(
+    source: Path, inputs: Set[Identity | None], marks: Mapping[Path, str], overwrite: bool, remedy: str
+) -> bool:
     """Whether any file is missing or out of date; `marks` are those that the files would get.
 
     Raises InputError for a file that is an input, whatever links or names lead there; and, unless `overwrite`, for
