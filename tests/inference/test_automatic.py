@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pillow
 
 from inference.automatic import CLEAN, CLEAN_QUALITY, PHOTOS, weights_for
-from tests.conftest import TINY_PCSR, Cli, photo, save_tiny
+from tests.conftest import ROOT, TINY_PCSR, Cli, photo, save_tiny
 from utils.image import Lossy
 from utils.metadata import read_mark
 
@@ -42,6 +42,12 @@ def test_the_choice() -> None:
     for lossy in (Lossy("JPEG", CLEAN_QUALITY), Lossy("JPEG", 1), Lossy("JPEG"), Lossy("WebP")):
         assert weights_for(lossy)[0] == PHOTOS
     assert weights_for(Lossy("JPEG", 99))[1] == "JPEG of quality about 99: weights for clean images"
+
+
+def test_the_docs_say_what_is_chosen() -> None:
+    page = (ROOT / "docs/upscaling.md").read_text(encoding="utf-8")
+    assert f"| JPEG of quality {CLEAN_QUALITY} or lower; lossy WebP | for photographs: `save/{PHOTOS}` |" in page
+    assert f"| everything else | for clean images: `save/{CLEAN}` |" in page
 
 
 def test_each_image_of_a_folder_gets_its_own(cli: Cli, work: Path) -> None:
