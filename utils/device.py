@@ -58,7 +58,7 @@ def keep_memory() -> None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_TOP_PAD, 256 << 20)  # 256 MiB more each time, so that the system is seldom asked
-        internals = getattr(getattr(np, "_core", None), "multiarray", None)
+        internals = getattr(getattr(np, "_core", None), "multiarray", None)  # numpy before 2.0 may have none
         huge_pages = getattr(internals, "_set_madvise_hugepage", None)
         if huge_pages is not None:  # numpy asks for them, and to zero those took half a second of a first image
             huge_pages(False)

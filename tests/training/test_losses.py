@@ -167,6 +167,16 @@ def test_the_number_of_threads_changes_no_gradient() -> None:
         assert torch.equal(one, several)
 
 
+@pytest.mark.parametrize("kernels", [False, True])
+def test_features_that_are_no_numbers_show_in_the_loss(kernels: bool) -> None:
+    task = Phase0(build_pcsr(spec("softgate", 1)), recipe()).train()
+    if kernels:
+        accelerate(task)
+    with torch.no_grad():
+        task.model.mlps()[0].linears()[0].bias.fill_(torch.nan)
+    assert task(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 32, 32))["loss"].isnan()
+
+
 def test_every_pixel_is_drawn_as_often() -> None:
     for count, pixels in ((6, 24), (5, 12), (7, 8)):
         chosen = drawn(10000, count, pixels, torch.device("cpu"))  # (10000,count)

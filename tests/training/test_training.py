@@ -223,7 +223,8 @@ def test_frozen_batchnorm_keeps_its_statistics(cli: Cli, folders: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.queries.bilinear", lambda lr, grid: torch.full((4, 3, 32, 32), np.nan))
+    residual = torch.full((4, 3, 32, 32), np.nan)
+    monkeypatch.setattr("training.tasks.interpolation", lambda mlp, lr: lambda lr, grid: residual)
     outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--set", *SMALL, "iter_max=2")
     assert outcome.code == 2 and "the loss is nan at iteration 1" in outcome.err
     assert "img_0.png" in outcome.err and "img_2.png" in outcome.err  # the batch of 4 shows all 3 images
