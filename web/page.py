@@ -176,7 +176,7 @@ class Page:
 
     def adapt(self, shrink: bool, rule: str, model: str, scale: float) -> tuple[Any, ...]:
         """Show the controls that matter, and how low the budget goes."""
-        least = [f"{least_budget(engine.account, scale):.2f}" for engine in self.service.behind(model)]
+        least = dict.fromkeys(f"{least_budget(each.account, scale):.2f}" for each in self.service.behind(model))
         info = f"1 is all heavy; all light is {' or '.join(least)}"
         budget = gr.Slider(visible=rule == "budget", info=info)
         return gr.Accordion(visible=not shrink), gr.Slider(visible=rule == "k"), budget

@@ -16,7 +16,6 @@ import skimage.data
 import torch
 
 from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
-from inference.automatic import CLEAN, PHOTOS
 from inference.restorers import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
@@ -210,26 +209,6 @@ def test_on_a_phone(server: str, browser: Any, tmp_path: Path) -> None:
     find(browser, "#download")[0].click()
     file = wait_for(lambda: next((tmp_path / "downloads").glob("*.jpg"), None))
     assert read_image(file).pixels.shape == (96, 128, 3)
-
-
-@needs_browser
-def test_the_file_chooses_the_model(browser: Any, tmp_path: Path) -> None:
-    """By default, where both weights are there; visitors and programs are told which was taken."""
-    from gradio_client import Client, handle_file  # noqa: PLC0415 - optional
-
-    for name in (CLEAN, PHOTOS):
-        save_decisive(tmp_path / "save" / name)
-    write_image(tmp_path / "photo.jpg", photo(24, 32))
-    note = f"JPEG of quality about 95: weights for photographs, {PHOTOS}"
-    with served(cwd=tmp_path) as address:
-        browser.get(address)
-        send(browser, tmp_path / "photo.jpg")
-        told(browser, f"Note: {note}")
-        script = "return [...document.querySelectorAll('#model input')].map(input => input.value)"
-        assert browser.execute_script(script) == ["Automatic"]
-        client = Client(address, verbose=False, download_files=str(tmp_path / "got"))
-        given = {"picture": handle_file(str(tmp_path / "photo.jpg")), "api_name": "/upscale"}
-        assert [client.predict(**given, **model)[1] for model in ({}, {"model": CLEAN})] == [note, ""]
 
 
 @pytest.mark.slow
