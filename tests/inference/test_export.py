@@ -142,7 +142,8 @@ def asserting(feat: Tensor) -> Tensor:
 
 
 def unpacked(feat: Tensor) -> Tensor:
-    one, other = feat.unflatten(1, (2, -1)).transpose(0, 1)
+    batch, channels, h, w = feat.shape
+    one, other = feat.view(batch, 2, channels // 2, h, w).transpose(0, 1)
     return torch.cat([other, one], 1)
 
 

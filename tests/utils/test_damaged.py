@@ -215,7 +215,7 @@ def test_codecs_print_nothing(tmp_path: Path) -> None:
     assert len(lines) > len(files) // 2
     program = "import sys\nfrom utils.cli import print_error\nfrom utils.errors import InputError\n"
     program += "from utils.decode import read_image\n"
-    program += "for name in sys.argv[1:]:\n try: read_image(name)\n except InputError as e: print_error(str(e))"
+    program += "for name in sys.argv[1:]:\n try: read_image(name, False)\n except InputError as e: print_error(str(e))"
     command = [sys.executable, "-c", program, *(str(tmp_path / name) for name in files)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines() == lines
