@@ -7,7 +7,8 @@ compressed images, and are a little worse on clean ones. Evaluations and simulat
 from utils.image import Lossy
 
 CLEAN, PHOTOS = "carn-pcsr-phase1", "softgate-pcsr-photo"  # each is configs/NAME.yaml and save/NAME
-CLEAN_QUALITY = 97  # a JPEG of a higher quality counts as clean: it changes pixels hardly more than their rounding does
+# A JPEG of a higher quality counts as clean: its luma is rounded to steps of at most 5 levels. Not yet measured.
+CLEAN_QUALITY = 97
 
 
 def weights_for(lossy: Lossy | None, clean: str = "neither JPEG nor lossy WebP") -> tuple[str, str]:
