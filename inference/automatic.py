@@ -1,0 +1,21 @@
+"""Which weights an image takes if nobody has chosen any: those for clean images, or those for photographs.
+
+The former take compression artefacts for details, and sharpen them. The latter were trained on blurred, noisy and
+compressed images, and are a little worse on clean ones. Evaluations and simulations never choose.
+"""
+
+from utils.image import Lossy
+
+CLEAN, PHOTOS = "carn-pcsr-phase1", "softgate-pcsr-photo"  # each is configs/NAME.yaml and save/NAME
+# A JPEG of a higher quality counts as clean: its luma is rounded to steps of at most 5 levels. Not yet measured.
+CLEAN_QUALITY = 97
+
+
+def weights_for(lossy: Lossy | None, clean: str = "neither JPEG nor lossy WebP") -> tuple[str, str]:
+    """CLEAN or PHOTOS, for a file of this compression; and why, for people.
+
+    `clean` says why an image is clean that was not compressed.
+    """
+    if lossy is None or (lossy.quality or 0) > CLEAN_QUALITY:
+        return CLEAN, f"{lossy or clean}: weights for clean images"
+    return PHOTOS, f"{lossy}: weights for photographs"
