@@ -9,9 +9,9 @@ python demo.py hr.png                    the same on your HR image: it is shrunk
 Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all images, the
 one with the most heavy pixels, all settings together.
 
-With --upscale, JPEG and lossy WebP files take weights that were trained on such images. All others take weights that were
-trained on clean images; these cannot tell noise and compression artefacts from details, and sharpen both. --model or
---config chooses the weights for all images.
+With --upscale, JPEG and lossy WebP files take weights that were trained on such images. All others take weights that
+were trained on clean images; these cannot tell noise and compression artefacts from details, and sharpen both. --model
+or --config chooses the weights for all images.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks) -> None:
     made, kept, failed = (sum(each) for each in zip(*(counts for _, counts in everything), strict=True))
     if len(sources) > 1:
         already = f", {kept} already there" if kept else ""
-        files = made * len(names) * (2 if output.overlays else 1)
+        files = made * len(ready.settings) * (2 if output.overlays else 1)
         several = f" ({files} files)" if files > made else ""
         print(f"{made} of {len(sources)} images written to {output.folder}{several}{already}")
     if left := passed_over(args.images):
