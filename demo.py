@@ -9,12 +9,14 @@ python demo.py hr.png                    the same on your HR image: it is shrunk
 Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all images, the
 one with the most heavy pixels, all settings together.
 
-The models are trained on clean images: they cannot tell noise and compression artefacts from details, and sharpen
-both.
+With --upscale, JPEG and lossy WebP files take weights that were trained on such images. All others take weights that
+were trained on clean images; these cannot tell noise and compression artefacts from details, and sharpen both. --model
+or --config chooses the weights for all images.
 """
 
 import argparse
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +24,8 @@ import skimage.data
 import torch
 
 from evaluation.evaluate import Protocol, Row, measure
-from inference.batch import Upscale, upscale_all
+from inference.automatic import CLEAN, weights_for
+from inference.batch import Ready, Upscale, upscale_all
 from inference.inputs import find_images, passed_over
 from inference.options import (
     Chosen,
@@ -43,12 +46,13 @@ from inference.visual import OPACITY
 from models.blocks import OriginalModel
 from models.pcsr import PCSR
 from utils.cli import Parser, tell
+from utils.decode import stored_lossy
 from utils.dist import Ranks, from_main, gather, run_rank, start_ranks, stop_ranks
 from utils.errors import InputError
 from utils.files import read_bytes
 from utils.jobs import Outcome
 
-CONFIG = "configs/carn-pcsr-phase1.yaml"
+CONFIG = "configs/{}.yaml"
 UPSCALING = "suffix", "format", "quality", "overwrite", "assignment"  # options that mean nothing to a simulation
 ASTRONAUT = Path(skimage.data.__file__).with_name("astronaut.png")
 
@@ -74,8 +78,8 @@ def parse_options() -> argparse.Namespace:
     add_model_options(parser)
     args = parser.parse_args()
     args.images = [*args.images, *args.img_path] or [str(ASTRONAUT)]
-    if args.config is None and args.model is None:
-        args.config = CONFIG
+    if args.config is None and args.model is None and not args.upscale:
+        args.config = CONFIG.format(CLEAN)
     given = [f"--{name}" for name in UPSCALING if getattr(args, name) != parser.get_default(name)]
     if given and not args.upscale:
         raise InputError(f"{' '.join(given)}: goes with --upscale; add that, or leave it out")
@@ -86,15 +90,35 @@ def parse_options() -> argparse.Namespace:
     return args
 
 
-def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float) -> None:
+def model_chooser(args: argparse.Namespace, ranks: Ranks) -> Callable[[Path], tuple[Ready, str]]:
+    """What chooses the model of a file: that of the options, or by the file. Each is loaded when it is first needed."""
+
+    @cache
+    def ready(config: str | None) -> Ready:
+        chosen, scale = load(args, config)
+        precision = chosen.computes_in(ranks.device, args.precision)
+        restore, names = restorer(args, chosen.model, ranks.device, scale)
+        if ranks.main:
+            chosen.introduce(precision, scale)
+        made_by = digest_of(fingerprint(chosen.model), not args.no_refinement, *precision_record(precision).values())
+        return Ready(restore, names, scale, chosen.name, made_by)
+
+    def choose(source: Path) -> tuple[Ready, str]:
+        if args.config is not None or args.model is not None:
+            return ready(args.config), ""
+        name, why = weights_for(stored_lossy(source))
+        return ready(CONFIG.format(name)), f"{why}, save/{name}; --model chooses others"
+
+    return choose
+
+
+def upscale(args: argparse.Namespace, ranks: Ranks) -> None:
     """Upscale all, each rank its share, and say what became of them. Raises InputError if any failed."""
     sources = from_main(ranks, partial(find_images, args.images, Path(args.out_dir)))
-    output, precision = chosen_output(args, scale), chosen.computes_in(ranks.device, args.precision)
-    restore, names = restorer(args, chosen.model, ranks.device, scale)
-    if ranks.main:
-        chosen.introduce(precision, scale)
-    made_by = digest_of(fingerprint(chosen.model), not args.no_refinement, *precision_record(precision).values())
-    how = Upscale(restore, names, scale, output, chosen.name, made_by, args.accept_damaged)
+    choose = model_chooser(args, ranks)
+    ready, _ = choose(sources[0])  # at once, because a wrong option is an error of the command, not of an image
+    output, scale = chosen_output(args, ready.scale), ready.scale
+    how = Upscale(choose, ready.settings, scale, output, args.accept_damaged)
     rows: list[Row] = []
     protocol = Protocol(scale)
     outcome = upscale_all(
@@ -107,7 +131,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float
     made, kept, failed = (sum(each) for each in zip(*(counts for _, counts in everything), strict=True))
     if len(sources) > 1:
         already = f", {kept} already there" if kept else ""
-        files = made * len(names) * (2 if output.overlays else 1)
+        files = made * len(ready.settings) * (2 if output.overlays else 1)
         several = f" ({files} files)" if files > made else ""
         print(f"{made} of {len(sources)} images written to {output.folder}{several}{already}")
     if left := passed_over(args.images):
@@ -120,13 +144,14 @@ def upscale(args: argparse.Namespace, ranks: Ranks, chosen: Chosen, scale: float
     Outcome(len(sources), failed=failed).check()
 
 
-def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen, scale: float) -> None:
+def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
     """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
     # here, because pandas, which these import, takes 0.2 s that an upscaling need not wait for
     from evaluation.record import model_record, results_folder, write_record  # noqa: PLC0415
     from evaluation.report import format_table, summary_json  # noqa: PLC0415
     from evaluation.simulate import COMPARISON, original_beside, simulate  # noqa: PLC0415
 
+    chosen, scale = load(args, args.config)
     restore, names = restorer(args, chosen.model, device, scale)
     precision = chosen.computes_in(device, args.precision)
     chosen.introduce(precision, scale)
@@ -150,6 +175,15 @@ def simulate_one(args: argparse.Namespace, device: torch.device, chosen: Chosen,
         print(summary_json(summary))
 
 
+def load(args: argparse.Namespace, config: str | None) -> tuple[Chosen, float]:
+    """The model of --model, else of a config, and the scale. Raises InputError for options it cannot follow."""
+    chosen = chosen_model(config, args.model)
+    scale = possible_scale(chosen.model, args.scale)
+    if isinstance(chosen.model, OriginalModel):
+        refuse_decisions(args)
+    return chosen, scale
+
+
 def restorer(
     args: argparse.Namespace, model: OriginalModel | PCSR, device: torch.device, scale: float
 ) -> tuple[Restore, list[str]]:
@@ -165,14 +199,10 @@ def main() -> None:
     ranks = start_ranks(args.device)
     if not args.upscale and (ranks.world > 1 or len(args.images) > 1 or Path(args.images[0]).is_dir()):
         raise InputError("a simulation takes one image and one process; add --upscale to restore several images")
-    chosen = chosen_model(args)
-    scale = possible_scale(chosen.model, args.scale)
-    if isinstance(chosen.model, OriginalModel):
-        refuse_decisions(args)
     if args.upscale:
-        upscale(args, ranks, chosen, scale)
+        upscale(args, ranks)
     else:
-        simulate_one(args, ranks.device, chosen, scale)
+        simulate_one(args, ranks.device)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ carn_pcsr = _entry("carn-pcsr-phase1", "PCSR on CARN, light and heavy upsampler.
 fsrcnn_pcsr = _entry("fsrcnn-pcsr-phase1", "PCSR on FSRCNN, light and heavy upsampler.")
 srresnet_pcsr = _entry("srresnet-pcsr-phase1", "PCSR on SRResNet, light and heavy upsampler.")
 softgate_pcsr = _entry("softgate-pcsr-phase1", "PCSR on Softgate, this project's encoder, light and heavy upsampler.")
+softgate_pcsr_photo = _entry("softgate-pcsr-photo", "The same for photographs: blurred, noisy or compressed as JPEG.")
 carn = _entry("carn-x4", "CARN, the original model at scale 4.")
 fsrcnn = _entry("fsrcnn-x4", "FSRCNN, the original model at scale 4.")
 srresnet = _entry("srresnet-x4", "SRResNet, the original model at scale 4.")

@@ -21,7 +21,7 @@ def main() -> None:
             raise InputError("--bicubic works on whole images: add --per_image")
         run_evaluation(args, lambda _, scale: bicubic_restorer(check_scale(scale)), ["bicubic"])
         return
-    chosen = chosen_model(args)
+    chosen = chosen_model(args.config, args.model)
     model = chosen.model
     if not isinstance(model, OriginalModel):
         raise InputError(f"{args.model or args.config}: a PCSR model; use test_pcsr.py")

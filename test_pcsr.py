@@ -12,7 +12,7 @@ def main() -> None:
     parser = eval_parser("Evaluate a PCSR model under one setting or several; each image is encoded only once.")
     add_decision_options(parser)
     args = parser.parse_args()
-    chosen = chosen_model(args)
+    chosen = chosen_model(args.config, args.model)
     if not isinstance(chosen.model, PCSR):
         raise InputError(f"{args.model or args.config}: an original model; use test.py")
     model = chosen.model

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,27 +29,35 @@ from utils.metadata import mark_exif
 Report = Callable[[str, Restored], None]  # called with every result: the image's name, and what the model made
 
 
-@dataclass(frozen=True)
-class Upscale:
-    """What restores image files, and how its results are named, written and marked."""
+class Ready(NamedTuple):
+    """A model that is ready to restore."""
 
     restore: Restore
     settings: Sequence[str]  # a result of `restore` for each
     scale: float
-    output: OutputFiles
     model: str  # its name, for people
-    made_by: str  # digest of the weights, and of whatever decides a result and is not among these fields
+    made_by: str  # digest of the weights, and of whatever decides a result and is not among the fields of Upscale
+
+
+@dataclass(frozen=True)
+class Upscale:
+    """What restores image files, and how its results are named, written and marked."""
+
+    choose: Callable[[Path], tuple[Ready, str]]  # the model for a file, and why, for people; "" if it was named
+    settings: Sequence[str]  # those of every model
+    scale: float
+    output: OutputFiles
     accept_damaged: bool = False  # take what can be decoded of a damaged file
 
-    def marks(self, source: Path, targets: Sequence[Target]) -> dict[Path, str]:
+    def marks(self, source: Path, targets: Sequence[Target], ready: Ready) -> dict[Path, str]:
         """The mark that each file gets. Raises InputError if the source cannot be read."""
         content = sha256(read_bytes(source)).hexdigest()
         looks = (self.output.quality, f"overlay {self.output.opacity}")  # how the files of a target are written
         marks = {}
         for target in targets:
             for path, look in zip(target.files(), looks, strict=False):
-                made = digest_of(content, self.made_by, self.scale, target.setting, path.suffix, look)
-                marks[path] = mark_line(f"{self.model} x{self.scale:g} {target.setting}", made, source)
+                made = digest_of(content, ready.made_by, self.scale, target.setting, path.suffix, look)
+                marks[path] = mark_line(f"{ready.model} x{self.scale:g} {target.setting}", made, source)
         return marks
 
     def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], report: Report) -> bool:
@@ -56,20 +65,21 @@ class Upscale:
 
         Raises InputError if it cannot be read, restored or written.
         """
-        start, marks = time.perf_counter(), self.marks(source, targets)
+        ready, why = self.choose(source)  # before the time is taken, as it may load a model
+        start, marks = time.perf_counter(), self.marks(source, targets, ready)
         paths = ", ".join(str(path) for path in marks)
         if not left_to_do(source, inputs, marks, self.output.overwrite, OVERWRITE):
             say(f"{source}: already there, made from the same image and settings: {paths}")
             return False
         image = read_image(source, self.accept_damaged, ACCEPT_DAMAGED)
         try:
-            results = restore_image(image, self.restore)
+            results = restore_image(image, ready.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
         except (MemoryError, torch.OutOfMemoryError):
             height, width = image.pixels.shape[:2]
             raise InputError(f"{source}: {width}x{height} at x{self.scale:g} needs more memory than there is") from None
         small, large = (f"{each.shape[1]}x{each.shape[0]}" for each in (image.pixels, results[0][0].pixels))
-        say(f"{source}: {small} -> {large}, {time.perf_counter() - start:.1f} s, {paths}")
+        say(f"{source}: {small} -> {large}, {time.perf_counter() - start:.1f} s, {paths}{why and f' ({why})'}")
         if told := [*image.notes, *notes[0]]:  # those of other settings are the same
             tell(f"note: {source}: {'; '.join(told)}")
         for _, restored in results:

@@ -15,7 +15,7 @@ from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
 from models.trained import Trained
-from utils.cli import Parser, tell
+from utils.cli import Parser, say, tell
 from utils.config import OriginalSpec, PCSRSpec
 from utils.device import add_device_option
 from utils.encode import QUALITY
@@ -128,27 +128,30 @@ class Chosen(NamedTuple):
 
     def introduce(self, precision: Precision, *scales: float) -> None:
         """Say which model is at work, and on stderr if it was trained for other scales."""
-        print(f"{self}; computes in {precision}")
+        say(f"{self}; computes in {precision}")
         if self.trained and (other := [f"x{scale:g}" for scale in scales if not self.trained.covers(scale)]):
             asked = ", ".join(other)
             tell(f"warning: trained at {self.trained.scales()}; at {asked} a model trained for that would do better")
 
 
-def chosen_model(args: argparse.Namespace) -> Chosen:
-    """The model of --model, else of --config.
+def chosen_model(config: str | None, weights: str | None) -> Chosen:
+    """The model of --model, whose value is `weights`, else of --config.
 
     Raises InputError if there is none, or if it is another model than the config describes.
     """
-    if args.config is None and args.model is None:
+    if weights is not None:
+        path = found(weights)
+    elif config is not None:
+        path = found(SAVE / Path(config).stem)
+    else:
         raise InputError("give --config or --model")
-    path = found(args.model if args.model else SAVE / Path(args.config).stem)
-    expected = resolved(load_config(found(args.config)).model) if args.config is not None else None
+    expected = resolved(load_config(found(config)).model) if config is not None else None
     model, spec = load_model(path)
-    if args.model is None and (later := path.with_name(f"{path.name}-2")).exists():
+    if weights is None and (later := path.with_name(f"{path.name}-2")).exists():
         tell(f"warning: --config means {path}; there are later runs, and --model {later} takes the next one")
     if expected is not None and expected != spec:
         differs = difference(facts(spec), facts(expected)) or "its options"
-        raise InputError(one_line(path, f"holds another model than {args.config}: {differs}"))
+        raise InputError(one_line(path, f"holds another model than {config}: {differs}"))
     named = path if path.is_dir() or path.name != WEIGHTS else path.resolve().parent
     # a file's suffix is kept, so that its results do not mix with those of a folder of that name
     return Chosen(model, spec, named.resolve().name, trained_on(path))

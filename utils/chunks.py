@@ -23,6 +23,7 @@ LITTLE = 64  # bytes of input per call for damaged files; a call that meets the 
 COLOUR_CHUNKS = b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"  # the meaning of the values as colours
 WEBP_PIXELS = b"VP8 ", b"VP8L"
 WEBP_KEPT = *WEBP_PIXELS, b"VP8X", b"ICCP", b"ALPH"  # what the pixels need; these chunks come before all others
+FRAME_HEADER = 16  # bytes of a frame (ANMF) before its own chunks
 WEBP_FLAGS = 0x30  # the flags for a colour profile and for alpha
 FOURTEEN_BITS = 1 << 14  # a WebP stores each side of its image in so many bits
 MISSING = 64  # if a chunk claims more than this many times the file's size, nearly all of it is missing
@@ -210,6 +211,15 @@ def webp_size(start: bytes) -> tuple[int, int]:
             sides = int.from_bytes(start[26:30], "little")
             return sides % FOURTEEN_BITS, (sides >> 16) % FOURTEEN_BITS
     return 0, 0
+
+
+def is_lossy_webp(content: bytes) -> bool:
+    """Whether a file is a WebP whose image, or first frame, has lossy colours (VP8, not VP8L)."""
+    place, name = 12, b""
+    while content[8:12] == b"WEBP" and place + 8 <= len(content) and name not in WEBP_PIXELS:
+        name, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
+        place += 8 + (FRAME_HEADER if name == b"ANMF" else size + size % 2)  # a frame has chunks of its own
+    return name == WEBP_PIXELS[0]
 
 
 def mended_webp(webp: bytes, fill: bytes) -> bytes:

@@ -14,17 +14,26 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from utils.chunks import bare, check_pixels, chunks, mended, mended_webp, webp_size
+from utils.chunks import bare, check_pixels, chunks, is_lossy_webp, mended, mended_webp, webp_size
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
-from utils.image import MAX_PIXELS, Array, Image, check_claim, quiet
-from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_metadata, read_orientation, read_profile
+from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
+from utils.metadata import (
+    ORIENTATION,
+    cmyk_to_rgb,
+    jpeg_quality,
+    read_exif,
+    read_metadata,
+    read_orientation,
+    read_profile,
+)
 from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # Pillow may only try these
-PNG, WEBP = b"\x89PNG", b"WEBP"
+PNG, WEBP, JPEG = b"\x89PNG", b"WEBP", b"\xff\xd8"
 WEBP_REACH = 8  # rows above the first damaged one that may be wrong too, because blocks are smoothed at their edges
 # A JPEG usually has about ten scans. Each may take few bytes in the file, but the decoder passes over all pixels for
 # it, so that a small file with very many scans would keep it busy for very long.
@@ -118,6 +127,23 @@ def stored_size(path: str | Path) -> tuple[int, int]:
         return 0, 0
 
 
+def stored_lossy(path: str | Path) -> Lossy | None:
+    """`lossy` of the image in a file, which is not decoded; None also if it cannot be read."""
+    try:
+        with quiet():
+            return lossy_of(read_bytes(Path(path)))
+    except Exception:  # as in read_image
+        return None
+
+
+def lossy_of(content: bytes) -> Lossy | None:
+    """How the content of a file was compressed; None if it is no JPEG and no lossy WebP."""
+    if content.startswith(JPEG):
+        file = opened(io.BytesIO(content))
+        return Lossy("JPEG", jpeg_quality(file)) if isinstance(file, JpegImageFile) else None
+    return Lossy("WebP") if is_lossy_webp(content) else None
+
+
 def opened(stream: BinaryIO) -> Pillow.Image:
     """A file that is opened but not decoded. Raises whatever Pillow raises, and ValueError for an absurd size."""
     start, size = stream.read(30), stream.seek(0, io.SEEK_END)
@@ -167,7 +193,8 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     alpha = None if alpha is None else upright(alpha, orientation)
-    return Image(upright(pixels, orientation), alpha, gray, icc, exif, **read_metadata(file, content))
+    found = {**read_metadata(file, content), "lossy": lossy_of(content)}
+    return Image(upright(pixels, orientation), alpha, gray, icc, exif, **found)
 
 
 def decode_pixels(file: Pillow.Image, content: bytes, bits: int) -> tuple[Array, Array | None]:

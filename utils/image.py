@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -46,6 +46,16 @@ def check_claim(width: int, height: int, size: int) -> None:
         raise ValueError(f"claims {width}x{height} pixels, which {size} bytes do not hold")
 
 
+class Lossy(NamedTuple):
+    """The lossy compression of a file, which changed its pixels."""
+
+    format: str  # JPEG or WebP
+    quality: int | None = None  # 1 .. 100, estimated from the quantisation tables of a JPEG; None if that is unknown
+
+    def __str__(self) -> str:
+        return f"lossy {self.format}" if self.quality is None else f"{self.format} of quality about {self.quality}"
+
+
 @dataclass(frozen=True)
 class Image:
     """A decoded image, upright."""
@@ -60,6 +70,7 @@ class Image:
     dpi: tuple[float, float] | None = None  # pixels per inch of the print, across and down
     chunks: tuple[tuple[bytes, bytes], ...] = ()  # chunks of a PNG: texts, and the meaning of the values as colours
     notes: tuple[str, ...] = ()  # for people: things that were left out or changed in reading the file
+    lossy: Lossy | None = None  # how the file was compressed; None if it is no JPEG and no lossy WebP
 
     @property
     def bits(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 from PIL.JpegImagePlugin import JpegImageFile
@@ -50,6 +51,17 @@ TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675
 TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)\d")
 STALE = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
 STALE_SIZES = re.compile(rb"\s" + STALE + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + STALE + rb")>[^<]*</\1>")
+# the quantisation table of luma in Annex K of the JPEG standard, and how libjpeg scales it for each quality, 1 .. 100
+LUMA = np.array(
+    [
+        *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
+        *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
+        *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
+        *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
+    ]
+)
+PERCENT = [5000 // quality if quality < 50 else 200 - 2 * quality for quality in range(1, 101)]
+LUMA_OF_QUALITY = np.stack([((LUMA * percent + 50) // 100).clip(1, 255) for percent in PERCENT])  # (100,64)
 SMALLER = "Large Thumbnail"  # in a JPEG of several pictures, the name of small copies of the first
 
 
@@ -77,6 +89,17 @@ def read_metadata(file: Pillow.Image, content: bytes) -> dict[str, Any]:
         found["dpi"] = plausible(file.info["dpi"])
     found["notes"] = tuple(notes(file, own))
     return found
+
+
+def jpeg_quality(file: JpegImageFile) -> int | None:
+    """The quality, 1 .. 100, at which libjpeg would have the most similar quantisation table of luma.
+
+    It is exact for files of libjpeg; cameras and other programs have tables of their own. None without any table.
+    """
+    if not file.quantization:
+        return None
+    table = np.array(file.quantization[min(file.quantization)])  # the first is that of luma
+    return 1 + int(np.abs(LUMA_OF_QUALITY - table).sum(axis=1).argmin())
 
 
 def says_resolution(file: Pillow.Image) -> bool:

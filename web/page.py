@@ -17,13 +17,14 @@ from models.decide import least_budget
 from models.setting import Setting, choose
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
-from web.session import Ask, Service, Session
+from web.session import AUTOMATIC, Ask, Service, Session
 from web.views import Place
 
 TITLE = "Pictures made larger"
 INTRO = f"""# {TITLE}
-Easy pixels take a light network, difficult ones a heavy one. Clean pictures come out best: noise and the traces of \
-strong compression grow with the rest."""
+Easy pixels take a light network, difficult ones a heavy one. Clean pictures come out best: with models for clean \
+pictures, noise and the traces of strong compression grow with the rest."""
+BY_FILE = "Automatic: one for photographs if the file is a JPEG or a lossy WebP, otherwise one for clean pictures"
 EMPTY = '<p class="hint">Send a picture or take the sample: the result appears here.</p>'
 LEGEND = '<p class="hint"><i class="light"></i> light network <i class="heavy"></i> heavy network</p>'
 MAP = '<p class="hint">Touch the map to look at a place in full size:</p>'
@@ -63,7 +64,7 @@ class Page:
                 with gr.Column(elem_id="result", min_width=280):
                     self.add_result()
                 with gr.Column(elem_id="settings", min_width=280):
-                    self.add_settings(list(service.engines), floor)
+                    self.add_settings(service.models, floor)
             self.add_events()
 
     def add_result(self) -> None:
@@ -98,7 +99,9 @@ class Page:
                 floor, 1, max(floor, 0.6), step=0.01, label="Share of the work", elem_id="budget"
             )
             self.refinement = gr.Checkbox(True, label="Smooth light pixels beside heavy ones")
-            self.model = gr.Dropdown(models, label="Model")
+            about = BY_FILE if AUTOMATIC in models else None
+            choices = [("Automatic" if name == AUTOMATIC else name, name) for name in models]
+            self.model = gr.Dropdown(choices, value=models[0], label="Model", info=about, elem_id="model")
         with gr.Group():
             self.shrink = gr.Checkbox(
                 label="Try it: shrink the picture first", info="then restore it, and compare with it", elem_id="shrink"
@@ -110,22 +113,22 @@ class Page:
         """What programs can call by gradio_client; nobody sees it on the page."""
         with gr.Column(visible=False):
             picture, made = gr.File(label="picture"), [gr.File(label="result"), gr.Textbox(label="notes")]
-            model = gr.Textbox(next(iter(self.service.engines)), label="model")
+            model = gr.Textbox(self.service.models[0], label="model")
             numbers = [gr.Number(4, label="scale"), gr.Number(0, label="k"), gr.Textbox("png", label="kind")]
             ask = [picture, model, *numbers]
             gr.Button().click(self.upscale, ask, made, api_name="upscale", **ONE_AT_A_TIME)
 
     def upscale(self, picture: str | None, model: str, scale: float, k: float, kind: str) -> tuple[str, str]:
-        """The file of a picture made larger, by the rule of k, and what of the picture it lacks.
+        """The file of a picture made larger, by the rule of k; and notes: the model that was taken, what is left out.
 
         Raises gr.Error for what cannot be done.
         """
-        if model not in self.service.engines or f".{kind}" not in dict(DOWNLOADS).values() or picture is None:
-            names = ", ".join(self.service.engines)
+        if model not in self.service.models or f".{kind}" not in dict(DOWNLOADS).values() or picture is None:
+            names = ", ".join(self.service.models)
             message = f"give a picture, a model of {names}, and png, tif, jpg or webp as the kind"
             raise gr.Error(message, print_exception=False)
         try:
-            setting = choose(k, scale=scale, precision=self.service.precision(model))
+            setting = choose(k, scale=scale)
             session = Session(Ask(Path(picture), None, False, model, setting.scale), self.service)
             try:
                 answer = next(session.answer(setting, f".{kind}"))
@@ -173,8 +176,8 @@ class Page:
 
     def adapt(self, shrink: bool, rule: str, model: str, scale: float) -> tuple[Any, ...]:
         """Show the controls that matter, and how low the budget goes."""
-        least = least_budget(self.service.engines[model].account, scale)
-        info = f"1 is all heavy; all light is {least:.2f}"
+        least = dict.fromkeys(f"{least_budget(each.account, scale):.2f}" for each in self.service.behind(model))
+        info = f"1 is all heavy; all light is {' or '.join(least)}"
         budget = gr.Slider(visible=rule == "budget", info=info)
         return gr.Accordion(visible=not shrink), gr.Slider(visible=rule == "k"), budget
 
@@ -199,8 +202,8 @@ class Page:
             return
         values = {"k": given[self.k], "budget": given[self.budget], "adaptive": 0.0}
         try:
-            rule, precision = given[self.rule], self.service.precision(given[self.model])
-            setting = Setting(rule, values[rule], given[self.refinement], given[self.scale], precision)
+            rule = given[self.rule]
+            setting = Setting(rule, values[rule], given[self.refinement], given[self.scale])
             for answer in session.answer(setting, given[self.kind]):
                 cards = "".join(CARD.format(*map(escape, number)) for number in answer.numbers)
                 notes = "".join(NOTE.format(escape(note)) for note in answer.notes)

@@ -16,6 +16,7 @@ import torch
 
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
+from inference.automatic import CLEAN, PHOTOS, weights_for
 from inference.encoding import Encoding, held_bytes
 from inference.picture import as_kind_of, notes_on_colours, visible
 from inference.precision import name_of, prepared
@@ -35,6 +36,7 @@ from utils.resize import downscale, imresize, scaled_size
 from web.views import VIEW, Place, loupe_views, most_difficult, screen_size, shrunk, whole_views
 
 COMPARED = 4  # a picture that results are compared with may have this many times fewer pixels: it is held as float32
+AUTOMATIC = "auto"  # the model that the file decides
 LOADING = 30  # seconds that a replaced result is kept, as a browser may still be loading it
 
 
@@ -44,7 +46,7 @@ class Ask(NamedTuple):
     picture: Path
     reference: Path | None  # HR of the picture, if it was sent too
     shrink: bool  # the picture is HR: make LR of it, restore that, and compare
-    model: str
+    model: str  # the name of one, or AUTOMATIC
     scale: float
 
 
@@ -57,7 +59,7 @@ class Answer(NamedTuple):
     download: Path  # the result
     loupe: tuple[Path, Path]  # before and after as they are, around a place
     numbers: list[tuple[str, str, str]]  # label, value, remark
-    notes: list[str]  # about contents of the file that are left out in the result
+    notes: list[str]  # about the model if it was AUTOMATIC, and about contents of the file that are left out
 
 
 @dataclass
@@ -70,9 +72,14 @@ class Service:
     memory: int = 2 << 30  # bytes for the encodings of all visitors, of which one may take half
     encoded: dict["Session", "Picture"] = field(default_factory=dict)  # ordered by last use
 
-    def precision(self, model: str) -> Precision:
-        """What a model computes in, for settings."""
-        return name_of(self.engines[model].precision)
+    @property
+    def models(self) -> list[str]:
+        """What can be chosen as the model. AUTOMATIC is the first, unless one that it would take is missing."""
+        return [*[AUTOMATIC] * (self.engines.keys() >= {CLEAN, PHOTOS}), *self.engines]
+
+    def behind(self, model: str) -> list[Engine]:
+        """The engine of a model; all that may be taken if it is AUTOMATIC."""
+        return [self.engines[name] for name in ((CLEAN, PHOTOS) if model == AUTOMATIC else (model,))]
 
 
 def load_engines(save: Path, device: torch.device, precision: Precision = "float32") -> dict[str, Engine]:
@@ -114,9 +121,13 @@ class Picture:
 
         Raises InputError for files that cannot be used, and for more pixels than are allowed.
         """
-        most, name = service.pixels, Path(ask.picture.name)
-        self.scale, self.engine = ask.scale, service.engines[ask.model]
+        most, name, model = service.pixels, Path(ask.picture.name), ask.model
+        self.scale, self.chosen = ask.scale, list[str]()  # a note if the model is the choice of this program
         self.image = read_upload(ask.picture, most // COMPARED if ask.shrink else most)
+        if model == AUTOMATIC:
+            model, why = weights_for(None, "shrunk first") if ask.shrink else weights_for(self.image.lossy)
+            self.chosen.append(f"{why}, {model}")
+        self.engine = service.engines[model]
         self.hr = mod_crop(to_tensor(self.image.pixels), ask.scale, name) if ask.shrink else None  # (1,3,H,W)
         if self.hr is None:
             self.lr = visible(self.image)  # (1,3,h,w)
@@ -144,7 +155,11 @@ class Picture:
         return self.encoding.nbytes + sum(each.nbytes for each in held)
 
     def restore(self, setting: Setting) -> Restored:
-        """The picture under one setting; a budget below the least that the model can meet is raised to that."""
+        """The picture under one setting, in the model's own precision.
+
+        A budget below the least that the model can meet is raised to that.
+        """
+        setting = replace(setting, precision=name_of(self.engine.precision))
         if setting.rule == "budget":
             least = least_budget(self.engine.account, self.scale)
             setting = replace(setting, value=max(setting.value, least))
@@ -213,8 +228,8 @@ class Session:
         download = folder / f"{self.ask.picture.stem}_x{self.ask.scale:g}_{restored.setting}{kind}"
         reduced, notes = reduce_to(kind, result)
         save_image(download, reduced, QUALITY if kind in (".jpg", ".webp") else None)
-        numbers = picture.numbers(restored)
-        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, [*result.notes, *notes])
+        numbers, told = picture.numbers(restored), [*picture.chosen, *result.notes, *notes]
+        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, told)
         if picture.hr is None:
             yield answer
             return

@@ -68,11 +68,18 @@ def test_weights_of_another_model_are_refused(entry: str, meant: str, tmp_path: 
 @pytest.mark.parametrize("kind", ["_pcsr", ""])
 @pytest.mark.parametrize("name", ["carn", "fsrcnn", "srresnet", "softgate"])
 def test_every_entry_gives_the_weights_that_ship_or_says_so(name: str, kind: str) -> None:
-    shipped = f"{name}-pcsr-phase1" if kind else f"{name}-x4"
+    check_entry(f"{name}{kind}", f"{name}-pcsr-phase1" if kind else f"{name}-x4")
+
+
+def test_the_entry_for_photographs() -> None:
+    check_entry("softgate_pcsr_photo", "softgate-pcsr-photo")
+
+
+def check_entry(entry: str, shipped: str) -> None:
     if (ROOT / "save" / shipped).is_dir():
-        model = torch.hub.load(str(ROOT), f"{name}{kind}", source="local", device="cpu")
+        model = torch.hub.load(str(ROOT), entry, source="local", device="cpu")
         sr, _ = model.upscale(torch.zeros(3, 5, 6))
         assert sr.shape == (3, 20, 24)
     else:
         with pytest.raises(ValueError, match=f"{shipped}: no weights ship"):
-            torch.hub.load(str(ROOT), f"{name}{kind}", source="local", device="cpu")
+            torch.hub.load(str(ROOT), entry, source="local", device="cpu")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.automatic import CLEAN, PHOTOS
 from inference.restorers import pcsr_restorer
 from models.checkpoint import load_model
 from models.decide import least_budget
@@ -19,7 +20,7 @@ from utils.encode import write_image
 from utils.errors import InputError
 from utils.image import to_pixels, to_tensor
 from utils.resize import imresize
-from web.session import Answer, Ask, Service, Session, load_engines
+from web.session import AUTOMATIC, Answer, Ask, Service, Session, load_engines
 from web.views import Place, most_difficult
 
 CPU = torch.device("cpu")
@@ -219,6 +220,26 @@ def test_what_the_file_lost_is_told(service: Service) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"bad\.png: not a readable"):
         last(visitor(service, "bad.png"))
+
+
+def test_the_file_chooses_the_model(service: Service, tmp_path: Path) -> None:
+    """Clean weights or those for photographs, where both are there; a note says which, and why."""
+    assert service.models == ["tiny"]
+    for name in (CLEAN, PHOTOS):
+        save_tiny(tmp_path / "both" / name, TINY_PCSR)
+    service.engines = load_engines(tmp_path / "both", CPU)
+    assert service.models == [AUTOMATIC, CLEAN, PHOTOS]
+    write_image(tmp_path / "photo.jpg", photo(20, 28))
+    jpeg, clean = "JPEG of quality about 95: weights for photographs", "weights for clean images"
+    for name, shrink, weights, note in (
+        ("photo.png", False, CLEAN, f"neither JPEG nor lossy WebP: {clean}, {CLEAN}"),
+        ("photo.jpg", False, PHOTOS, f"{jpeg}, {PHOTOS}"),
+        ("photo.jpg", True, CLEAN, f"shrunk first: {clean}, {CLEAN}"),
+    ):
+        made, named = (last(visitor(service, name, model=model, shrink=shrink)) for model in (AUTOMATIC, weights))
+        assert made.notes == [note] and not named.notes
+        assert made.download.read_bytes() == named.download.read_bytes()
+    assert len(service.behind(AUTOMATIC)) == 2 and service.behind(CLEAN) == [service.engines[CLEAN]]
 
 
 def test_visitors_do_not_meet_and_leave_nothing(service: Service) -> None:

@@ -1,0 +1,46 @@
+"""The page's controls and its endpoint for programs, without a browser."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.page import MODULES
+from inference.automatic import CLEAN, PHOTOS
+from tests.conftest import TINY_PCSR, photo, save_tiny
+from utils.decode import read_image
+from utils.encode import write_image
+from web.session import AUTOMATIC, Service, load_engines
+
+pytestmark = pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
+
+
+def service(folder: Path, *names: str) -> Service:
+    for name in names:
+        save_tiny(folder / "save" / name, TINY_PCSR)
+    return Service(load_engines(folder / "save", torch.device("cpu")), 50_000, folder)
+
+
+def test_the_file_chooses_the_model(tmp_path: Path) -> None:
+    """By default, where both weights are there; a note says which."""
+    from web.page import Page  # noqa: PLC0415 - optional
+
+    page = Page(service(tmp_path, CLEAN, PHOTOS, "other"))
+    assert page.model.value == AUTOMATIC and page.model.choices[0] == ("Automatic", AUTOMATIC)
+    assert [value for _, value in page.model.choices] == [AUTOMATIC, CLEAN, "other", PHOTOS]
+    write_image(tmp_path / "photo.jpg", photo(12, 16))
+    for model, note in (
+        (AUTOMATIC, f"JPEG of quality about 95: weights for photographs, {PHOTOS}"),
+        (CLEAN, ""),
+    ):
+        path, notes = page.upscale(str(tmp_path / "photo.jpg"), model, 4, 0, "png")
+        assert notes == note and read_image(path).pixels.shape == (48, 64, 3)
+    _, _, budget = page.adapt(False, "budget", AUTOMATIC, 4)
+    assert budget.info == "1 is all heavy; all light is 0.80"
+
+
+def test_one_of_the_weights_is_missing(tmp_path: Path) -> None:
+    from web.page import Page  # noqa: PLC0415 - optional
+
+    page = Page(service(tmp_path, "other", PHOTOS))
+    assert page.model.value == "other" and page.model.choices == [("other", "other"), (PHOTOS, PHOTOS)]
