@@ -1,7 +1,7 @@
 """Which weights an image takes if nobody has chosen any: those for clean images, or those for photographs.
 
-The former take compression artefacts for details, and sharpen them. The latter were trained on blurred, noisy and
-compressed images, and are a little worse on clean ones. Evaluations and simulations never choose.
+The former cannot tell compression artefacts from details, and sharpen both. The latter were trained on blurred, noisy
+and compressed images, and are a little worse on clean ones. Evaluations and simulations never choose.
 """
 
 from utils.image import Lossy

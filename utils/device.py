@@ -64,7 +64,7 @@ def keep_memory() -> None:
             huge_pages(False)
 
 
-def room(
+def empty(
     shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
     """As torch.empty on a CPU, in less memory for large tensors that come and go.

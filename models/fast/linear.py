@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from models.fast.build import needed_kernels, of_type
 from models.fast.pixels import address
-from utils.device import room
+from utils.device import empty
 
 LINEAR_INPUTS = 8  # the length of the arrays in the struct Sources of linear.cpp
 
@@ -78,7 +78,7 @@ def linear(
     sums, if given, receives the sum of the products and of their squares, (2,o) float64.
     """
     rows, outs = len(inputs[0]), len(weight)
-    result = room((rows, outs), inputs[0].dtype)
+    result = empty((rows, outs), inputs[0].dtype)
     bias = bias if bias is None else bias.to(result.dtype)
     of_type(result.dtype, "linear")(
         *(sources(inputs), ctypes.c_long(rows), outs, matrix(weight), address(bias), address(add)),

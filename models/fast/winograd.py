@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.fast.build import needed_kernels, of_type
-from utils.device import room
+from utils.device import empty
 
 
 class ImageSize(ctypes.Structure):
@@ -71,7 +71,7 @@ def convolve(
     """
     batch, _, h, w = x.shape
     outs, ins = weight.shape[:2]
-    result = room((batch, outs, h, w), x.dtype, torch.channels_last)
+    result = empty((batch, outs, h, w), x.dtype, torch.channels_last)
     bias = bias if bias is None else bias.to(x.dtype)
     x, add, gate = channels_last(x), channels_last(add), channels_last(gate)
     of_type(x.dtype, "winograd")(

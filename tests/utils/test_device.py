@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.device import ALIGNED, keep_memory, pick_device, room
+from utils.device import ALIGNED, empty, keep_memory, pick_device
 from utils.errors import InputError
 
 
@@ -17,16 +17,16 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_room_is_an_aligned_tensor_of_its_own(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-    made = room((2, 3, 4, 5), dtype, memory_format)
+    made = empty((2, 3, 4, 5), dtype, memory_format)
     assert (made.shape, made.dtype) == ((2, 3, 4, 5), dtype)
     assert made.is_contiguous(memory_format=memory_format) and made.data_ptr() % ALIGNED == 0 and not made._is_view()
-    assert room((0, 3), dtype).numel() == 0
+    assert empty((0, 3), dtype).numel() == 0
 
 
 def test_freed_room_is_used_again() -> None:
     keep_memory()
-    taken = [room((1_234_567,), torch.float32) for _ in range(16)]  # every other one will be a hole between two
+    taken = [empty((1_234_567,), torch.float32) for _ in range(16)]  # every other one will be a hole between two
     holes = {each.data_ptr() for each in taken[1::2]}
     del taken[1::2]
-    again = [room((1_234_567,), torch.float32) for _ in range(8)]
+    again = [empty((1_234_567,), torch.float32) for _ in range(8)]
     assert holes & {each.data_ptr() for each in again}
