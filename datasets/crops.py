@@ -27,7 +27,7 @@ class Crops:
     ) -> None:
         if spec.batch_size % world:
             raise InputError(f"data.batch_size: {world} processes do not divide {spec.batch_size}")
-        self.patch_size, self.scales = spec.patch_size, spec.scales
+        self.patch_size, self.scales, self.top_share = spec.patch_size, spec.scales, spec.top_share
         self.hr = Pool(caches.hr, device)
         self.doubts: list[str] = []  # about the pairing with LR images; in rank 0
         self.lr: Pool | None = None  # the LR image of each HR image, if they are read from files
@@ -80,10 +80,13 @@ class Crops:
     def size(self, iteration: int) -> int:
         """The side P of the HR patches: patch_size times a scale drawn uniformly from the range, rounded.
 
+        A share of the iterations, top_share, takes the upper end of the range instead.
+
         Because of the rounding, the scale of the batch is P / patch_size.
         """
         rng = np.random.Generator(np.random.Philox((self.seed, 2, iteration)))
-        return round(self.patch_size * rng.uniform(*self.scales))
+        drawn = rng.uniform(*self.scales)
+        return round(self.patch_size * (self.scales[1] if rng.random() < self.top_share else drawn))
 
     def names(self, iteration: int) -> list[str]:
         """The image files that the samples of all processes were cut from."""

@@ -62,6 +62,8 @@ def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | P
     except Exception as error:  # for a file that is no checkpoint, the readers may raise anything
         reason = "not a model of this project or of the paper's repository, or damaged"
         raise InputError(one_line(path, reason)) from error
+    if isinstance(model, PCSR) and (record := trained_on(path)):
+        model.cells = record.cells
     return model.eval(), spec
 
 

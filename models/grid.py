@@ -7,6 +7,7 @@ exactly the same indices and offsets as the whole image has there. Sizes may be 
 ONNX graph works for every image size.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from models.tile import Tile, span
 
+Limits = tuple[float, float]  # low, high
+ANY: Limits = (0.0, math.inf)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -22,7 +26,7 @@ class Axis:
 
     index: Tensor  # (N,) int64, nearest LR pixel (the lower one of two equally near), counted from the tile's first
     offset: Tensor  # (N,) float32 in [-1,1]: (coord - coord of that LR pixel) * n, the paper's rel_coord
-    cell: float | Tensor  # 2 / N * n, the paper's rel_cell: the extent of an HR pixel in half LR pixels
+    cell: float | Tensor  # 2 / N * n, the paper's rel_cell: the extent of an HR pixel in half LR pixels (see axis)
     low: Tensor  # (N,) int64, the LR pixel before the HR position, counted from the image's first
     high: Tensor  # (N,) int64, the LR pixel after it
     weight: Tensor  # (N,) float32 in [0,1), weight of `high` in bilinear interpolation
@@ -35,14 +39,19 @@ class Grid(NamedTuple):
     cols: Axis
 
 
-def grid_over(lr: Tensor, size: tuple[int, int], tile: Tile | None = None) -> Grid:
+def grid_over(lr: Tensor, size: tuple[int, int], cells: Limits = ANY, tile: Tile | None = None) -> Grid:
     """The grid of an HR image of `size` = (H,W) over lr (b,3,h,w), or its window over a tile of lr."""
     rows, cols = tile or (None, None)
-    return Grid(axis(lr.shape[2], size[0], lr.device, rows), axis(lr.shape[3], size[1], lr.device, cols))
+    return Grid(axis(lr.shape[2], size[0], cells, lr.device, rows), axis(lr.shape[3], size[1], cells, lr.device, cols))
 
 
-def axis(n: int, size: int, device: torch.device | str = "cpu", stretch: slice | None = None) -> Axis:
+def axis(
+    n: int, size: int, cells: Limits = ANY, device: torch.device | str = "cpu", stretch: slice | None = None
+) -> Axis:
     """The `size` HR positions along `n` LR pixels; with `stretch`, only those whose nearest LR pixel is in that slice.
+
+    A cell outside of the limits `cells` becomes the nearer limit. An MLP that was trained at a single scale has learned
+    nothing about its weights for rel_cell, a constant there, and at other scales they would add an arbitrary colour.
 
     The centre of HR pixel i sits at -1 + (2i + 1) / size and that of LR pixel m at -1 + (2m + 1) / n. In units of half
     an LR pixel their distance is (2i + 1) * n / size - (2m + 1), hence the integer arithmetic below.
@@ -60,7 +69,12 @@ def axis(n: int, size: int, device: torch.device | str = "cpu", stretch: slice |
     lists, device = (index - first, offset, low, high, weight), torch.device(device)
     cuda = device.type == "cuda"  # where the copy need not be waited for
     index, offset, low, high, weight = (values.to(device, non_blocking=cuda) for values in lists)
-    return Axis(index, offset, 2.0 / size * n, low, high, weight)
+    return Axis(index, offset, limited(2.0 / size * n, cells), low, high, weight)
+
+
+def limited(cell: float | Tensor, limits: Limits) -> float | Tensor:
+    low, high = limits
+    return cell.clamp(low, high) if isinstance(cell, Tensor) else min(max(cell, low), high)
 
 
 def bilinear(lr: Tensor, grid: Grid) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.decide import decide, probabilities
 from models.flops import pcsr_flops
-from models.grid import Grid, bilinear, grid_over
+from models.grid import ANY, Grid, bilinear, grid_over
 from models.mlp import PixelMLP
 from models.setting import Setting
 
@@ -48,6 +48,7 @@ class PCSR(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
+        self.cells = ANY  # the limits of rel_cell: those of the training, once trained weights are loaded
         self.account = pcsr_flops(encoder, upsamplers, classifier)  # FLOPs of the parts, which decisions need
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
@@ -55,7 +56,7 @@ class PCSR(nn.Module):
 
         Raises InputError for a budget that cannot be met.
         """
-        grid = grid_over(lr, size)
+        grid = grid_over(lr, size, self.cells)
         feat = self.encode(lr)  # (b,c,h,w)
         log_odds = self.classify(feat, grid)  # (b,M-1,H,W)
         assignment = self.decide(log_odds, setting)  # (b,H,W)

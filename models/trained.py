@@ -25,6 +25,12 @@ class Trained(Spec):
     def limits(self) -> tuple[float, float]:
         return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
 
+    @property
+    def cells(self) -> tuple[float, float]:
+        """The smallest and the largest rel_cell of the training: that of scale s is 2 / s."""
+        low, high = self.limits
+        return 2 / high, 2 / low
+
     def covers(self, scale: float) -> bool:
         low, high = self.limits
         return low <= scale <= high

@@ -127,6 +127,7 @@ class DataSpec(Spec):
     train_lr: Folders | None = None  # folders of LR images, one for each of `train`; null: LR is made from HR
     val_lr: Folders | None = None  # the same for `val`
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which one is drawn for each batch
+    top_share: float = Field(default=0.0, ge=0, le=1)  # share of the batches that get the upper end of that range
     patch_size: PositiveInt  # LR pixels
     batch_size: PositiveInt  # samples of all processes together
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are

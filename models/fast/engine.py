@@ -132,7 +132,7 @@ class Engine:
     @torch.inference_mode()
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
         """As PCSR.classify: log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, (b,M-1,H,W) over the tile."""
-        grid = grid_over(encoded.lr, size, encoded.tile)
+        grid = grid_over(encoded.lr, size, self.model.cells, encoded.tile)
         shape = (len(encoded.lr), self.upsampler_count - 1, len(grid.rows.index), len(grid.cols.index))
         log_odds = encoded.lr.new_zeros(shape)
         if self.upsampler_count > 1:
@@ -142,7 +142,8 @@ class Engine:
     @torch.inference_mode()
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
         """sr (b,3,H,W) over the tile, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
-        grid, chosen = grid_over(encoded.lr, size, encoded.tile), assignment.to(torch.uint8)
+        grid = grid_over(encoded.lr, size, self.model.cells, encoded.tile)
+        chosen = assignment.to(torch.uint8)
         sr = self.bilinear(encoded.lr, grid)
         for j in range(self.upsampler_count):
             self.add(sr, encoded, grid, j, chosen)

@@ -136,7 +136,7 @@ def test_bilinear(size: tuple[int, int]) -> None:
     for tile in [*cut(lr, 0, 20), Tile(slice(0, 1), slice(0, 1)), Tile(slice(8, 9), slice(12, 13))]:
         rows, cols = tile.window(lr, size)
         torch.testing.assert_close(
-            bilinear(lr, grid_over(lr, size, tile)), expected[..., rows, cols], rtol=0, atol=1e-5
+            bilinear(lr, grid_over(lr, size, tile=tile)), expected[..., rows, cols], rtol=0, atol=1e-5
         )
 
 

@@ -7,6 +7,8 @@ from safetensors.torch import save, save_file
 
 from models.build import build
 from models.checkpoint import load_model, read_header, save_weights, trained_on
+from models.grid import ANY
+from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
 from utils.config import DegradeSpec, OriginalSpec, PCSRSpec
 from utils.errors import InputError
@@ -88,6 +90,8 @@ def test_weights_say_what_they_were_trained_on(
     trained = trained_on(tmp_path / "a")
     assert str(trained) == f"{said} on DIV2K" and trained is not None
     assert all(trained.covers(each) for each in inside) and not any(trained.covers(each) for each in outside)
+    model, _ = load_model(tmp_path / "a")
+    assert isinstance(model, PCSR) and model.cells == (0.5, 0.5 if scale == 4 else 2 / 1.5)
 
 
 def test_weights_say_what_their_lr_was(tmp_path: Path) -> None:
@@ -117,6 +121,9 @@ def test_older_weights_have_no_record(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(save(build(TINY_ORIGINAL).state_dict(), {"model": TINY_ORIGINAL.model_dump_json()}))
     assert trained_on(path) is None and load_model(path)[1] == TINY_ORIGINAL
+    path.write_bytes(save(build(TINY_PCSR).state_dict(), {"model": TINY_PCSR.model_dump_json()}))
+    model, _ = load_model(path)
+    assert isinstance(model, PCSR) and model.cells == ANY
 
 
 def test_weights_are_written_the_same_every_time(tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ def test_every_size_of_the_range_is_drawn(folder: Path) -> None:
     assert set(sizes(crops(folder, (2.5, 2.5)))) == {20} and set(sizes(crops(folder, 3))) == {24}
 
 
+def test_a_share_of_the_batches_has_the_upper_end(folder: Path) -> None:
+    data = spec(folder, RANGE)
+    some, every = (data.model_copy(update={"top_share": share}) for share in (0.5, 1.0))
+    drawn, plain = (sizes(Crops(open_caches(each), each, 0, CPU), 2000) for each in (some, data))
+    kept = [one == other for one, other in zip(drawn, plain, strict=True)]  # the others are drawn as before
+    assert all(same or size == 32 for same, size in zip(kept, drawn, strict=True))
+    assert drawn.count(32) == pytest.approx(1000 + plain.count(32) / 2, abs=80)
+    assert set(sizes(Crops(open_caches(every), every, 0, CPU))) == {32}
+
+
 def test_a_batch_depends_on_seed_and_iteration_alone(folder: Path) -> None:
     source = crops(folder, seed=7)
     later = crops(folder, seed=7)
