@@ -15,13 +15,14 @@ struct Matrix {  // weight[o][i]
 
 // totals[c] += sum of column c of a strip, squares likewise; taken around the strip's mean, then in double, because what
 // counts are differences of large sums
-void add_columns(const float* rows, long pitch, int count, int columns, double* totals, double* squares) {
+void add_columns(const float* rows, int count, int columns, double* totals, double* squares) {
     for (int c = 0; c < columns; c += LANES) {
+        const Part part(columns - c);
         Vec sum{}, square{};
-        for (int r = 0; r < count; r++) sum += load(rows + r * pitch + c);
+        for (int r = 0; r < count; r++) sum += part.load(rows + r * columns + c);
         const Vec mean = sum / (float)count;
         for (int r = 0; r < count; r++) {
-            const Vec v = load(rows + r * pitch + c) - mean;
+            const Vec v = part.load(rows + r * columns + c) - mean;
             square += v * v;
         }
         for (int i = 0; i < std::min(LANES, columns - c); i++) {
@@ -49,32 +50,61 @@ template <class N> struct Sources {  // inputs (n, ins), places for their gradie
     int count, ins;
 };
 
-template <class N>
-void layer(Sources<N> sources, long rows, int outs, Matrix w, const N* bias, const N* add, N slope, N* y, double* sums, int threads) {
+template <class N> struct Ending {  // result = rectified(sum + bias + add)
+    const N *bias, *add;
+    N slope;  // of what is below zero; 1: no rectifier
+};
+
+// y (rows, outs) of the rows from `row` on, in some columns
+template <int ROWS, int VECTORS, class N>
+void some_rows(const Sources<N>& from, long row, const N* weight, const Columns& columns, const Ending<N>& ending, int outs, N* y) {
     constexpr int L = lanes<N>;
+    VecOf<N> sum[ROWS][VECTORS] = {};
+    for (int i = 0; i < from.count; i++, weight += from.ins * VECTORS * L)
+        add_rounded(from.x[i] + row * from.ins, from.ins, weight, from.ins, sum);
+    EACH (int v = 0; v < VECTORS; v++) {
+        const PartOf<N> part(columns.count - v * L);
+        const int column = columns.first + v * L;
+        const VecOf<N> shift = ending.bias ? part.load(ending.bias + column) : VecOf<N>{};
+        EACH (int r = 0; r < ROWS; r++) {
+            const long at = (row + r) * outs + column;
+            VecOf<N> value = sum[r][v] + shift;
+            if (ending.add) value += part.load(ending.add + at);
+            if (ending.slope != 1) value = value > 0 ? value : value * ending.slope;
+            part.store(y + at, value);
+        }
+    }
+}
+
+template <int VECTORS, class N>
+void strip_of(const Sources<N>& from, long first, int count, const N* weight, const Columns& columns, const Ending<N>& ending, int outs, N* y) {
+    constexpr int ROWS = rows_for<N>(VECTORS);
+    int r = 0;
+    for (; r + ROWS <= count; r += ROWS) some_rows<ROWS, VECTORS>(from, first + r, weight, columns, ending, outs, y);
+    for (; r < count; r++) some_rows<1, VECTORS>(from, first + r, weight, columns, ending, outs, y);
+}
+
+template <class N>
+void layer(const Sources<N>& sources, long rows, int outs, Matrix w, const Ending<N>& ending, N* y, double* sums, int threads) {
     threads = threads_for(rows, threads);
     const auto columns = columns_of<N>(outs);
-    const long pitch = padded<N>(outs), packed = (long)sources.ins * pitch, own = STRIP * pitch;
-    N* memory = workspace<N>(sources.count * packed + threads * own);
-    for (int i = 0; i < sources.count; i++)
-        pack(w.data + i * sources.ins * w.in, w.in, w.out, sources.ins, columns, memory + i * packed);
+    const int depth = sources.count * sources.ins;
+    N* packed = workspace<N>(depth * padded<N>(outs));
+    pack(w.data, w.in, w.out, depth, columns, packed);
     std::vector<double> parts(sums ? (size_t)threads * 2 * outs : 0);
     over_strips(rows, threads, [&](int thread, long first, int count) {
-        N* out = memory + sources.count * packed + thread * own;
-        for (int i = 0; i < sources.count; i++)
-            multiply(sources.x[i] + first * sources.ins, sources.ins, memory + i * packed, sources.ins, columns, out, pitch, count, i > 0);
-        for (int c = 0; c < outs; c += L) {
-            const PartOf<N> part(outs - c);
-            const VecOf<N> shift = bias ? part.load(bias + c) : VecOf<N>{};
-            for (int r = 0; r < count; r++) {
-                VecOf<N> value = load(out + r * pitch + c) + shift;
-                if (add) value += part.load(add + (first + r) * outs + c);
-                if (slope != 1) value = value > 0 ? value : value * slope;
-                part.store(y + (first + r) * outs + c, value);
+        const N* weight = packed;
+        for (const Columns& c : columns) {
+            switch (c.vectors) {
+                case 1: strip_of<1>(sources, first, count, weight, c, ending, outs, y); break;
+                case 2: strip_of<std::min(2, most<N>)>(sources, first, count, weight, c, ending, outs, y); break;
+                case 3: strip_of<std::min(3, most<N>)>(sources, first, count, weight, c, ending, outs, y); break;
+                default: strip_of<most<N>>(sources, first, count, weight, c, ending, outs, y);
             }
+            weight += depth * c.vectors * lanes<N>;
         }
         if constexpr (std::is_same_v<N, float>)
-            if (sums) add_columns(out, pitch, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
+            if (sums) add_columns(y + first * outs, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
     });
     if (sums)
         for (int i = 0; i < 2 * outs; i++) {
@@ -86,13 +116,13 @@ void layer(Sources<N> sources, long rows, int outs, Matrix w, const N* bias, con
 
 // y (rows, outs). sums: null, or the columns' sums and sums of squares (2, outs)
 extern "C" void linear(Sources<float> sources, long rows, int outs, Matrix w, const float* bias, const float* add, float slope, float* y, double* sums, int threads) {
-    layer(sources, rows, outs, w, bias, add, slope, y, sums, threads);
+    layer(sources, rows, outs, w, {bias, add, slope}, y, sums, threads);
 }
 
 #ifdef __AVX512FP16__
 // as above; there are no sums
 extern "C" void linear_half(Sources<Half> sources, long rows, int outs, Matrix w, const Half* bias, const Half* add, float slope, Half* y, double*, int threads) {
-    layer(sources, rows, outs, w, bias, add, (Half)slope, y, nullptr, threads);
+    layer(sources, rows, outs, w, {bias, add, (Half)slope}, y, nullptr, threads);
 }
 #endif
 

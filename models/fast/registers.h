@@ -104,31 +104,36 @@ template <class Work> void each_row(int height, int threads, const Work& work) {
 #define EACH _Pragma("GCC unroll 24") for  // unrolled early, or else the sums go through memory
 template <int ROWS, int VECTORS, class N>
 [[gnu::always_inline]] inline void add_products(const N* in, long in_pitch, const N* weight, int depth, VecOf<N> (&sum)[ROWS][VECTORS]) {
-    for (int k = 0; k < depth; k++) {
+    const auto add = [&](int k) __attribute__((always_inline)) {
         VecOf<N> w[VECTORS];
         EACH (int v = 0; v < VECTORS; v++) w[v] = load(weight + (k * VECTORS + v) * lanes<N>);
         EACH (int r = 0; r < ROWS; r++)
             EACH (int v = 0; v < VECTORS; v++) sum[r][v] += in[r * in_pitch + k] * w[v];
-    }
+    };
+    int k = 0;
+    for (; k + 4 <= depth; k += 4) add(k), add(k + 1), add(k + 2), add(k + 3);  // short loops end in mispredicted jumps
+    for (; k < depth; k++) add(k);
 }
 
 constexpr int SHORT = 16;  // products that are summed up by themselves in float16: a sum of few is small, and rounded finely
+template <int ROWS, int VECTORS, class N>
+[[gnu::always_inline]] inline void add_rounded(const N* in, long in_pitch, const N* weight, int depth, VecOf<N> (&sum)[ROWS][VECTORS]) {
+    if constexpr (sizeof(N) == 4) return add_products(in, in_pitch, weight, depth, sum);
+    for (int k = 0; k < depth; k += SHORT) {
+        VecOf<N> part[ROWS][VECTORS] = {};
+        add_products(in + k, in_pitch, weight + k * VECTORS * lanes<N>, std::min(SHORT, depth - k), part);
+        EACH (int r = 0; r < ROWS; r++)
+            EACH (int v = 0; v < VECTORS; v++) sum[r][v] += part[r][v];
+    }
+}
+
 template <int ROWS, int VECTORS, bool MORE, class N>
 inline void block(const N* in, long in_pitch, const N* weight, int depth, N* out, long out_pitch) {
     constexpr int L = lanes<N>;
     VecOf<N> sum[ROWS][VECTORS];
     EACH (int r = 0; r < ROWS; r++)
         EACH (int v = 0; v < VECTORS; v++) sum[r][v] = MORE ? load(out + r * out_pitch + v * L) : VecOf<N>{};
-    if constexpr (sizeof(N) == 2) {
-        for (int k = 0; k < depth; k += SHORT) {
-            VecOf<N> part[ROWS][VECTORS] = {};
-            add_products(in + k, in_pitch, weight + k * VECTORS * L, std::min(SHORT, depth - k), part);
-            EACH (int r = 0; r < ROWS; r++)
-                EACH (int v = 0; v < VECTORS; v++) sum[r][v] += part[r][v];
-        }
-    } else {
-        add_products(in, in_pitch, weight, depth, sum);
-    }
+    add_rounded(in, in_pitch, weight, depth, sum);
     EACH (int r = 0; r < ROWS; r++)
         EACH (int v = 0; v < VECTORS; v++) store(out + r * out_pitch + v * L, sum[r][v]);
 }
