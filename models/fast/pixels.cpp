@@ -26,6 +26,42 @@ extern "C" void bilinear(
     });
 }
 
+struct Lines {  // memory for a row
+    std::vector<uint8_t> heaviest, own;
+    std::vector<float> columns, line;
+    explicit Lines(int width) : heaviest(width), own(width), columns(width), line(width) {}
+};
+
+// A row of sr, whose planes lie `plane` numbers apart, and its pixels [left, right) in `out`. The numbers are passed by
+// value: a byte that is written might otherwise be part of them, and the loops would not be vectorized.
+template <typename Level>
+static void round_row(const float* sr, long plane, const uint8_t* assignment, int width, int left, int right, int levels, Lines& memory, Level* out) {
+    uint8_t *heaviest = memory.heaviest.data(), *own = memory.own.data();
+    float *columns = memory.columns.data(), *line = memory.line.data();
+    if (assignment) {
+        const uint8_t *above = assignment - width, *below = assignment + width;
+        for (int x = 0; x < width; x++) own[x] = std::max(above[x], std::max(assignment[x], below[x]));
+        for (int x = 1; x < width - 1; x++)
+            heaviest[x] = std::max(own[x - 1], std::max(own[x], own[x + 1])) > assignment[x];
+    }
+    for (int c = 0; c < 3; c++) {
+        const float *row = sr + c * plane, *shown = row;
+        if (assignment) {
+            for (int x = 0; x < width; x++) columns[x] = row[x - width] + row[x] + row[x + width];
+            line[0] = row[0], line[width - 1] = row[width - 1];
+            for (int x = 1; x < width - 1; x++) {
+                const float mean = (columns[x - 1] + columns[x] + columns[x + 1]) / 9;
+                line[x] = heaviest[x] ? mean : row[x];
+            }
+            shown = line;
+        }
+        for (int x = left; x < right; x++) {
+            const float clamped = shown[x] > 0 ? std::min(shown[x], 1.f) : 0.f;
+            out[3 * (x - left) + c] = (Level)(int)std::nearbyint(clamped * levels);
+        }
+    }
+}
+
 // A pixel that has a heavier one among its eight neighbours takes the mean of the nine, but not at the image's border;
 // clamped to [0,1] and rounded. sr (3, height, width), assignment (height, width) or null; out: (row, column, colour).
 template <typename Level>
@@ -34,37 +70,12 @@ static void round_rows(
     int levels, Level* out, long stride, int threads
 ) {
     each_row(bottom - top, threads, [&](std::atomic<int>& next) {
-        std::vector<uint8_t> heaviest(width), own(width);
-        std::vector<float> columns(width), line(width);
+        Lines memory(width);
         for (int i; (i = next++) < bottom - top;) {
             const int y = top + i;
+            const long row = (long)y * width;
             const bool refined = assignment && y > 0 && y < height - 1 && width > 2;
-            if (refined) {
-                const uint8_t* rows = assignment + (long)(y - 1) * width;
-                for (int x = 0; x < width; x++) {
-                    own[x] = std::max(rows[x], std::max(rows[x + width], rows[x + 2 * width]));
-                }
-                for (int x = 1; x < width - 1; x++)
-                    heaviest[x] = std::max(own[x - 1], std::max(own[x], own[x + 1])) > rows[x + width];
-            }
-            for (int c = 0; c < 3; c++) {
-                const float* rows = sr + ((long)c * height + y) * width;
-                const float* shown = rows;
-                if (refined) {
-                    for (int x = 0; x < width; x++) columns[x] = rows[x - width] + rows[x] + rows[x + width];
-                    line[0] = rows[0], line[width - 1] = rows[width - 1];
-                    for (int x = 1; x < width - 1; x++) {
-                        const float mean = (columns[x - 1] + columns[x] + columns[x + 1]) / 9;
-                        line[x] = heaviest[x] ? mean : rows[x];
-                    }
-                    shown = line.data();
-                }
-                Level* to = out + i * stride + c;
-                for (int x = left; x < right; x++) {
-                    const float clamped = shown[x] > 0 ? std::min(shown[x], 1.f) : 0.f;
-                    to[3 * (x - left)] = (Level)std::nearbyint(clamped * levels);
-                }
-            }
+            round_row(sr + row, (long)height * width, refined ? assignment + row : nullptr, width, left, right, levels, memory, out + i * stride);
         }
     });
 }
