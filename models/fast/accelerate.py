@@ -21,6 +21,7 @@ from models.fast.build import load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.gate import Gated
 from models.fast.linear import Joined, Rectified, as_image
+from models.fast.unit import units_folded
 from models.fast.winograd import convolution_gradients, convolve
 from models.mlp import PixelMLP, rows_of
 from models.softgate import GatedBlock, SoftgateEncoder
@@ -121,7 +122,7 @@ class FastResidualUnit(ResidualUnit):
 class FastCascadingBlock(CascadingBlock):
     def forward(self, x: Tensor) -> Tensor:
         if infers(x) and is_folded(self.fuse):
-            return cascade_folded(x, [self.unit] * 3, self.fuse)
+            return units_folded(x, self.unit, self.fuse)
         if trains(self, x) and all(map(usual, self.fuse)):
             return cascading_block(self, x)
         return super().forward(x)

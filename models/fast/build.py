@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
-HEADERS = ("registers.h", "products.h", "gate.h", "mlp_layers.h", "winograd_lines.h", "winograd_tiles.h")
+KERNELS = ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "unit.cpp", "pixel_errors.cpp", "gate.cpp")
+HEADERS = (
+    *("registers.h", "products.h", "gate.h", "mlp_layers.h", "linear_rows.h"),
+    *("winograd_lines.h", "winograd_tiles.h", "winograd_products.h"),
+)
 # read at import time: if the files change during a long run, the sources must still match the ctypes structs in memory
-SOURCES = {
-    name: Path(__file__).with_name(name).read_text()
-    for name in ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "pixel_errors.cpp", "gate.cpp", *HEADERS)
-}
+SOURCES = {name: Path(__file__).with_name(name).read_text() for name in (*KERNELS, *HEADERS)}
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 

@@ -3,15 +3,10 @@
 //
 //   result = rectified(sum_i input_i weight_i' + bias + add), in which the weights of several inputs lie side by side, as
 //   if the inputs were concatenated. Rows are worked in strips that stay in a core's own cache.
-#include "products.h"
+#include "linear_rows.h"
 
 namespace {
 constexpr int STRIP = 48;  // rows, a multiple of UNIT
-
-struct Matrix {  // weight[o][i]
-    float* data;
-    long out, in;
-};
 
 // totals[c] += sum of column c of a strip, squares likewise; taken around the strip's mean, then in double, because what
 // counts are differences of large sums
@@ -43,68 +38,18 @@ template <class Work> void over_strips(long rows, int threads, const Work& work)
 
 int threads_for(long rows, int threads) { return (int)std::max(1L, std::min((long)threads, rows / (4 * STRIP))); }
 
-template <class N> struct Sources {  // inputs (n, ins), places for their gradients (null: not wanted), and whether to add to them
-    const N* x[8];
-    N* gradient[8];
-    int more[8];
-    int count, ins;
-};
-
-template <class N> struct Ending {  // result = rectified(sum + bias + add)
-    const N *bias, *add;
-    N slope;  // of what is below zero; 1: no rectifier
-};
-
-// y (rows, outs) of the rows from `row` on, in some columns
-template <int ROWS, int VECTORS, class N>
-void some_rows(const Sources<N>& from, long row, const N* weight, const Columns& columns, const Ending<N>& ending, int outs, N* y) {
-    constexpr int L = lanes<N>;
-    VecOf<N> sum[ROWS][VECTORS] = {};
-    for (int i = 0; i < from.count; i++, weight += from.ins * VECTORS * L)
-        add_rounded(from.x[i] + row * from.ins, from.ins, weight, from.ins, sum);
-    EACH (int v = 0; v < VECTORS; v++) {
-        const PartOf<N> part(columns.count - v * L);
-        const int column = columns.first + v * L;
-        const VecOf<N> shift = ending.bias ? part.load(ending.bias + column) : VecOf<N>{};
-        EACH (int r = 0; r < ROWS; r++) {
-            const long at = (row + r) * outs + column;
-            VecOf<N> value = sum[r][v] + shift;
-            if (ending.add) value += part.load(ending.add + at);
-            if (ending.slope != 1) value = value > 0 ? value : value * ending.slope;
-            part.store(y + at, value);
-        }
-    }
-}
-
-template <int VECTORS, class N>
-void strip_of(const Sources<N>& from, long first, int count, const N* weight, const Columns& columns, const Ending<N>& ending, int outs, N* y) {
-    constexpr int ROWS = rows_for<N>(VECTORS);
-    int r = 0;
-    for (; r + ROWS <= count; r += ROWS) some_rows<ROWS, VECTORS>(from, first + r, weight, columns, ending, outs, y);
-    for (; r < count; r++) some_rows<1, VECTORS>(from, first + r, weight, columns, ending, outs, y);
-}
-
 template <class N>
 void layer(const Sources<N>& sources, long rows, int outs, Matrix w, const Ending<N>& ending, N* y, double* sums, int threads) {
     threads = threads_for(rows, threads);
-    const auto columns = columns_of<N>(outs);
-    const int depth = sources.count * sources.ins;
-    N* packed = workspace<N>(depth * padded<N>(outs));
-    pack(w.data, w.in, w.out, depth, columns, packed);
+    const Linear<N> linear(sources.count * sources.ins, outs);
+    N* weight = workspace<N>(linear.weights());
+    linear.pack(w, weight);
     std::vector<double> parts(sums ? (size_t)threads * 2 * outs : 0);
     over_strips(rows, threads, [&](int thread, long first, int count) {
-        const N* weight = packed;
-        for (const Columns& c : columns) {
-            switch (c.vectors) {
-                case 1: strip_of<1>(sources, first, count, weight, c, ending, outs, y); break;
-                case 2: strip_of<std::min(2, most<N>)>(sources, first, count, weight, c, ending, outs, y); break;
-                case 3: strip_of<std::min(3, most<N>)>(sources, first, count, weight, c, ending, outs, y); break;
-                default: strip_of<most<N>>(sources, first, count, weight, c, ending, outs, y);
-            }
-            weight += depth * c.vectors * lanes<N>;
-        }
+        const long at = first * outs;
+        linear.run(from_row(sources, first), count, weight, {ending.bias, ending.add ? ending.add + at : nullptr, ending.slope}, y + at);
         if constexpr (std::is_same_v<N, float>)
-            if (sums) add_columns(y + first * outs, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
+            if (sums) add_columns(y + at, count, outs, &parts[thread * 2 * outs], &parts[(thread * 2 + 1) * outs]);
     });
     if (sums)
         for (int i = 0; i < 2 * outs; i++) {

@@ -8,27 +8,10 @@
 //   the weights, turned round too, needs the same transform of it:
 //     G' [ sum_tiles (B' gradient B) * (A input A') ] G.
 //   Tiles are worked in strips whose transforms stay in a core's own cache, channels in chunks of at most CHUNK.
-#include "winograd_tiles.h"
+#include "winograd_products.h"
 
 namespace {
 constexpr long CACHE_BYTES = 600'000;  // of a strip's two transforms
-
-// ---- matrix products, one per point
-template <int VECTORS, class N> void products(Strip<N> in, Strip<N> out, const N* weight, int depth, long tiles, bool more) {
-    constexpr int ROWS = rows_for<N>(VECTORS);
-    for (int p = 0; p < POINTS; p++, weight += padded<N>(depth) * VECTORS * lanes<N>)
-        for (long t = 0; t < tiles; t += ROWS)
-            (more ? block<ROWS, VECTORS, true, N> : block<ROWS, VECTORS, false, N>)(in.data + p * in.plane + t * in.pitch, in.pitch, weight, depth, out.data + p * out.plane + t * out.pitch, out.pitch);
-}
-
-template <class N> void products(const Chunk& c, Strip<N> in, Strip<N> out, const N* weight, long tiles, bool more) {
-    switch (c.vectors) {
-        case 1: return products<1>(in, out, weight, c.ins, tiles, more);
-        case 2: return products<std::min(2, most<N>)>(in, out, weight, c.ins, tiles, more);
-        case 3: return products<std::min(3, most<N>)>(in, out, weight, c.ins, tiles, more);
-        default: return products<most<N>>(in, out, weight, c.ins, tiles, more);
-    }
-}
 
 template <int VECTORS> void outer_products(Strip<float> in, Strip<float> other, float* sums, int depth, long tiles) {
     constexpr int ROWS = LANES == 16 ? (VECTORS == 1 ? 13 : UNIT / VECTORS) : 4, FEW = 4, ODD = 2;
@@ -50,26 +33,7 @@ void outer_products(const Chunk& c, Strip<float> in, Strip<float> other, float* 
     }
 }
 
-// ---- weights: to[point][i][o] of a chunk
-// own_ins and own_outs are a group's channels; between channels of two groups that share a chunk the weight is zero
-template <class N> void transform_weights(const Weights& w, const Chunk& c, int own_ins, int own_outs, N* to) {
-    const int width = c.vectors * lanes<N>;
-    const long plane = padded<N>(c.ins) * width;
-    for (int i = 0; i < c.ins; i++)
-        for (int v = 0; v < width; v += LANES) {
-            alignas(64) Vec in[9] = {}, half[18], out[36];
-            for (int lane = 0; lane < std::min(LANES, c.outs - v); lane++) {
-                const long from = c.in + i, into = c.out + v + lane;
-                if (from / own_ins != into / own_outs) continue;
-                const float* at = w.at(from, into, own_ins, own_outs);
-                for (int k = 0; k < 9; k++) in[w.turned ? 8 - k : k][lane] = at[k / 3 * w.row + k % 3 * w.col];
-            }
-            for (int k = 0; k < 3; k++) weight_line(in + k, 3, half + k, 3);          // (6,3)
-            for (int k = 0; k < 6; k++) weight_line(half + 3 * k, 1, out + 6 * k, 1);  // (6,6)
-            for (int p = 0; p < POINTS; p++) store_as(to + p * plane + (long)i * width + v, out[p]);
-        }
-}
-
+// ---- gradients of weights, from sums that lie as the weights do in transform_weights
 void weight_gradients(const float* const* parts, int count, const Weights& w, const Chunk& c, int own_ins, int own_outs) {
     const int width = c.vectors * LANES;
     const long plane = padded(c.ins) * width;
@@ -90,49 +54,32 @@ void weight_gradients(const float* const* parts, int count, const Weights& w, co
         }
 }
 
-template <class N> struct Plan {
-    std::vector<Chunk> chunks;
-    long weights, tiles, strips;  // numbers of all chunks' weights, tiles of a strip, how many strips
-    long in_pitch, out_pitch, in_size, out_size;
-
-    Plan(const Image& image, int groups, int ins, int outs) {
-        chunks = chunks_of<N>(groups, ins, outs, weights);
-        in_pitch = padded<N>(std::min(CHUNK, ins)), out_pitch = padded<N>(std::min(most<N> * lanes<N>, outs));
-        const long room = CACHE_BYTES / sizeof(N), tile = POINTS * (in_pitch + out_pitch) + 16 * groups * (ins + outs);
+struct Plan {  // of how an image is cut into strips
+    long tiles, strips;  // tiles of a strip, how many strips
+    template <class N> Plan(const Image& image, const Layout<N>& l) {
+        const long room = CACHE_BYTES / sizeof(N), tile = POINTS * (l.in_pitch + l.out_pitch) + 16 * l.groups * (l.ins + l.outs);
         const long all = image.tiles();
         tiles = std::max((long)UNIT, std::min(room / tile, all + UNIT - 1) / UNIT * UNIT);
         strips = (all + tiles - 1) / tiles;
-        in_size = padded<N>(POINTS * plane_of<N>(tiles, in_pitch)), out_size = padded<N>(POINTS * plane_of<N>(tiles, out_pitch));
     }
-    Strip<N> in(N* at) const { return {at, in_pitch, plane_of<N>(tiles, in_pitch)}; }
-    Strip<N> out(N* at) const { return {at + in_size, out_pitch, plane_of<N>(tiles, out_pitch)}; }
 };
 
 template <class N>
-void convolution(const N* x, Image image, int groups, int ins, int outs, Weights weights, Epilogue<N> epilogue, N* y, int threads) {
-    const int own_ins = ins, own_outs = outs;
-    if (sizeof(N) == 2)  // narrow groups share a vector, as transforms then take half as long and products no longer
-        while (groups % 2 == 0 && 2 * std::max(ins, outs) <= lanes<N>) groups /= 2, ins *= 2, outs *= 2;
-    const Plan<N> plan(image, groups, ins, outs);
+void convolution(const N* x, const Image& image, const Layout<N>& layout, const Weights& weights, const Epilogue<N>& epilogue, N* y, int threads) {
+    const Plan plan(image, layout);
+    const Region all(image);
+    const View<const N> from(image, x, layout.groups * layout.ins);
+    const View<N> to(image, y, layout.groups * layout.outs);
     threads = (int)std::max(1L, std::min((long)threads, plan.strips));
-    const long own = plan.in_size + plan.out_size;
-    N* memory = workspace<N>(plan.weights + threads * own);
-    for (const Chunk& c : plan.chunks) transform_weights(weights, c, own_ins, own_outs, memory + c.weights);
+    const long own = layout.size(plan.tiles);
+    N* memory = workspace<N>(layout.weights + threads * own);
+    layout.transform_weights(weights, memory);
     std::atomic<long> next{0};
     in_parallel(threads, [&](int thread) {
-        N* mine = memory + plan.weights + thread * own;
-        const Strip<N> in = plan.in(mine), out = plan.out(mine);
+        N* mine = memory + layout.weights + thread * own;
         for (long strip; (strip = next++) < plan.strips;) {
             const long first = strip * plan.tiles, last = std::min(first + plan.tiles, image.tiles());
-            int ready = -1;  // the input channels that are transformed
-            for (const Chunk& c : plan.chunks) {
-                if (ready != c.in) transform<6, N>(image, x, groups * ins, c.in, c.ins, first, last, in, nullptr);
-                ready = c.in;
-                const bool more = c.in % ins;
-                products(c, in, out, memory + c.weights, last - first, more);
-                if ((c.in + c.ins) % ins == 0)
-                    finish(image, out, c.outs, first, last, epilogue, groups * outs, c.out, y);
-            }
+            convolve(layout, all, first, last, from, memory, mine, plan.tiles, epilogue, to);
         }
     });
 }
@@ -140,12 +87,12 @@ void convolution(const N* x, Image image, int groups, int ins, int outs, Weights
 
 // ins and outs are of a group; x (batch,h,w,groups*ins), y (batch,h,w,groups*outs)
 extern "C" void winograd(const float* x, Image image, int groups, int ins, int outs, Weights weights, Epilogue<float> epilogue, float* y, int threads) {
-    convolution(x, image, groups, ins, outs, weights, epilogue, y, threads);
+    convolution(x, image, Layout<float>(groups, ins, outs), weights, epilogue, y, threads);
 }
 
 #ifdef __AVX512FP16__
 extern "C" void winograd_half(const Half* x, Image image, int groups, int ins, int outs, Weights weights, Epilogue<Half> epilogue, Half* y, int threads) {
-    convolution(x, image, groups, ins, outs, weights, epilogue, y, threads);
+    convolution(x, image, Layout<Half>(groups, ins, outs), weights, epilogue, y, threads);
 }
 #endif
 
@@ -155,41 +102,44 @@ extern "C" void winograd_gradients(
     const float* x, const float* gradient, Image image, int groups, int ins, int outs, Weights weights, Epilogue<float> epilogue,
     float* of_x, Weights of_weights, float* of_bias, int threads
 ) {
-    const Plan<float> plan(image, groups, outs, ins);  // from the result's channels to those of x
+    const Layout<float> layout(groups, outs, ins);  // from the result's channels to those of x
+    const Plan plan(image, layout);
+    const Region all(image);
+    const View<const float> of_result(image, gradient, groups * outs), input(image, x, groups * ins);
+    const View<float> to(image, of_x, groups * ins);
     threads = (int)std::max(1L, std::min((long)threads, plan.strips));
-    const long biases = padded((long)groups * outs) + LANES, own = plan.weights + biases + plan.in_size + 2 * plan.out_size;
-    float *memory = workspace(plan.weights + threads * own), *threads_memory = memory + plan.weights;
-    if (of_x)
-        for (const Chunk& c : plan.chunks) transform_weights(weights, c, outs, ins, memory + c.weights);
+    const long biases = padded((long)groups * outs) + LANES, size = layout.size(plan.tiles), own = layout.weights + biases + 2 * size - layout.in_size(plan.tiles);
+    float *memory = workspace(layout.weights + threads * own), *threads_memory = memory + layout.weights;
+    if (of_x) layout.transform_weights(weights, memory);
     in_parallel(threads, [&](int thread) {
-        float *sums = threads_memory + thread * own, *bias_sums = sums + plan.weights;
+        float *sums = threads_memory + thread * own, *bias_sums = sums + layout.weights;
         std::fill(sums, bias_sums + biases, 0.f);
-        const Strip<float> in = plan.in(bias_sums + biases), out = plan.out(bias_sums + biases);
-        const Strip<float> of_tiles = {out.data + plan.out_size, out.pitch, out.plane};  // x
+        const Strip<float> in = layout.in(bias_sums + biases, plan.tiles), out = layout.out(bias_sums + biases, plan.tiles);
+        const Strip<float> of_tiles = {in.data + size, out.pitch, out.plane};  // x
         // strips are divided beforehand: sums must not depend on which thread is the faster
         for (long strip = thread * plan.strips / threads; strip < (thread + 1) * plan.strips / threads; strip++) {
             const long first = strip * plan.tiles, last = std::min(first + plan.tiles, image.tiles());
             int ready = -1;
-            for (const Chunk& c : plan.chunks) {
+            for (const Chunk& c : layout.chunks) {
                 Vec totals[CHUNK / LANES] = {};
-                if (ready != c.in) transform<6, float>(image, gradient, groups * outs, c.in, c.ins, first, last, in, totals);
+                if (ready != c.in) transform<6, float>(all, of_result, c.in, c.ins, first, last, in, totals);
                 ready = c.in;
                 if (c.out % ins == 0)
                     for (int i = 0; i < c.ins; i++) bias_sums[c.in + i] += totals[i / LANES][i % LANES];
-                if (c.in % outs == 0) transform<4, float>(image, x, groups * ins, c.out, c.outs, first, last, of_tiles, nullptr);
+                if (c.in % outs == 0) transform<4, float>(all, input, c.out, c.outs, first, last, of_tiles, nullptr);
                 outer_products(c, in, of_tiles, sums + c.weights, last - first);
                 if (!of_x) continue;
                 products(c, in, out, memory + c.weights, last - first, c.in % outs);
-                if ((c.in + c.ins) % outs == 0) finish(image, out, c.outs, first, last, epilogue, groups * ins, c.out, of_x);
+                if ((c.in + c.ins) % outs == 0) finish(all, out, c.outs, first, last, epilogue, c.out, to);
             }
         }
     });
     std::vector<const float*> parts;
     for (int i = 0; i < threads; i++) parts.push_back(threads_memory + i * own);
-    for (const Chunk& c : plan.chunks) weight_gradients(parts.data(), threads, of_weights, c, outs, ins);
+    for (const Chunk& c : layout.chunks) weight_gradients(parts.data(), threads, of_weights, c, outs, ins);
     if (of_bias)
         for (int o = 0; o < groups * outs; o++) {
             of_bias[o] = 0;
-            for (const float* part : parts) of_bias[o] += part[plan.weights + o];
+            for (const float* part : parts) of_bias[o] += part[layout.weights + o];
         }
 }

@@ -68,21 +68,41 @@ struct Place {
     int image, top, left;
 };
 
-inline Place place(const Image& image, long tile) {
-    const int across = image.across(), down = image.down();
-    return {(int)(tile / (across * down)), (int)(tile / across % down) * 4, (int)(tile % across) * 4};
-}
+struct Region {  // tiles [top, top + down) x [left, left + across) of the images from `number` on, counted row by row
+    Image image;
+    int number, top, left, down, across;
+    explicit Region(const Image& all) : image(all), number(0), top(0), left(0), down(all.down()), across(all.across()) {}
+    Region(const Image& all, int number, int top, int left, int bottom, int right)
+        : image(all), number(number), top(top), left(left), down(bottom - top), across(right - left) {}
+    long tiles() const { return (long)down * across; }  // of an image
+    Place place(long tile) const {
+        return {number + (int)(tile / (across * down)), (top + (int)(tile / across % down)) * 4, (left + (int)(tile % across)) * 4};
+    }
+};
+
+template <class N> struct View {  // pixels of images, of which those above `top` and left of `left` are not in memory
+    N* data;
+    long picture, line;  // numbers of an image, of a line
+    int channels, top, left;
+    View(const Image& image, N* data, int channels)
+        : data(data), picture((long)image.h * image.w * channels), line((long)image.w * channels), channels(channels), top(0), left(0) {}
+    View(N* data, int width, int channels, int top, int left)
+        : data(data), picture(0), line((long)width * channels), channels(channels), top(top), left(left) {}
+    N* at(const Place& p) const { return data + p.image * picture + (p.top - top) * line + (long)(p.left - left) * channels; }
+};
 
 // SIZE 6: the 6x6 pixels around each tile; SIZE 4: its own. `sums` gets the sums over the tiles' own pixels, if not null
 template <int SIZE, class N>
-void transform(const Image& image, const N* x, int channels, int from, int count, long first, long last, Strip<N> to, VecOf<N>* sums) {
+void transform(const Region& region, const View<const N>& x, int from, int count, long first, long last, Strip<N> to, VecOf<N>* sums) {
     typedef VecOf<N> V;
     constexpr int EDGE = SIZE == 6 ? 1 : 0, L = lanes<N>;
-    const long line = (long)image.w * channels;
+    const long line = x.line;
+    const int channels = x.channels;
+    const Image& image = region.image;
     for (long tile = first; tile < last; tile++) {
-        const Place at = place(image, tile);
+        const Place at = region.place(tile);
         const int top = at.top - EDGE, left = at.left - EDGE;
-        const N* corner = x + ((long)at.image * image.h + top) * line + (long)left * channels + from;
+        const N* corner = x.at({at.image, top, left}) + from;
         const bool whole = top >= 0 && left >= 0 && top + SIZE <= image.h && left + SIZE <= image.w;
         N* row = to.data + (tile - first) * to.pitch;
         for (int c = 0; c < count; c += L) {
@@ -115,15 +135,17 @@ void transform(const Image& image, const N* x, int channels, int from, int count
 }
 
 template <bool INSIDE, class N>
-inline void finish_tile(const VecOf<N>* out, const Image& image, const Place& at, const Epilogue<N>& e, int channels, int channel, int count, N* y) {
+inline void finish_tile(const VecOf<N>* out, const Image& image, const Place& at, const Epilogue<N>& e, int channel, int count, const View<N>& y) {
     typedef VecOf<N> V;
+    const int channels = y.channels;
     const PartOf<N> part(count);
     const V bias = e.bias ? part.load(e.bias + channel) : V{};
     const N slope = e.slope;
     for (int r = 0; r < 4; r++) {
         if (!INSIDE && at.top + r >= image.h) break;
         long pixel = (((long)at.image * image.h + at.top + r) * image.w + at.left) * channels + channel;
-        for (int c = 0; c < 4; c++, pixel += channels) {
+        N* to = y.at({at.image, at.top + r, at.left}) + channel;
+        for (int c = 0; c < 4; c++, pixel += channels, to += channels) {
             if (!INSIDE && at.left + c >= image.w) break;
             V value = out[r * 4 + c] + bias;
             if (e.add) value += part.load(e.add + pixel);
@@ -131,17 +153,18 @@ inline void finish_tile(const VecOf<N>* out, const Image& image, const Place& at
             if (e.gate) value = gated(part.load(e.gate + pixel), value);
             else if (e.mask) value = part.load(e.mask + pixel) > 0 ? value : value * slope;
             else if (slope != 1) value = value > 0 ? value : value * slope;
-            part.store(y + pixel, value);
+            part.store(to, value);
         }
     }
 }
 
 template <class N>
-void finish(const Image& image, Strip<N> from, int count, long first, long last, const Epilogue<N>& e, int channels, int start, N* y) {
+void finish(const Region& region, Strip<N> from, int count, long first, long last, const Epilogue<N>& e, int start, const View<N>& y) {
     typedef VecOf<N> V;
     constexpr int L = lanes<N>;
+    const Image& image = region.image;
     for (long tile = first; tile < last; tile++) {
-        const Place at = place(image, tile);
+        const Place at = region.place(tile);
         const N* row = from.data + (tile - first) * from.pitch;
         for (int c = 0; c < count; c += L) {
             alignas(64) V half[24], out[16];
@@ -152,8 +175,8 @@ void finish(const Image& image, Strip<N> from, int count, long first, long last,
                 for (int r = 0; r < 4; r++) half[r * 6 + i] = to_half[r];
             }
             for (int i = 0; i < 4; i++) result_line<1>(half + 6 * i, out + 4 * i);
-            if (at.top + 4 <= image.h && at.left + 4 <= image.w) finish_tile<true>(out, image, at, e, channels, start + c, count - c, y);
-            else finish_tile<false>(out, image, at, e, channels, start + c, count - c, y);
+            if (at.top + 4 <= image.h && at.left + 4 <= image.w) finish_tile<true>(out, image, at, e, start + c, count - c, y);
+            else finish_tile<false>(out, image, at, e, start + c, count - c, y);
         }
     }
 }
