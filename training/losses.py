@@ -7,15 +7,19 @@ is a single group and autograd does the rest. Both give the same gradients but f
 be built, phase 0 does without this: models/fast/pixel_errors.py takes some dozen pixels at a time.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.queries import Group
 
 FLOOR = 2e-4  # added to a patch's MSE in the psnr loss: patches much better than 37 dB hardly count
+FOCUS = 1.5  # the k at which the loss of a classifier that learns gains is most exact: the middle of the useful values
 
 
 def deviation(difference: Tensor, loss: str) -> Tensor:
@@ -37,6 +41,27 @@ def group_loss(values: Tensor, group: Group, loss: str) -> Tensor:
     """What a group adds to the batch's loss, a scalar; values (n,3) are what the upsamplers give for it."""
     difference = (values - group.target).unflatten(0, (group.images, -1))
     return group.share * deviation(difference, loss).mean()
+
+
+def gain_loss(logits: Tensor, errors: Tensor, cost: Sequence[float], price: float, group: Group) -> Tensor:
+    """What a group adds to the loss of a classifier that learns gains, a scalar.
+
+    logits (n,M); errors (M,n) of the upsamplers, squared; cost: their relative FLOPs. The gain of upsampler m + 1 is
+    how much lower its error is than that of upsampler m, relative to the patch's mean error with all pixels heavy.
+    Between the two, the k rule changes at k_m = (log p_m+1 - log p_m) / (log c_m+1 - log c_m). With
+    fee = exp(FOCUS) * price * (c_m+1 - c_m) / c_heavy and x = k_m - FOCUS, the loss fee * log(1 + exp(x)) +
+    gain * log(1 + exp(-x)) is lowest where exp(x) = gain / fee, for the mean gain of the pixels that look alike. So k
+    becomes the logarithm of a price in gain per FLOPs, and k = 0 stands for `price`. Pixels of huge gains do not
+    dominate this loss, as they would dominate a squared error or a Poisson loss.
+    """
+    relative = errors.unflatten(1, (group.images, -1))  # (M,images,N)
+    relative = relative / (relative[-1].mean(1, keepdim=True) + FLOOR)
+    gains = (relative[:-1] - relative[1:]).flatten(1)  # (M-1,n)
+    steps = [(math.log(heavier / lighter), (heavier - lighter) / cost[-1]) for lighter, heavier in pairwise(cost)]
+    ratios, extras = logits.new_tensor(steps).t()[..., None]  # (M-1,1) each
+    fees = math.exp(FOCUS) * price * extras
+    x = (logits[:, 1:] - logits[:, :-1]).t() / ratios - FOCUS  # (M-1,n); transposed, as short rows are slow on a CPU
+    return group.share * (fees * F.softplus(x) + gains * F.softplus(-x)).sum(0).mean()
 
 
 GroupLoss = Callable[[Sequence[Tensor], Group], Tensor]  # the rows of every table that the group reads -> a scalar

@@ -16,7 +16,7 @@ from models.fast.pixels import bilinear_window
 from models.grid import bilinear
 from models.mlp import PixelMLP, rows_of
 from models.pcsr import PCSR
-from training.losses import deviation, group_loss, of_error, summed
+from training.losses import deviation, gain_loss, group_loss, of_error, summed
 from training.queries import Group, Interpolate, queries
 from utils.config import OriginalSpec, PCSRSpec, TrainSpec
 from utils.dist import Ranks
@@ -81,13 +81,16 @@ class Phase1(Task[PCSR]):
             module.eval()  # or BatchNorm would go on collecting statistics
         return self
 
-    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        *light, heavy, classifier = mlps = self.model.mlps()
+    def tables(self, lr: Tensor) -> list[Tensor]:
+        """The table (b*h*w,C) of each upsampler and of the classifier, from lr (b,3,h,w)."""
         with torch.inference_mode():  # in which the kernels need not keep anything for gradients
             feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
         feat = feat.clone()  # a tensor that gradients may flow past
-        tables = [mlp.project(feat) for mlp in mlps]
-        spec = self.spec
+        return [mlp.project(feat) for mlp in self.model.mlps()]
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        *light, heavy, classifier = self.model.mlps()
+        tables, spec = self.tables(lr), self.spec
         chosen = queries(lr, hr, spec.pixels_per_patch, interpolation(heavy, lr))
         groups, pixels = chosen.groups(spec.loss), chosen.nearest.numel()
 
@@ -121,6 +124,38 @@ class Phase1(Task[PCSR]):
         return {"loss": loss, spec.loss: reconstruction, "average": average, "heavy_share": heavy_share}
 
 
+class Phase1Gains(Phase1):
+    """As Phase1, with other losses: each light upsampler learns alone, and the classifier learns what each one gains.
+
+    The sum of the losses of the light upsamplers, and of `gain_loss` for the classifier, means over the queried pixels.
+    """
+
+    def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        *light, heavy, classifier = self.model.mlps()
+        tables, spec = self.tables(lr), self.spec
+        chosen = queries(lr, hr, spec.pixels_per_patch, interpolation(heavy, lr))
+        cost = self.model.account.cost(hr.shape[-1] / lr.shape[-1])
+        logged: list[Tensor] = []  # what each group adds to the losses of the upsamplers, and to the heavy share
+
+        def losses(tables: Sequence[Tensor], group: Group) -> Tensor:
+            values = [mlp.at(table, group.nearest, group.coords) for mlp, table in zip(light, tables, strict=False)]
+            logits = classifier.at(tables[-1], group.nearest, group.coords)
+            with torch.no_grad():
+                heavy_values = heavy.at(tables[-2], group.nearest, group.coords)  # (n,3), as are the others
+                errors = torch.stack([(sr - group.target).square().mean(1) for sr in (*values, heavy_values)])
+            reconstruction = torch.stack([group_loss(sr, group, spec.loss) for sr in values]).sum()
+            *lighter, own = logits.detach().t()
+            is_heavy = torch.stack([own > other for other in lighter]).all(0)
+            logged.append(torch.stack([reconstruction.detach(), group.share * is_heavy.float().mean()]))
+            return reconstruction + gain_loss(logits, errors, cost, spec.gain_price, group)
+
+        learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
+        loss = summed(losses, tables, learnt, chosen.groups("psnr"))  # whole images, as a gain is relative to its patch
+        reconstruction, heavy_share = torch.stack(logged).sum(0)
+        gains = loss.detach() - reconstruction
+        return {"loss": loss, spec.loss: reconstruction, "gains": gains, "heavy_share": heavy_share}
+
+
 def interpolation(mlp: PixelMLP, lr: Tensor) -> Interpolate:
     """The fastest way to the bilinear residual: a kernel where the model has been given kernels."""
     return bilinear_window if isinstance(mlp, FastMLP) and fast(lr, torch.float32) else bilinear
@@ -130,7 +165,9 @@ def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Ta
     """The task of an original model, or of the config's phase."""
     if isinstance(model, OriginalModel):
         return OriginalTask(model, spec)
-    return Phase0(model, spec) if spec.phase == 0 else Phase1(model, spec, ranks)
+    if spec.phase == 0:
+        return Phase0(model, spec)
+    return Phase1Gains(model, spec, ranks) if spec.phase1_loss == "gains" else Phase1(model, spec, ranks)
 
 
 def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path: str) -> None:

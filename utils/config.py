@@ -186,12 +186,24 @@ class TrainSpec(Spec):
     loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or other) loss
     # phase 1, weight of the loss that keeps the heavy share near one half
     loss_avg_w: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    # phase 1. mixture (paper): light upsamplers and classifier learn together from the mixture of all upsamplers, and
+    # the two weights above count. gains: each light upsampler learns alone, the classifier learns what each one gains.
+    phase1_loss: Literal["mixture", "gains"] = "mixture"
+    # gains: at k = 0 a pixel takes a heavier upsampler if the error falls by this share for each 1 % of the FLOPs of
+    # the heavy upsampler that it costs more
+    gain_price: float = Field(default=0.04, gt=0, allow_inf_nan=False)
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000
     val_ssim: bool = True  # SSIM beside PSNR; it takes two thirds of the time of restoring with CARN
     val_images: int = Field(default=0, ge=0)  # how many of the validation images are written each time
     save_every: PositiveInt = 1_000
     keep_checkpoints: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def check_phase1_loss(self) -> Self:
+        if self.phase1_loss == "gains" and self.phase != 1:
+            raise PydanticCustomError("phase1_loss", "phase1_loss gains is for phase 1; leave it out")
+        return self
 
 
 class Config(Spec):

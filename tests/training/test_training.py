@@ -11,6 +11,7 @@ from models.build import build_original, build_pcsr
 from models.checkpoint import load_model
 from models.decide import probabilities
 from models.grid import grid_over
+from models.pcsr import PCSR
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from tests.utils.test_config import SHIPPED
 from training.tasks import Phase0, Phase1
@@ -50,8 +51,10 @@ def test_every_recipe_trains(backbone: str, cli: Cli, folders: Path) -> None:
             continue
         before, _ = load_model(folders / spec.init)
         after, _ = load_model(folder)
-        frozen = before.encoder.state_dict()
-        assert all(torch.equal(frozen[key], value) for key, value in after.encoder.state_dict().items())
+        assert isinstance(before, PCSR) and isinstance(after, PCSR)
+        for given, kept in ((before.encoder, after.encoder), (before.upsamplers[-1], after.upsamplers[-1])):
+            frozen = given.state_dict()
+            assert all(torch.equal(frozen[key], value) for key, value in kept.state_dict().items())
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert {"train/loss", f"train/{spec.loss}", "train/heavy_share"} <= records[0].keys()
         assert {"val/psnr", "val/flops_share", "val/heavy_share"} <= records[-1].keys()

@@ -17,7 +17,7 @@ PUBLISHED = (
     *(f"fsrcnn-pcsr-phase1-{variant}" for variant in ("multiscale", "m3", "hidden", "avg0", "avg10")),
     *("carn-pcsr-phase1-m3", "fsrcnn-pcsr-phase0-multiscale"),
 )
-SHIPPED = (*PUBLISHED, *(f"softgate-{kind}" for kind in ("x4", "pcsr-phase0", "pcsr-phase1")))
+SHIPPED = (*PUBLISHED, *(f"softgate-{kind}" for kind in ("x4", "pcsr-phase0", "pcsr-phase1", "pcsr-phase1-m3")))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -48,6 +48,8 @@ def test_a_variant_differs_in_its_axis_alone(name: str) -> None:
         "avg10": {"loss_avg_w"},
     }
     sections = [(getattr(variant, section), getattr(plain, section)) for section in ("model", "data", "train")]
+    if variant.train.phase1_loss == "gains":
+        keys["m3"] |= {"phase1_loss", "loss_l1_w", "learning_rate", "grad_clip"}
     changed = {key for one, other in sections for key in vars(one) if vars(one)[key] != vars(other)[key]}
     assert changed == keys[name.rpartition("-")[2]] - ({"init"} if variant.train.phase == 0 else set())
 
@@ -101,6 +103,10 @@ def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
             "degrade={jpg: 4}",
             "data.degrade.jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean "
             "(config PATH with degrade={jpg: 4})",
+        ),
+        (
+            "phase1_loss=gains",
+            "train: phase1_loss gains is for phase 1; leave it out (config PATH with phase1_loss=gains)",
         ),
     ],
 )
