@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.page import MISSING
 from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
 from evaluation.tables import write_csv
+from inference.automatic import CLEAN
 from models.checkpoint import SAVE, WEIGHTS
 from utils.cli import Parser, run
 from utils.errors import InputError
@@ -136,10 +137,11 @@ def measurements(data: Path) -> list[Step]:
 def pictures() -> list[Step]:
     """The demo's comparison and, if a browser is installed, the web page."""
     comparison, page = KEPT / "astronaut" / "comparison.png", KEPT / "app.png"
-    demo = ["demo.py", "--out_dir", str(KEPT)]
-    shown = ["benchmarks/page.py", "--model", str(CARN), "--out", str(page)]
-    steps = [Step("demo", demo, [comparison], [path / WEIGHTS for path in shipped("carn")])]
-    return steps if MISSING else [*steps, Step("page", shown, [page], [CARN / WEIGHTS])]
+    model, original = SAVE / CLEAN, SAVE / "carn-x4"
+    demo = ["demo.py", "--original", str(original), "--out_dir", str(KEPT)]
+    shown = ["benchmarks/page.py", "--model", str(model), "--out", str(page)]
+    steps = [Step("demo", demo, [comparison], [path / WEIGHTS for path in (model, original)])]
+    return steps if MISSING else [*steps, Step("page", shown, [page], [model / WEIGHTS])]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ and compressed images, and are a little worse on clean ones. Evaluations and sim
 
 from utils.image import Lossy
 
-CLEAN, PHOTOS = "carn-pcsr-phase1", "softgate-pcsr-photo"  # each is configs/NAME.yaml and save/NAME
+CLEAN, PHOTOS = "softgate-pcsr-phase1", "softgate-pcsr-photo"  # each is configs/NAME.yaml and save/NAME
 # A JPEG of a higher quality counts as clean. On Set14 the weights for photographs are ahead there by 0.05 dB if colours
 # are stored coarsely (4:2:0), and behind by 0.05 to 0.1 dB if they are not (docs/experiments.md).
 CLEAN_QUALITY = 97
