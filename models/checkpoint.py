@@ -39,7 +39,7 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
 
 
 def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | PCSRSpec]:
-    """Build the model a file describes, in eval mode on the CPU.
+    """Build the model a file describes, in eval mode on the CPU; a PCSR model gets the limits of rel_cell, `cells`.
 
     `path` is a folder under save/, a `.safetensors` file of this project, or a `.pth`, `.pt` or `.ckpt` file of the
     paper's repository or with a state dict of such a network. Raises InputError if it is missing, damaged, not finite,

@@ -3,7 +3,7 @@
 `PCSR.forward` is the method, in the order of the paper's section 3: encode, classify, decide, upsample, refine. It
 works on whole images on any device, is differentiable, and is the reference that the faster code of models/fast is
 tested against. It differs from the paper's formulation in the order of the arithmetic (see models/mlp.py and
-models/grid.py), and adds the rule `budget`.
+models/grid.py), keeps rel_cell within the range of the training, and adds the rule `budget`.
 """
 
 from collections.abc import Sequence
