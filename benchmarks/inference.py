@@ -1,7 +1,7 @@
 """Seconds, memory, FLOPs and PSNR of PCSR against its published formulation and the original model.
 
 python benchmarks/inference.py                                scikit-image's astronaut
-python benchmarks/inference.py --img_path hr --plot ways.png  a folder of HR images, and a picture of PSNR over seconds
+python benchmarks/inference.py --img_path hr --plot ways.png  a folder of HR images, and a picture of PSNR over cost
 python benchmarks/inference.py --model save/fsrcnn-pcsr-phase1                another model than CARN
 
 All methods run alternately in one process, with the same memory settings, so that a busy machine slows all of them;
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
@@ -107,30 +108,37 @@ def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
 
 
 def plot(means: pd.DataFrame, title: str) -> bytes:
-    """PSNR against seconds as PNG: ours is a curve over k, each other method a mark."""
-    points = means.set_index("name")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axis = figure.subplots()
+    """PSNR against seconds and against FLOPs as PNG: ours is a curve over k, each other method a mark."""
+    points = means.set_index("name").assign(gflops=means["flops_executed"].to_numpy() / 1e9)
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw(left, points, "seconds")
+    draw(right, points, "gflops")
+    left.set_xlabel("seconds per image")
+    left.set_ylabel("PSNR (dB)")
+    right.set_xlabel("GFLOPs per image, executed account")
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title, fontsize=10)
+    return figure_png(figure, 120)
+
+
+def draw(axis: Axes, points: pd.DataFrame, cost: str) -> None:
+    """One panel: PSNR against the column `cost`."""
     ours = points.loc[[name for name, setting in SETTINGS.items() if setting.rule == "k"]]
     half = points.loc[[name for name in IN_HALF if name in points.index]]
-    axis.plot(ours["seconds"], ours["psnr"], "o-", label="ours, over k")
+    axis.plot(ours[cost], ours["psnr"], "o-", label="ours, over k")
     if len(half):
-        axis.plot(half["seconds"], half["psnr"], "o--", label="ours, over k, float16")
+        axis.plot(half[cost], half["psnr"], "o--", label="ours, over k, float16")
     others = points.drop(index=[*ours.index, *half.index]).rename(index={"adaptive": "ours, adaptive"})
-    for mark, (name, row) in zip("*sv^x+D", others.iterrows(), strict=False):
+    for mark, (name, row) in zip("*sv^x+D<>", others.iterrows(), strict=False):
         # hollow, as some lie upon one another
-        axis.plot(row["seconds"], row["psnr"], mark, markersize=9, markerfacecolor="none", label=str(name))
+        axis.plot(row[cost], row["psnr"], mark, markersize=9, markerfacecolor="none", label=str(name))
     for name, row in ours.iterrows():
         shift = (0, 7) if name == "k=0" else (6, -11)  # k=1 may be close
-        axis.annotate(str(name), (row["seconds"], row["psnr"]), textcoords="offset points", xytext=shift, fontsize=8)
+        axis.annotate(str(name), (row[cost], row["psnr"]), textcoords="offset points", xytext=shift, fontsize=8)
     axis.set_xlim(left=0)
     axis.margins(0.1)
-    axis.set_xlabel("seconds per image")
-    axis.set_ylabel("PSNR (dB)")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.set_title(title, fontsize=10)
-    return figure_png(figure, 120)
 
 
 def parse_options() -> argparse.Namespace:
@@ -143,7 +151,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=count, default=5, help="timed runs of each method per image (default: 5)")
     parser.add_argument("--no_memory", action="store_true", help="do not measure peak memory, which takes long")
     parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "inference.csv")
-    parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR against seconds")
+    parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR against seconds and FLOPs")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, means for each method")
     return parser.parse_args()
 

@@ -30,6 +30,16 @@ from utils.files import list_images, write_atomic
 LARGE = "2K"
 WORK, KEPT = Path("results/report"), Path("results/readme")
 CARN = SAVE / "carn-pcsr-phase1"
+MAIN = "inference"
+# runs of benchmarks/inference.py: a backbone, and the original model that its PCSR is compared with
+COMPARED = {
+    MAIN: ("carn", "carn-x4"),
+    "inference-softgate": ("softgate", "carn-x4"),
+    "inference-softgate-original": ("softgate", "softgate-x4"),
+    "inference-srresnet": ("srresnet", "carn-x4"),
+    "inference-fsrcnn": ("fsrcnn", "fsrcnn-x4"),
+}
+PLOTTED = (MAIN, "inference-softgate-original")
 DECISIONS = ("--k", "-1", "0", "1", "2", "inf", "--budget", "1", "--adaptive")
 
 
@@ -115,16 +125,13 @@ def measurements(data: Path) -> list[Step]:
         written = [word for pair in zip(("--csv", "--plot"), makes, strict=False) for word in pair]
         steps.append(Step(name, [f"benchmarks/{script}.py", *map(str, (*options, *written))], makes, reads))
 
-    for backbone in BACKBONES:
-        main = backbone == "carn"  # for the others one image is enough
-        images = list_images(large)[: None if main else 1]
-        models = shipped(backbone)
-        options = ["--model", models[0], "--img_path", large if main else images[0], "--rounds", 3]
-        if len(models) == 1:  # it has no original model with weights, and is compared with CARN's
-            models += shipped("carn")[1:]
-            options += ["--original", models[1]]
+    for name, (backbone, original) in COMPARED.items():
+        images = list_images(large)[: None if name == MAIN else 1]  # for the others one image is enough
+        models = [SAVE / f"{backbone}-pcsr-phase1", SAVE / original]
+        options = ["--model", models[0], "--original", models[1], "--rounds", 3]
+        options += ["--img_path", large if name == MAIN else images[0]]
         reads = [*(path / WEIGHTS for path in models), *images]
-        benchmark("inference" if main else f"inference-{backbone}", "inference", *options, reads=reads, plot=main)
+        benchmark(name, "inference", *options, reads=reads, plot=name in PLOTTED)
     benchmark("training", "training", "--rounds", 15)
     for name in ("routing", "patchwise"):
         given = ["--hr_data", *folders, "--model", CARN, "--rounds", 1]
