@@ -21,7 +21,7 @@ from tqdm import tqdm
 from benchmarks.page import MISSING
 from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
 from evaluation.tables import write_csv
-from inference.automatic import CLEAN
+from inference.automatic import CLEAN, PHOTOS
 from models.checkpoint import SAVE, WEIGHTS
 from utils.cli import Parser, run
 from utils.errors import InputError
@@ -142,12 +142,16 @@ def measurements(data: Path) -> list[Step]:
 
 
 def pictures() -> list[Step]:
-    """The demo's comparison and, if a browser is installed, the web page."""
-    comparison, page = KEPT / "astronaut" / "comparison.png", KEPT / "app.png"
+    """The demo's comparison, a compressed image and, if a browser is installed, the web page."""
+    comparison, stored, page = KEPT / "astronaut" / "comparison.png", KEPT / "compressed.png", KEPT / "app.png"
     model, original = SAVE / CLEAN, SAVE / "carn-x4"
+    both = [SAVE / name / WEIGHTS for name in (CLEAN, PHOTOS)]
     demo = ["demo.py", "--original", str(original), "--out_dir", str(KEPT)]
     shown = ["benchmarks/page.py", "--model", str(model), "--out", str(page)]
-    steps = [Step("demo", demo, [comparison], [path / WEIGHTS for path in (model, original)])]
+    steps = [
+        Step("demo", demo, [comparison], [path / WEIGHTS for path in (model, original)]),
+        Step("compressed", ["benchmarks/compressed.py", "--out", str(stored)], [stored], both),
+    ]
     return steps if MISSING else [*steps, Step("page", shown, [page], [model / WEIGHTS])]
 
 
