@@ -144,9 +144,9 @@ def measurements(data: Path) -> list[Step]:
 def pictures() -> list[Step]:
     """The demo's comparison, a compressed image and, if a browser is installed, the web page."""
     comparison, stored, page = KEPT / "astronaut" / "comparison.png", KEPT / "compressed.png", KEPT / "app.png"
-    model, original = SAVE / CLEAN, SAVE / "carn-x4"
+    model, original = SAVE / CLEAN, SAVE / "softgate-x4"
     both = [SAVE / name / WEIGHTS for name in (CLEAN, PHOTOS)]
-    demo = ["demo.py", "--original", str(original), "--out_dir", str(KEPT)]
+    demo = ["demo.py", "--out_dir", str(KEPT)]
     shown = ["benchmarks/page.py", "--model", str(model), "--out", str(page)]
     steps = [
         Step("demo", demo, [comparison], [path / WEIGHTS for path in (model, original)]),

@@ -33,7 +33,7 @@ SAVE = HERE.parents[1] / "save"
 QUALITY, PARITY = HERE / "quality.json", HERE / "parity.npz"
 MODELS = (
     *("carn-x4", "carn-pcsr-phase0", "carn-pcsr-phase1", "fsrcnn-x4", "fsrcnn-pcsr-phase0", "fsrcnn-pcsr-phase1"),
-    *("softgate-pcsr-phase0", "softgate-pcsr-phase1", "softgate-pcsr-phase1-m3", "softgate-pcsr-photo"),
+    *("softgate-x4", "softgate-pcsr-phase0", "softgate-pcsr-phase1", "softgate-pcsr-phase1-m3", "softgate-pcsr-photo"),
     *("srresnet-pcsr-phase0", "srresnet-pcsr-phase1"),
 )
 RULES: dict[str, dict[str, Any]] = {"k=0": {"k": 0.0}, "all heavy": {"k": -math.inf}, "adaptive": {"adaptive": True}}
