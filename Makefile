@@ -1,6 +1,6 @@
 # Each target does its own set-up: a virtual environment in .venv, the pinned packages, then the job.
 .DELETE_ON_ERROR:
-.PHONY: demo app test fuzz lint report gpu data-given clean
+.PHONY: demo app test fuzz sanitize lint report gpu data-given clean
 
 BIN := .venv/bin
 export IMG DATA # the shell reads them from its environment, so that quotes and spaces in them do no harm
@@ -37,6 +37,13 @@ test: lint
 N ?= 10000
 fuzz: .venv/app .venv/bench
 	PCSR_FUZZ="$(N)" $(BIN)/python -m pytest -q tests/fuzz
+
+# make sanitize        runs the tests of the C++ kernels with AddressSanitizer, which finds faults in the use of memory;
+#                      needs GCC and takes minutes
+sanitize: .venv/installed
+	XDG_CACHE_HOME="$(CURDIR)/.venv/sanitized" CXX=g++ CXXFLAGS="-fsanitize=address -g" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	$(BIN)/python -m pytest -q tests/models/fast tests/training
 
 lint: .venv/installed
 	$(BIN)/ruff check .

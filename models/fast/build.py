@@ -1,6 +1,7 @@
 """Compiles the C++ kernels for CPUs, the .cpp files in this folder, on first use, and keeps them in the user's cache.
 
-Where they cannot be compiled, plain torch does the work.
+The environment variables CXX and CXXFLAGS choose another compiler and add to its flags. Where the kernels cannot be
+compiled, plain torch does the work.
 """
 
 import ctypes
@@ -8,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,13 +62,17 @@ def has_half() -> bool:
 
 
 def built(compiler: str) -> Path:
-    """The path of the shared library for this source, compiler and processor, in the user's cache.
+    """The path of the shared library for this source, compiler, flags and processor, in the user's cache.
 
     Its name ends in a digest of its content, because loading a truncated library would crash the process without an
     error message.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
-    identity = repr([*SOURCES.values(), compiler, *FLAGS, processor()]).encode()
+    try:
+        flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    except ValueError as error:  # a quotation mark is missing
+        raise OSError(f"CXXFLAGS: {error}") from None
+    identity = repr([*SOURCES.values(), compiler, *flags, processor()]).encode()
     stem = f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}"
     for path in cache.glob(f"{stem}-*.so"):
         if path.name == named_by_content(stem, path):
@@ -76,7 +82,7 @@ def built(compiler: str) -> Path:
         for name, text in SOURCES.items():
             (Path(scratch) / name).write_text(text)
         made = Path(scratch) / "made.so"
-        command = [compiler, *FLAGS, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
+        command = [compiler, *flags, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
         subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, errors="replace")
         return made.replace(cache / named_by_content(stem, made))
 

@@ -54,6 +54,20 @@ def test_built_once_and_anew_if_damaged(compiler: str, cache: Path, monkeypatch:
 
 
 @needs_compiler
+def test_flags_of_the_environment(
+    compiler: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = build.built(compiler)
+    monkeypatch.setenv("CXXFLAGS", "-Done=two '-DTHREE=3 + 4'")
+    other = build.built(compiler)
+    assert other != usual and ctypes.CDLL(str(other)).two() == 1
+    monkeypatch.setenv("CXXFLAGS", "-fnonsense")
+    assert "nonsense" in plain(capsys, monkeypatch)
+    monkeypatch.setenv("CXXFLAGS", "'")
+    assert "CXXFLAGS" in plain(capsys, monkeypatch)
+
+
+@needs_compiler
 def test_two_first_runs_at_once(compiler: str, cache: Path) -> None:
     found: list[Path] = []
     runs = [threading.Thread(target=lambda: found.append(build.built(compiler))) for _ in range(2)]
