@@ -51,7 +51,10 @@ def bicubic_restorer(scale: float) -> Restore:
 def original_restorer(
     model: OriginalModel, device: torch.device, plan: TilePlan | None = None, precision: Precision = "float32"
 ) -> Restore:
-    """Restore with an original model at its own scale; of a Setting only the precision applies."""
+    """Restore with an original model at its own scale; of a Setting only the precision applies.
+
+    A tile or a batch of patches that exceeds the range of float16 is computed in float32.
+    """
     scale, dtype = model.scale, computes_in(model, device, precision)
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
@@ -60,13 +63,20 @@ def original_restorer(
     # the features decide how much memory a pixel takes
     channels = model.encoder(torch.zeros(1, 3, PATCH, PATCH, device=device)).shape[1]
 
+    def sr_of(image: Tensor) -> Tensor:
+        sr: Tensor = model(image).float()
+        if dtype == torch.float16 and not sr.isfinite().all():
+            with torch.autocast(device.type, enabled=False):
+                sr = model(image)
+        return sr
+
     def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
         tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
         with plan.bar(len(tiles)) as bar:
             for tile in tiles:
                 seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
                 rows, cols = tile.times(scale)
-                finish(model(seen).float(), None, inside.times(scale), pixels[rows, cols])
+                finish(sr_of(seen), None, inside.times(scale), pixels[rows, cols])
                 bar.update()
 
     @torch.inference_mode()
@@ -76,7 +86,7 @@ def original_restorer(
         clock = Clock(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if patches:
-                sr = patches.merge([model(batch).float() for batch in batches], lr, scale)
+                sr = patches.merge([sr_of(batch) for batch in batches], lr, scale)
                 finish(sr, None, whole(sr), pixels)
             else:
                 until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels))

@@ -20,6 +20,7 @@ from models.setting import Rule, Setting
 from models.tile import Tile, whole
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR
 from utils.config import OriginalSpec, PCSRSpec
+from utils.patches import Patches
 
 BACKBONES = {"carn": 19, "srresnet": 33, "softgate": 14, "fsrcnn": 6}  # halos
 CPU = torch.device("cpu")
@@ -79,6 +80,24 @@ def test_original(backbone: str, kind: str) -> None:
     lr = torch.rand(1, 3, 81, 96)
     a, b = (original_restorer(model, CPU, TilePlan(size))(lr, bits=16)[0] for size in (1000, 30))
     assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("patches", [None, Patches(24, 20)], ids=["tiles", "patches"])
+@pytest.mark.parametrize("growth", [1.0, 1e7])
+def test_an_original_beyond_float16_is_computed_in_float32(growth: float, patches: Patches | None) -> None:
+    model: Any = build(TINY_ORIGINAL).eval()
+    first, second = [part for part in model.encoder.modules() if isinstance(part, torch.nn.Conv2d)][:2]
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.mul_(growth)
+        second.weight.div_(growth)
+    lr = torch.rand(1, 3, 44, 64)
+    plan = TilePlan(30)
+    (half,), (single,) = (
+        original_restorer(model, CPU, plan, precision)(lr, patches, 16) for precision in ("float16", "float32")
+    )
+    difference = np.abs(half.pixels.astype(int) - single.pixels.astype(int)).max()
+    assert difference <= 1 if growth > 1 else 1 < difference < 600  # of 65535
 
 
 @pytest.mark.parametrize("spec", [TINY_PCSR, TINY_ORIGINAL], ids=["pcsr", "original"])
