@@ -109,7 +109,9 @@ def test_a_job_ends_with_the_command(number: signal.Signals, tmp_path: Path, mon
     job += f"Path({str(tmp_path / 'new')!r}).rename({str(tmp_path / 'started')!r})\ntime.sleep(60)\n"
     (tmp_path / "job.py").write_text(job)
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "job.py"))
-    before = signal.signal(signal.SIGTERM, gpu.stop)
+    # a shell's job in the background ignores SIGINT, and Python then sets no handler
+    handlers = {signal.SIGTERM: gpu.stop, signal.SIGINT: signal.default_int_handler}
+    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
 
     def interrupt() -> None:
         while not (tmp_path / "started").exists():
@@ -123,7 +125,8 @@ def test_a_job_ends_with_the_command(number: signal.Signals, tmp_path: Path, mon
             gpu.start({"kind": "machine"}, tmp_path, CPU, 60)
     finally:
         thread.join()
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     status = Path(f"/proc/{(tmp_path / 'started').read_text()}/stat")
     end = time.monotonic() + 10
     while status.exists() and " Z " not in status.read_text() and time.monotonic() < end:
