@@ -26,17 +26,17 @@ JOBS = {
 }
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8"]
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
-KILLED = """
+SIGNALLED = """
 import os, runpy, signal, sys
 import {module} as module
 original, seen = module.{name}, 0
-def killed(*args):
+def signalled(*args):
     global seen
     seen += 1
     if seen == {call}:
         os.kill(os.getpid(), signal.{signal})
     return original(*args)
-module.{name} = killed
+module.{name} = signalled
 runpy.run_path({script!r}, run_name="__main__")
 """
 
@@ -87,15 +87,23 @@ def test_signals(job: str, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPa
         assert_same_run(folders / "save/whole", run)
 
 
-def test_a_real_signal(cli: Cli, folders: Path) -> None:
-    script, *rest = arguments("phase 0")
-    path = str(ROOT / script)
-    code = KILLED.format(module="training.log", name="Log.advance", call=5, signal="SIGTERM", script=path)
+def signalled(
+    run: Path, module: str, name: str, call: int, number: signal.Signals
+) -> "subprocess.CompletedProcess[str]":
+    """Phase 0 in a process of its own, which sends itself a signal in a call of a function."""
+    script, *rest = arguments("phase 0", run.name)
+    code = SIGNALLED.format(module=module, name=name, call=call, signal=number.name, script=str(ROOT / script))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *rest]
-    stopped = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=run.parents[1], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("cli")  # it links configs/
+def test_a_real_signal(folders: Path) -> None:
+    run = folders / "save/run"
+    stopped = signalled(run, "training.log", "Log.advance", 5, signal.SIGTERM)
     assert stopped.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in stopped.stderr, stopped.stderr
-    assert [path.name for path in sorted((folders / "save/run/state").iterdir())] == ["00000003.pth", "00000005.pth"]
+    assert [path.name for path in sorted((run / "state").iterdir())] == ["00000003.pth", "00000005.pth"]
 
 
 def test_kill(cli: Cli, folders: Path) -> None:
@@ -108,11 +116,7 @@ def test_kill(cli: Cli, folders: Path) -> None:
         ("os", "fsync", 9, "state/.*"),  # and of a state
     ):
         run = folders / f"save/{name}_{call}"
-        script, *rest = arguments("phase 0", run.name)
-        code = KILLED.format(module=module, name=name, call=call, signal="SIGKILL", script=str(ROOT / script))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", code, *rest]
-        killed = subprocess.run(command, cwd=folders, env=environment, capture_output=True, text=True, check=False)
+        killed = signalled(run, module, name, call, signal.SIGKILL)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert [path.name for path in (run / "state").glob("*.pth")] == ["00000003.pth"]
         assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
