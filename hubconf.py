@@ -12,6 +12,8 @@ import pathlib
 import sys
 import typing
 
+import torch
+
 if typing.TYPE_CHECKING:
     from inference.upscaler import Upscaler
     from models.setting import Precision
@@ -42,6 +44,9 @@ def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
             if meant != (spec.backbone, spec.kind):
                 found = f"{spec.backbone} ({spec.kind}), not of {meant[0]} ({meant[1]})"
                 raise ValueError(f"{path}: holds weights of {found}; take the entry of that name")
+            if torch.cuda.is_available():  # the model may be moved there later, when it cannot import them any more
+                with contextlib.suppress(ImportError):
+                    import models.fast.gpu  # noqa: F401, PLC0415
             return Upscaler(model, pick_device(device), precision=precision)
 
     load.__doc__ = about

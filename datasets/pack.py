@@ -19,10 +19,17 @@ from utils.image import Array
 def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
     """Write `count` crops of size x size, drawn evenly from all places in all images; returns the file's bytes.
 
-    Raises InputError if no image has room for one, and for images that cannot be read or have more than 8 bits.
+    Raises InputError if no image has room for one, for images that cannot be read or have more than 8 bits, and for
+    crops of no size, no crops and a negative seed.
     """
+    for name, given, least in ("size", size, 1), ("count", count, 1), ("seed", seed, 0):
+        if given < least:
+            raise InputError(f"--{name} {given}: must be {least} or more")
     paths = list_images(source, below=True)
-    places = np.array([np.prod(np.maximum(np.array(stored_size(path)) - size + 1, 0)) for path in paths], np.float64)
+    sizes = np.array([stored_size(path) for path in paths])  # (n,2)
+    for index in np.flatnonzero((sizes == 0).any(axis=1)):
+        decode_8_bits(paths[index])  # raises, and says why
+    places = np.maximum(sizes - size + 1, 0).prod(axis=1, dtype=np.float64)
     if not places.any():
         raise InputError(f"{source}: no image is {size}x{size} pixels or larger")
     rng = np.random.default_rng(seed)

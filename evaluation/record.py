@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,11 @@ def model_record(chosen: Chosen | None) -> dict[str, Any]:
 
 
 def images_record(kind: str, folder: str | None) -> dict[str, Any]:
-    """The images in a folder of HR or LR, by their names and sizes in bytes; None if there is no folder."""
+    """The images in a folder of HR or LR, by their names and contents; None if there is no folder."""
     if folder is None:
         return {f"{kind}_data": None, f"{kind}_images": None}
-    sizes = [(path.name, path.stat().st_size) for path in list_images(folder)]
-    return {f"{kind}_data": str(Path(folder).resolve()), f"{kind}_images": digest_of(sizes)}
+    contents = [(path.name, sha256(read_bytes(path)).hexdigest()) for path in list_images(folder)]
+    return {f"{kind}_data": str(Path(folder).resolve()), f"{kind}_images": digest_of(contents)}
 
 
 def results_folder(
@@ -73,9 +74,9 @@ def results_folder(
 ) -> Path:
     """Where results of this record go: `wanted` or, if results of another are there, WANTED-2 and so on, with a note.
 
-    The file `result` tells that results are in a folder. Of a record the keys that `decides` names tell whether results
-    are of another, and if it names none, all of them. Raises InputError, instead of taking another folder, if the user
-    has `named` this one.
+    A record, or the file `result`, tells that results are in a folder. Of a record the keys that `decides` names tell
+    whether results are of another, and if it names none, all of them. Raises InputError, instead of taking another
+    folder, if the user has `named` this one.
     """
     about = ""
     for number in count(1):
@@ -83,7 +84,7 @@ def results_folder(
         there = read_record(folder)
         keys = decides or {**record, **there}  # a key that only one of them has counts as well
         differ = [key for key in keys if there.get(key) != record.get(key)]
-        if not differ or not (folder / result).exists():
+        if not differ or not (there or (folder / result).exists()):
             break
         if not about:
             about = f"{folder} holds results that "

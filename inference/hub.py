@@ -17,9 +17,10 @@ from utils.config import PCSRSpec
 from utils.errors import InputError
 from utils.files import read_bytes, write_atomic
 
+LIBRARY = "pcsr"
 MODEL_CARD = """---
 license: {licence}
-library_name: pcsr
+library_name: {library}
 pipeline_tag: image-to-image
 tags: [super-resolution, pcsr]
 ---
@@ -55,7 +56,13 @@ def from_pretrained(
 
 
 def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licence: str = "mit") -> None:
-    """Write the three files of weights under save/; `name` is that of the model on the Hub."""
+    """Write the three files of weights under save/; `name` is that of the model on the Hub.
+
+    Raises InputError for weights that do not describe themselves, and for a folder with another README.md.
+    """
+    card = folder / "README.md"
+    if card.exists() and f"library_name: {LIBRARY}\n" not in card.read_text("utf-8", "replace"):
+        raise InputError(f"{card}: is no model card of {LIBRARY}, and would be replaced; give another folder")
     path = weights_file(Path(weights))
     _, spec = load_model(path)
     if path.suffix != ".safetensors":
@@ -65,8 +72,8 @@ def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licen
     trained = f"at {known}" if known else "on data that the file does not name"
     facts = {"licence": licence, "title": name.rpartition("/")[2], "kind": kind, "trained": trained, "name": name}
     facts["advice"] = "" if known and (known.degrade or known.lr_files) else ADVICE
-    write_atomic(folder / "README.md", MODEL_CARD.format(backbone=spec.backbone, **facts).encode())
-    config = {"library_name": "pcsr", "model": spec.model_dump(mode="json")}
+    write_atomic(card, MODEL_CARD.format(library=LIBRARY, backbone=spec.backbone, **facts).encode())
+    config = {"library_name": LIBRARY, "model": spec.model_dump(mode="json")}
     write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
     write_atomic(folder / WEIGHTS, read_bytes(path))
 

@@ -1,6 +1,7 @@
 """Options of commands: which model to use, under which settings, and how results are written."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -59,7 +60,7 @@ def numeral(text: str) -> float:
 
 
 def add_decision_options(parser: Parser) -> None:
-    about = "the knob: a larger k is cheaper (default: 0); useful from -0.4 to 2, -inf is all heavy, inf all light"
+    about = "the knob: a larger k is cheaper (default: 0); useful from -1 to 2, -inf is all heavy, inf all light"
     parser.add_argument("--k", type=numeral, nargs="+", default=[], help=about)
     about = "instead of k: the share of the all-heavy model's FLOPs that may be spent, at most 1"
     parser.add_argument("--budget", type=numeral, nargs="+", default=[], help=about)
@@ -99,7 +100,10 @@ def asked_settings(args: argparse.Namespace, scale: float) -> list[Setting]:
     chosen = [Setting("k", k, *common) for k in args.k] + [Setting("budget", share, *common) for share in args.budget]
     if args.adaptive:
         chosen.append(Setting("adaptive", 0.0, *common))
-    return list(dict.fromkeys(chosen)) or [Setting("k", 0.0, *common)]
+    chosen = list(dict.fromkeys(chosen)) or [Setting("k", 0.0, *common)]
+    if twice := [name for name, times in Counter(map(str, chosen)).items() if times > 1]:
+        raise InputError(f"{twice[0]}: two values are the same if rounded to six digits, as in the names of results")
+    return chosen
 
 
 def tile_plan(args: argparse.Namespace) -> TilePlan:

@@ -1,8 +1,8 @@
 """Which files results are written to, and whether such a file is there already or may be replaced.
 
 Each result carries a mark in its EXIF block: the program, model and settings for people, then a digest of the input
-file's content and of everything that decides the result, then a digest of the input's name. A file whose mark is the
-wanted one is up to date; one whose mark has only the input's name in common is made again; any other file stays.
+file's content and of everything that decides the result, then a digest of the input's path. A file is up to date if its
+mark has the first digest in common with the wanted one; if only the second, it is made again; any other file stays.
 """
 
 import hashlib
@@ -87,7 +87,8 @@ def digest_of(*facts: object) -> str:
 
 def mark_line(about: str, made: str, source: Path) -> str:
     """One line of ASCII; `about` is for people, `made` the digest of what decides the result."""
-    return f"{PROGRAM}{about}; {made}; {digest_of(caseless(source.name))}".encode("ascii", "replace").decode()
+    path = caseless(str(source.resolve()))
+    return f"{PROGRAM}{about}; {made}; {digest_of(path)}".encode("ascii", "replace").decode()
 
 
 def left_to_do(
@@ -96,7 +97,7 @@ def left_to_do(
     """Whether any file is missing or out of date; `marks` are those that the files would get.
 
     Raises InputError for a file that is an input, whatever links or names lead there; and, unless `overwrite`, for
-    one that no run on an input of this name made; that error ends with `remedy`.
+    one that no run on this input or on the same content made; that error ends with `remedy`.
     """
     left = overwrite
     for path, wanted in marks.items():
@@ -104,12 +105,18 @@ def left_to_do(
         if there is not None and there in inputs:
             raise InputError(f"{source}: {path} is an input; choose another folder, suffix or format")
         old = None if there is None else read_mark(path) or ""
-        left = left or old != wanted
-        if old is not None and not overwrite and not same_origin(old, wanted):
+        if old is None:
+            left = True
+            continue
+        made, path_digest = digests(wanted)
+        there_made, there_path = digests(old)
+        left = left or there_made != made
+        if not overwrite and there_made != made and there_path != path_digest:
             raise InputError(f"{source}: {path} exists and was not made from it; {remedy}")
     return left
 
 
-def same_origin(one: str, other: str) -> bool:
-    """Whether two marks are of inputs of the same name."""
-    return one.startswith(PROGRAM) and one.rpartition("; ")[2] == other.rpartition("; ")[2]
+def digests(mark: str) -> tuple[str, str]:
+    """The two digests of a mark; empty for anything else."""
+    about, *found = mark.rsplit("; ", 2)
+    return (found[0], found[1]) if about.startswith(PROGRAM) and len(found) == 2 else ("", "")

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from utils.chunks import COLOUR_CHUNKS, COMMENT, TEXT_CHUNKS, key, shows_as_srgb
-from utils.encode import HOLD_16_BITS, HOLD_ALPHA
+from utils.encode import HOLD_16_BITS, HOLD_ALPHA, SEGMENT, comment_of
 from utils.image import Array, Image
 from utils.patches import bands
 
-SEGMENT = 65000  # bytes of a JPEG's block: it holds 65533, and the mark of inference/outputs.py takes some
 HOLD_IPTC = (".png", ".jpg", ".tif", ".tiff")
 
 
@@ -54,7 +53,11 @@ def of_png(suffix: str, image: Image) -> Iterator[str]:
         names = ", ".join(name.decode() for name, _ in image.chunks if name in COLOUR_CHUNKS)
         yield f"{suffix} does not hold what a PNG says of its colours ({names}): they may look different"
     texts = [key(chunk) for chunk in image.chunks if chunk[0] in TEXT_CHUNKS]
-    if lost := [each.decode("latin-1") for each in dict.fromkeys(texts) if suffix != ".jpg" or each != COMMENT]:
+    if suffix == ".jpg" and COMMENT in texts:
+        texts = [each for each in texts if each != COMMENT]
+        if comment_of(image) is None:
+            yield f"the comment is damaged or longer than {suffix} holds: left out"
+    if lost := [each.decode("latin-1") for each in dict.fromkeys(texts)]:
         yield f"{suffix} holds no such texts: {', '.join(lost)} left out"
 
 

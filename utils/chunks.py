@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from utils.image import check_claim
 
@@ -55,6 +55,13 @@ def with_chunks(png: bytes | memoryview, added: Sequence[Chunk]) -> bytes:
 def key(chunk: Chunk) -> bytes:
     """The keyword of a text chunk."""
     return chunk[1].partition(b"\0")[0]
+
+
+def without_texts(png: bytes, kept: Collection[bytes]) -> bytes:
+    """A PNG with no texts but those whose keywords are in `kept`."""
+    own = list(chunks(png))
+    left = [chunk for chunk in own if chunk[0] not in TEXT_CHUNKS or key(chunk) in kept]
+    return png if len(left) == len(own) else png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in left)
 
 
 def comment(said: bytes) -> Chunk:

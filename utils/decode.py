@@ -17,18 +17,18 @@ from PIL import ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from utils.chunks import bare, check_pixels, chunks, is_lossy_webp, mended, mended_webp, webp_size
+from utils.chunks import XMP, bare, check_pixels, chunks, is_lossy_webp, mended, mended_webp, webp_size, without_texts
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
 from utils.metadata import (
     ORIENTATION,
+    RAW,
     cmyk_to_rgb,
     jpeg_quality,
     read_exif,
     read_metadata,
     read_orientation,
-    read_profile,
 )
 from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
 
@@ -174,7 +174,8 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         file.verify()  # the checksums, which decoding ignores; afterwards the file must be opened again
         if not check_pixels(content):
             content = mended(content)
-        file = opened(io.BytesIO(content))
+        # Pillow mixes the texts with what it knows of the image: one of the keyword "transparency" would replace tRNS
+        file = opened(io.BytesIO(without_texts(content, (XMP, *RAW))))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
         if not damaged:
@@ -189,12 +190,12 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
     orientation = read_orientation(file)
     if isinstance(file, TiffImageFile) and not damaged and (bits != 16 or ORIENTATION in file.tag_v2):
         orientation = 1  # the decoder has turned it: Pillow by either, OpenCV by the tag
-    icc, exif = read_profile(file, gray), read_exif(file)
+    exif = read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     alpha = None if alpha is None else upright(alpha, orientation)
-    found = {**read_metadata(file, content), "lossy": lossy_of(content)}
-    return Image(upright(pixels, orientation), alpha, gray, icc, exif, **found)
+    found = {**read_metadata(file, content, gray), "lossy": lossy_of(content)}
+    return Image(upright(pixels, orientation), alpha, gray, exif=exif, **found)
 
 
 def decode_pixels(file: Pillow.Image, content: bytes, bits: int) -> tuple[Array, Array | None]:

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from utils.tiff import encode_tiff
 HOLD_16_BITS = (".png", ".tif", ".tiff")
 HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
 QUALITY = 95  # JPEG quality, unless the user gives one
+SEGMENT = 65000  # bytes of a JPEG's block: it holds 65533, and the mark of inference/outputs.py takes some
 
 
 def write_image(path: Path, pixels: Array, alpha: Array | None = None) -> None:
@@ -121,5 +123,11 @@ def photoshop_segment(iptc: bytes) -> bytes:
 
 
 def comment_of(about: Image) -> bytes | None:
-    """The comment for a JPEG, None if the image has none."""
-    return next((value(chunk) for chunk in about.chunks if key(chunk) == COMMENT), None)
+    """The comment for a JPEG: the first that is not damaged and fits into a block; None if the image has none."""
+    for chunk in about.chunks:
+        if key(chunk) == COMMENT:
+            with suppress(ValueError, IndexError, zlib.error):
+                said = value(chunk)
+                if len(said) <= SEGMENT:
+                    return said
+    return None

@@ -32,7 +32,7 @@ DESCRIPTIVE = {
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
 MARK_TAG = ExifTags.Base.ProcessingSoftware
-GRAY, RGB = b"GRAY", b"RGB "  # colour spaces as the header of a profile names them
+GRAY, RGB, INKS = b"GRAY", b"RGB ", b"CMYK"  # colour spaces as the header of a profile names them
 X_RESOLUTION = 282  # a tag of EXIF
 IPTC = 0x0404  # its number among the resources of Photoshop, in which a JPEG stores it
 # keywords of text chunks in which older programs store EXIF, XMP and ICC; today these have chunks of their own
@@ -46,8 +46,9 @@ SEGMENTS = (
 FOREIGN_SEGMENTS = {b"JP": "content credentials", b"http://ns.adobe.com/xmp/extension/": "extended XMP"}
 # chunks of a PNG that are read, that say how its pixels are stored, or that only matter to the program that wrote them
 KNOWN = {*COLOUR_CHUNKS, *TEXT_CHUNKS, *b"iCCP eXIf pHYs tRNS tIME sBIT bKGD hIST acTL fcTL fdAT".split()}
-# the same for tags of a TIFF: the first ones; tables of JPEG; XMP, IPTC, Photoshop, ICC; one that Windows adds
-TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675, 37724, 59932, *DESCRIPTIVE}
+# the same for tags of a TIFF: the first ones; tables of JPEG; XMP, IPTC, Photoshop, ICC; one that Windows adds; the
+# mark of this program
+TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675, 37724, 59932, *DESCRIPTIVE, MARK_TAG}
 TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)\d")
 STALE = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
 STALE_SIZES = re.compile(rb"\s" + STALE + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + STALE + rb")>[^<]*</\1>")
@@ -65,8 +66,8 @@ LUMA_OF_QUALITY = np.stack([((LUMA * percent + 50) // 100).clip(1, 255) for perc
 SMALLER = "Large Thumbnail"  # in a JPEG of several pictures, the name of small copies of the first
 
 
-def read_metadata(file: Pillow.Image, content: bytes) -> dict[str, Any]:
-    """The metadata of utils.image.Image, except icc and exif, by their names."""
+def read_metadata(file: Pillow.Image, content: bytes, gray: bool) -> dict[str, Any]:
+    """The metadata of utils.image.Image, except exif, by their names; `gray` is the same as there."""
     found: dict[str, Any] = {}
     xmp = file.info.get("xmp")
     own = list(chunks(content)) if file.format == "PNG" else []
@@ -87,7 +88,8 @@ def read_metadata(file: Pillow.Image, content: bytes) -> dict[str, Any]:
     found["iptc"] = iptc(file)
     if file.format != "PNG" and says_resolution(file):
         found["dpi"] = plausible(file.info["dpi"])
-    found["notes"] = tuple(notes(file, own))
+    found["icc"] = read_profile(file, gray)
+    found["notes"] = tuple(notes(file, own, gray))
     return found
 
 
@@ -126,8 +128,10 @@ def iptc(file: Pillow.Image) -> bytes | None:
     return block if isinstance(block, bytes) and block else None
 
 
-def notes(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
+def notes(file: Pillow.Image, own: list[Chunk], gray: bool) -> Iterator[str]:
     """A line for each thing that is left out."""
+    if file.info.get("icc_profile") and space(profile_in(file)) != colour_space(file, gray):
+        yield "its colour profile is damaged, or one for other pixels: left out"
     if damaged_exif(file):
         yield "its EXIF block is damaged: left out"
     try:
@@ -169,7 +173,8 @@ def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
         if name[:1].islower() and name not in KNOWN:
             yield "content credentials" if name == b"caBX" else f"chunk {name.decode('latin-1')}"
     if isinstance(file, TiffImageFile):
-        yield from (lookup(tag).name for tag in file.tag_v2 if tag not in TAGS)
+        names = {tag: lookup(tag).name for tag in file.tag_v2 if tag not in TAGS}
+        yield from (f"tag {tag}" if name == "unknown" else name for tag, name in names.items())
     elif isinstance(file, JpegImageFile):
         for segment, block in file.applist:
             if segment.startswith("APP") and not block.startswith(SEGMENTS):
@@ -221,18 +226,29 @@ def space(icc: bytes) -> bytes | None:
     return icc[16:20] if len(icc) == int.from_bytes(icc[:4]) else None
 
 
+def profile_in(file: Pillow.Image) -> bytes:
+    """The file's colour profile, without bytes that follow its end; empty if there is none."""
+    icc = file.info.get("icc_profile")
+    return icc[: int.from_bytes(icc[:4])] if isinstance(icc, bytes) else b""
+
+
+def colour_space(file: Pillow.Image, gray: bool) -> bytes:
+    """The colour space that a profile of the file's pixels has."""
+    return INKS if file.mode == "CMYK" else GRAY if gray else RGB
+
+
 def read_profile(file: Pillow.Image, gray: bool) -> bytes | None:
     """The file's colour profile, if it is one for the pixels as they are decoded: gray or RGB."""
-    icc = file.info.get("icc_profile")
+    icc = profile_in(file)
     if file.mode == "CMYK":  # see cmyk_to_rgb
         return None
-    return icc if icc and space(icc) == (GRAY if gray else RGB) else None
+    return icc if space(icc) == colour_space(file, gray) else None
 
 
 def cmyk_to_rgb(file: Pillow.Image) -> Pillow.Image:
     """A CMYK image as sRGB, by its profile if it has one, as only the profile knows the colours of the inks."""
-    icc = file.info.get("icc_profile")
-    if not icc or space(icc) != b"CMYK":
+    icc = profile_in(file)
+    if space(icc) != INKS:
         return file.convert("RGB")
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
     inks = ImageCms.ImageCmsProfile(io.BytesIO(icc))

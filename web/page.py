@@ -1,8 +1,11 @@
 """The web page: its controls, and what happens when one is moved. web/session.py makes what it shows."""
 
 import math
+import shutil
 import socket
+import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -35,6 +38,7 @@ EXAMPLE = Path(skimage.data.__file__).with_name("astronaut.png")
 SCALES = 2, 8
 WAITING = 32  # visitors in the queue; the next one is told to come again
 SWEEP, EXPIRES = 600, 3 * 3600  # seconds: how often files are looked at, and how old files and sessions may get
+CALL = "call-"  # how the folders of results begin that programs asked for
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none has to be fetched
 LOCAL = ["127.0.0.1", "localhost"]
 PRIVATE: dict[str, Any] = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
@@ -131,12 +135,19 @@ class Page:
             setting = choose(k, scale=scale)
             session = Session(Ask(Path(picture), None, False, model, setting.scale), self.service)
             try:
-                answer = next(session.answer(setting, f".{kind}"))
-                return str(answer.download), "; ".join(answer.notes)
+                path, notes = session.only_file(self.folder_of_call(), setting, f".{kind}")
+                return str(path), "; ".join(notes)
             finally:
-                self.service.encoded.pop(session, None)
+                session.close()
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
+
+    def folder_of_call(self) -> Path:
+        """A folder for the result of one call; those of calls long ago go."""
+        for old in self.service.root.glob(f"{CALL}*"):
+            if time.time() - old.stat().st_mtime > EXPIRES:
+                shutil.rmtree(old, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=CALL, dir=self.service.root))
 
     def add_events(self) -> None:
         """Say which control starts what. All that computes waits in one queue."""

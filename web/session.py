@@ -225,17 +225,29 @@ class Session:
         small = shrunk(restored.pixels), shrunk(restored.assignment, cv2.INTER_NEAREST)
         write_image(overlay, colour_assignment(*small, restored.upsamplers))
         self.shown = screen_size((restored.pixels.shape[0], restored.pixels.shape[1]))
-        download = folder / f"{self.ask.picture.stem}_x{self.ask.scale:g}_{restored.setting}{kind}"
-        reduced, notes = reduce_to(kind, result)
-        save_image(download, reduced, QUALITY if kind in (".jpg", ".webp") else None)
-        numbers, told = picture.numbers(restored), [*picture.chosen, *result.notes, *notes]
-        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, told)
+        download, told = self.save(folder, result, restored.setting, kind)
+        numbers = picture.numbers(restored)
+        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, [*picture.chosen, *told])
         if picture.hr is None:
             yield answer
             return
         yield answer._replace(numbers=[*numbers, ("SSIM", "...", "8-bit RGB")])
         found = ssim(to_tensor(restored.pixels), picture.hr, round(self.ask.scale))
         yield answer._replace(numbers=[*numbers, ("SSIM", f"{found:.4f}", "8-bit RGB")])
+
+    def only_file(self, folder: Path, setting: Setting, kind: str) -> tuple[Path, list[str]]:
+        """The file to download and the notes of `answer`, without pictures for a screen."""
+        picture = self.encoded()
+        restored = picture.restore(setting)
+        path, told = self.save(folder, as_kind_of(picture.image, restored.pixels), restored.setting, kind)
+        return path, [*picture.chosen, *told]
+
+    def save(self, folder: Path, result: Image, setting: str, kind: str) -> tuple[Path, list[str]]:
+        """Write the file to download; returns it, and notes on what is left out."""
+        path = folder / f"{self.ask.picture.stem}_x{self.ask.scale:g}_{setting}{kind}"
+        reduced, notes = reduce_to(kind, result)
+        save_image(path, reduced, QUALITY if kind in (".jpg", ".webp") else None)
+        return path, [*result.notes, *notes]
 
     def look(self, place: Place) -> tuple[Path, Path]:
         """Before and after as they are, around another place."""

@@ -7,8 +7,8 @@ CPUs the encoder's convolutions are compiled code too (models/fast/accelerate.py
 
 In half precision the encoder, the tables and the weights of the MLPs are float16 or bfloat16. The image, the
 coordinates, the log odds and the sums of the results stay in float32. On CPUs that compute in float16 the compiled
-code does so too. Whatever exceeds the range of float16 is recomputed in float32: a whole tile if its features do,
-otherwise single pixels.
+code does so too. Whatever exceeds the range of float16 is recomputed in float32: a whole tile if its features do; if
+only values within an MLP do, single pixels in compiled C++ and all pixels of that MLP elsewhere.
 """
 
 import copy
@@ -51,6 +51,33 @@ class Kernel(Protocol):
         """
 
 
+class GuardedKernel:
+    """A kernel in float16, and the same in float32 that replaces it where it exceeds the range of float16.
+
+    PixelKernel needs no such guard.
+    """
+
+    def __init__(self, half: Kernel, exact: Kernel) -> None:
+        self.half, self.exact = half, exact
+
+    def table(self, feat: Tensor) -> Tensor | None:
+        """See Kernel.table; of features in float32, a table in float32."""
+        if feat.dtype != torch.float16:
+            return self.exact.table(feat)
+        table = self.half.table(feat)
+        return table if table is not None and table.isfinite().all() else None
+
+    def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
+        """See Kernel.add_to."""
+        if table.dtype == torch.float16:
+            added = torch.zeros_like(planes)
+            self.half.add_to(added, table, grid, w, assignment, own)
+            if added.isfinite().all():
+                planes += added
+                return
+        self.exact.add_to(planes, table.float(), grid, w, assignment, own)
+
+
 class Encoded(NamedTuple):
     """A tile of an image, encoded once: any output size and any assignment can be restored from it."""
 
@@ -79,11 +106,13 @@ class Engine:
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
         self.compiled: CDLL | None = load_kernels() if self.is_served() else None
+        self.exact = self.model.encoder  # for tiles whose features exceed the range of float16: it takes float32
         if self.compiled is not None:
             accelerate(self.model.encoder)
         else:
-            for part in (self.model.encoder, *mlps):
-                part.to(self.precision)
+            if self.precision == torch.float16:
+                self.exact = copy.deepcopy(self.model.encoder).float()
+            self.model.encoder.to(self.precision)
         self.kernels = self.choose_kernels(mlps)
 
     def is_served(self) -> bool:
@@ -95,9 +124,17 @@ class Engine:
     def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
         if self.compiled is not None:
             return [PixelKernel(mlp, self.compiled) for mlp in mlps]
-        if self.device.type == "cuda" and self.precision != torch.float64:
-            return triton_kernels(mlps, self.model.mean)
-        return [TorchKernel(mlp) for mlp in mlps]
+        kernels = self.kernels_in(self.precision, mlps)
+        if self.precision != torch.float16:
+            return kernels
+        return [GuardedKernel(*pair) for pair in zip(kernels, self.kernels_in(torch.float32, mlps), strict=True)]
+
+    def kernels_in(self, precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[Kernel]:
+        """Kernels that are not compiled C++, each with a copy of its MLP's weights."""
+        copies = [copy.deepcopy(mlp).to(precision) for mlp in mlps]
+        if self.device.type == "cuda" and precision != torch.float64:
+            return triton_kernels(copies, self.model.mean)
+        return [TorchKernel(mlp) for mlp in copies]
 
     @cached_property
     def halo(self) -> Halo | None:
@@ -114,11 +151,12 @@ class Engine:
     def features(self, lr: Tensor, tile: Tile, precision: torch.dtype | None = None) -> Tensor:
         """feat (b,c,h,w) of a tile, as in the whole image, because the encoder sees the halo around the tile."""
         precision = precision or self.precision
+        encoder = self.model.encoder if precision == self.precision else self.exact
         seen, inside = (lr, tile) if tile == whole(lr) else with_halo(lr, tile, self.halo)
         centred = seen - self.model.mean
         if self.compiled is None or knows_half(self.model.encoder):
             centred = centred.to(precision)
-        return self.model.encoder(centred)[..., inside.rows, inside.cols].to(precision)
+        return encoder(centred)[..., inside.rows, inside.cols].to(precision)
 
     @torch.inference_mode()
     def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:

@@ -35,6 +35,13 @@ def test_refusals(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "train", [(20, 20)])
     with pytest.raises(InputError, match="no image is 32x32"):
         pack(folder, tmp_path / "pack.npz", 32, 4, 0)
+    for wrong in ((0, 4, 0), (8, 0, 0), (8, -1, 0), (8, 4, -1)):
+        with pytest.raises(InputError, match=r"^--(size|count|seed) (0|-1): must be"):
+            pack(folder, tmp_path / "pack.npz", *wrong)
+    (folder / "junk.png").write_text("junk")
+    with pytest.raises(InputError, match=r"junk\.png"):
+        pack(folder, tmp_path / "pack.npz", 8, 4, 0)
+    assert not (tmp_path / "pack.npz").exists()
     (tmp_path / "other").write_bytes(b"something")
     with pytest.raises(InputError, match=r"other: is no file of datasets/scripts/pack\.py"):
         unpack(tmp_path / "other")

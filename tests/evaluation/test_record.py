@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image as Pillow
 
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
+from evaluation.record import images_record
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, photo, save_tiny
 from utils.files import data_name
 
 
@@ -73,6 +75,23 @@ def test_a_folder_that_was_named_is_refused(cli: Cli, work: Path) -> None:
     assert (outcome.code, outcome.err) == (2, f"error: {about}\n")
     (work / "out/record.json").unlink()  # results from before there were records
     assert "out holds results that do not say what they are of" in cli(*args).err
+
+
+def test_results_of_another_kind_stay(cli: Cli, work: Path) -> None:
+    (work / "out").mkdir()
+    (work / "out/record.json").write_text('{"folders": []}')
+    (work / "out/summary.csv").write_text("of a comparison")
+    outcome = cli(*PCSR, "--hr_data", "a/Set/HR", "--out_dir", "out")
+    assert outcome.code == 2 and "out holds results that differ in" in outcome.err
+    assert (work / "out/summary.csv").read_text() == "of a comparison"
+
+
+def test_images_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        (tmp_path / name).mkdir()
+        Pillow.fromarray(photo(8, 8, seed=seed)).save(tmp_path / name / "a.bmp")
+    one, same, other = (images_record("hr", str(tmp_path / each))["hr_images"] for each in ("one", "same", "other"))
+    assert one == same != other
 
 
 def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:

@@ -98,6 +98,10 @@ SCRIPTS: dict[str, tuple[list[str], dict[str, list[str] | None]]] = {
         ["--input", "hr", "--output", "made", "--workers", "1", "--size", "8"],
         {**FOLDERS, "--size": NUMBERS, "--step": NUMBERS, "--remainder": NUMBERS},
     ),
+    "datasets/scripts/pack.py": (
+        ["--input", "hr", "--output", "made.npz", "--size", "8"],
+        {"--input": PLACES, "--output": PLACES, "--size": NUMBERS, "--count": NUMBERS, "--seed": NUMBERS},
+    ),
     "datasets/scripts/generate_mod_LR_bic.py": (
         ["--input", "hr", "--output", "made", "--workers", "1"],
         {**FOLDERS, "--mod_output": PLACES, "--scale": NUMBERS, "--matlab_uint8": None},

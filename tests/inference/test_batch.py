@@ -105,6 +105,17 @@ def test_results_of_other_inputs_and_other_files_stay(cli: Cli, work: Path) -> N
         assert len(set(written(work).items()) - set(before.items())) == 1
 
 
+def test_images_of_one_name_in_two_folders(cli: Cli, work: Path) -> None:
+    upscale(cli, "--img_path", "in/a.png")
+    before = written(work)
+    write_image(work / "other" / "a.png", photo(5, 5))
+    outcome = upscale(cli, "--img_path", "other/a.png")
+    assert outcome.code == 2 and "exists and was not made from it" in outcome.err and written(work) == before
+    (work / "in" / "a.png").replace(work / "other" / "a.png")  # moved
+    outcome = upscale(cli, "--img_path", "other/a.png")
+    assert outcome.code == 0 and "already there" in outcome.out and written(work) == before
+
+
 @pytest.mark.parametrize("how", ["name", "symlink", "hard link", "another input"])
 def test_an_input_is_never_written_over(how: str, cli: Cli, work: Path) -> None:
     out, source = work / "out", work / "in" / "a.png"

@@ -35,6 +35,16 @@ def test_there_and_back(tmp_path: Path) -> None:
         assert "trained at x4 on train. Clean images" in card
 
 
+def test_another_readme_stays(tmp_path: Path) -> None:
+    weights = save_tiny(tmp_path / "tiny", TINY_PCSR)
+    (tmp_path / "README.md").write_text("# mine\n")
+    with pytest.raises(InputError, match=r"README.md: is no model card of pcsr.*; give another folder"):
+        save_pretrained(weights, tmp_path, "somebody/tiny")
+    assert not (tmp_path / "config.json").exists()
+    for _ in range(2):
+        save_pretrained(weights, tmp_path / "made", "somebody/tiny")
+
+
 def test_what_is_sent_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = save_tiny(tmp_path / "tiny", TINY_PCSR)
     sent = tmp_path / "somebody/tiny"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.conftest import TINY_ORIGINAL, Cli, config_for, make_folder, save_tiny
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, config_for, make_folder, save_tiny
 from utils.parse import dump_yaml
 
 
@@ -19,3 +19,12 @@ def test_a_config_means_its_first_run_and_later_ones_are_told_of(cli: Cli, tmp_p
     outcome = cli(*command, "--config", "tiny.yaml")
     assert outcome.code == 0 and outcome.err.count("\n") == 1 and "--model save/tiny-2" in outcome.err
     assert not cli(*command, "--model", "save/tiny").err
+
+
+def test_settings_of_one_name_are_refused(cli: Cli, tmp_path: Path) -> None:
+    make_folder(tmp_path / "hr", [(48, 48)])
+    save_tiny(tmp_path / "save/tiny", TINY_PCSR)
+    command = ("demo.py", "hr", "--upscale", "--model", "save/tiny", "--k")
+    outcome = cli(*command, "0.1234567", "0.1234568")
+    assert outcome.code == 2 and outcome.err.startswith("error: k=0.123457: two values are the same")
+    assert cli(*command, "0.5", "0.5").code == 0

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.reduce import SEGMENT, reduce_to
+from inference.reduce import reduce_to
 from tests.conftest import photo
 from tests.utils.test_decode import samples
 from utils.decode import read_image
-from utils.encode import write_image
+from utils.encode import SEGMENT, write_image
 from utils.errors import InputError
 from utils.files import FORMATS
 from utils.image import Image

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from utils.chunks import SRGB as NUMBERS
 from utils.decode import read_image
 from utils.encode import save_image
 from utils.image import Image
+from utils.metadata import mark_exif
 
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" exif:PixelXDimension="20" dc:title="Sea"/></x:xmpmeta>'
 UPRIGHT = b'<x:xmpmeta><rdf:Description tiff:Orientation="1" dc:title="Sea"/></x:xmpmeta>'
@@ -117,6 +119,43 @@ def test_comments(tmp_path: Path) -> None:
                 assert found == "héllo"
 
 
+def test_a_comment_that_no_jpeg_holds(tmp_path: Path) -> None:
+    damaged = (b"zTXt", b"Comment\0\0nonsense"), (b"iTXt", b"Comment\0"), (b"tEXt", b"Comment")
+    for chunk in (*damaged, (b"tEXt", b"Comment\0" + b"a" * 70_000)):
+        assert any("the comment is damaged or longer" in note for note in jpeg_of([chunk], tmp_path))
+        assert not jpeg_of([chunk, (b"tEXt", b"Comment\0hello")], tmp_path)
+        with opened(tmp_path, ".jpg") as file:
+            assert file.info["comment"] == b"hello"
+
+
+def jpeg_of(chunks: list[tuple[bytes, bytes]], folder: Path) -> list[str]:
+    """What is told when a PNG with these chunks becomes a JPEG."""
+    return through(png(samples(3, 8), 8, 2, chunks), ".jpg", folder)[1]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", ["comment", "photoshop", "icc_profile", "transparency", "exif", "xmp", "dpi"])
+def test_texts_with_names_that_pillow_uses(name: str, bits: int, tmp_path: Path) -> None:
+    texts = [(b"tEXt", name.encode() + b"\0said"), (b"iTXt", name.encode() + bytes(5) + b"said")]
+    plain, _ = through(png(samples(3, bits), bits, 2, []), ".png", tmp_path)
+    for place in (False, True):  # before the pixels and after them
+        image, notes = through(png(samples(3, bits), bits, 2, *([], texts) if place else [texts]), ".png", tmp_path)
+        assert not notes and image == replace(plain, chunks=image.chunks, pixels=image.pixels)
+        assert set(image.chunks) == set(texts)
+        np.testing.assert_array_equal(image.pixels, plain.pixels)
+
+
+def test_a_profile_that_is_left_out(tmp_path: Path) -> None:
+    gray = Pillow.fromarray(photo(9, 9)).convert("L")
+    for content in (saved("JPEG", gray, icc_profile=SRGB), saved("JPEG", icc_profile=b"nonsense")):
+        image, notes = through(content, ".png", tmp_path)
+        assert image.icc is None and notes == ["its colour profile is damaged, or one for other pixels: left out"]
+    image, notes = through(saved("JPEG", icc_profile=SRGB + b"\0\0"), ".png", tmp_path)
+    assert image.icc == SRGB and not notes
+    inks = Pillow.new("CMYK", (9, 9))
+    assert "colour profile" in str(through(saved("JPEG", inks, icc_profile=SRGB), ".png", tmp_path)[1])
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_gamma_and_primaries(bits: int, tmp_path: Path) -> None:
     usual = list(NUMBERS.items())
@@ -177,8 +216,14 @@ def test_blocks_that_nothing_can_be_done_with(tmp_path: Path) -> None:
         png(samples(3, 8), 8, 2, [(b"caBX", b"content")]): "content credentials",
         png(samples(3, 8), 8, 2, [(b"vpAg", b"virtual page")]): "chunk vpAg",
         saved("TIFF", tiffinfo=tags): "ModelPixelScale",
+        saved("TIFF", tiffinfo={65000: 1}): "tag 65000",
     }.items():
         assert f"left out: {name}" in str(through(content, ".png", tmp_path)[1])
+
+
+def test_the_mark_of_this_program_is_no_loss(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.tif", Image(photo(9, 9), None, gray=False, exif=mark_exif(None, "PCSR")))
+    assert not read_image(tmp_path / "a.tif").notes
 
 
 def test_pixels_that_are_not_square(tmp_path: Path) -> None:

@@ -41,6 +41,13 @@ def test_overlaps_are_averaged() -> None:
     assert heaviest[0, 0].tolist() == [0, 0, 1, 1, 1, 1]
 
 
+def test_products_that_are_whole_but_for_rounding() -> None:
+    for scale, patches in ((1.1, Patches(20, 10)), (2.2, Patches(10, 5))):
+        windows = patches.windows(torch.rand(1, 3, 40, 40), scale)
+        side = round(patches.patch_size * scale)
+        assert {rows.stop - rows.start for rows, _ in windows} == {side} and windows[-1][0].stop == round(40 * scale)
+
+
 def test_patches_between_pixels_are_refused() -> None:
     with pytest.raises(InputError, match=r"^scale 2.5: .*; work on whole images$"):
         Patches(4, 3).windows(torch.rand(1, 3, 4, 7), 2.5)

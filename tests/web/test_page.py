@@ -1,5 +1,6 @@
 """The page's controls and its endpoint for programs, without a browser."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def test_the_file_chooses_the_model(tmp_path: Path) -> None:
     ):
         path, notes = page.upscale(str(tmp_path / "photo.jpg"), model, 4, 0, "png")
         assert notes == note and read_image(path).pixels.shape == (48, 64, 3)
+    calls = list(tmp_path.glob("call-*"))
+    assert [path.name for call in calls for path in call.iterdir()] == ["photo_x4_k=0.png"] * 2  # and nothing else
+    os.utime(calls[0], (0, 0))
+    page.upscale(str(tmp_path / "photo.jpg"), CLEAN, 4, 0, "png")
+    assert not calls[0].exists() and calls[1].exists() and len(list(tmp_path.glob("call-*"))) == 2
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("call-")} == {"save", "photo.jpg"}
     _, _, budget = page.adapt(False, "budget", AUTOMATIC, 4)
     assert budget.info == "1 is all heavy; all light is 0.80"
 

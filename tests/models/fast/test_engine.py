@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from models.build import build_pcsr
 from models.decide import assign_k
@@ -84,6 +85,36 @@ def test_features(backbone: str, width: int) -> None:
     for size in ((70, 230), (5, 3), (33, 97)):
         lr = torch.rand(2, 3, *size)
         torch.testing.assert_close(fast.features(lr, whole(lr)), model.encode(lr), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize("where", ["encoder", "table", "upsamplers", "classifier"])
+@torch.inference_mode()
+def test_beyond_float16(where: str, served: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of plain torch recompute in float32 what exceeds the range of float16, as compiled ones do."""
+    if not served:
+        monkeypatch.setattr(Engine, "is_served", lambda self: False)
+    elif not build.has_half():
+        pytest.skip("needs a CPU that computes in float16")
+    model = model_of({"upsamplers": ((4, 4), (8, 8)), "classifier": (8, 8)})
+    lr, size = torch.rand(1, 3, 9, 13), (36, 52)
+    mlps = model.mlps()
+    places: dict[str, tuple[nn.Module, list[nn.Linear]]] = {
+        "encoder": (model.encoder.get_submodule("layers.9"), [mlp.linears()[0] for mlp in mlps]),
+        "table": (mlps[0].linears()[0], [mlps[0].linears()[1]]),
+        "upsamplers": (mlps[1].linears()[1], [mlps[1].linears()[2]]),
+        "classifier": (mlps[2].linears()[1], [mlps[2].linears()[2]]),
+    }
+    large, small = places[where]
+    for parameter in large.parameters():
+        parameter.mul_(1e7)
+    for layer in small:
+        layer.weight.mul_(1e-7)
+    feat, grid, fast = model.encode(lr), grid_over(lr, size), Engine(model, precision=torch.float16)
+    encoded, some = fast.encode(lr), torch.randint(2, (1, *size))
+    torch.testing.assert_close(fast.classify(encoded, size), model.classify(feat, grid), rtol=0.01, atol=0.01)
+    expected = model.upsample(lr, feat, grid, some)
+    torch.testing.assert_close(fast.upsample(encoded, size, some), expected, rtol=0.01, atol=0.01)
 
 
 def test_a_copy_is_prepared() -> None:
