@@ -44,9 +44,9 @@ TESTS = ("models/fast/test_gpu.py", *(f"gpu/test_{name}.py" for name in ("models
 REHEARSED = "fsrcnn"  # on a CPU, only the tests of this model are run
 WRITING = 15.0  # seconds that pytest may take to write its report
 START = 20.0  # seconds that a job needs to begin; if fewer are left, it is left out
-TRAIN_START = 45.0  # seconds that a training takes besides its minutes: unpacking, validations, writing
+TRAIN_START = 75.0  # seconds that a training takes besides its minutes: unpacking, validations, writing
 # seconds after which a job of each kind is stopped, as it may hang
-MOST = {"machine": 90.0, "tests": 240.0, "inference": 150.0, "training": 120.0}
+MOST = {"machine": 90.0, "tests": 150.0, "inference": 150.0, "training": 120.0}
 COMPILED = 1.2  # compiling must make a training so many times as fast, because it takes long to start
 Job = dict[str, Any]  # the kind of job, and options of that kind
 
@@ -123,6 +123,8 @@ def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
             child.send_signal(signal.SIGINT)  # pytest still writes its report
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(WRITING / len(TESTS))
+            child.kill()  # unless it has ended
+            child.wait()
         log.seek(0)
         print(log.read(), flush=True)
         log.close()

@@ -42,7 +42,7 @@ from utils.parse import load_config
 from utils.resize import downscale
 
 Row = dict[str, Any]
-Run = Callable[[], Tensor]  # one image: SR (1,3,H,W) on the device
+Run = Callable[[], Tensor]  # one image: SR (1,3,H,W) on the device, or in 8 bits in the memory of the CPU
 SIZES = {"2K": (1080, 2048), "4K": (2160, 3840), "8K": (4320, 7680)}  # height and width of the output
 PRECISIONS: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -139,7 +139,7 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
         else:
             restore = pcsr_restorer(pcsr, [replace(AS_PUBLISHED, precision=precision)], device)
         given = lr.cpu()
-        return lambda: to_tensor(restore(given)[0].pixels)
+        return lambda: torch.from_numpy(restore(given)[0].pixels).permute(2, 0, 1)[None]
 
     def named(setting: str) -> dict[str, Callable[[], Run]]:
         return {
@@ -167,7 +167,8 @@ def measured(run: Run, hr: Tensor, trained: bool, device: torch.device) -> Row:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     sr = run()
-    quality = psnr(sr[..., : SEEN[0], : SEEN[1]].float(), hr, SCALE)
+    seen = sr[..., : SEEN[0], : SEEN[1]]
+    quality = psnr(seen / 255 if seen.dtype == torch.uint8 else seen.float(), hr, SCALE)
     del sr
     peak = torch.cuda.max_memory_allocated(device) / MB if cuda else None
     once = min(timed(run, device) for _ in range(2))
@@ -255,6 +256,7 @@ def inference(
         if ("compiled" in name) != compiled:
             continue
         known = with_weights if "original" in name else trained
+        torch.compiler.reset()  # what was compiled before counts towards a limit
         try:
             with tf32("tf32" in name):
                 row = measured(make(), hr, known, device)
@@ -264,4 +266,8 @@ def inference(
     if not compiled:
         rates = {row["name"]: row["rate"] for row in machine_rates(device)}
         for precision in PRECISIONS:
-            yield from ({**about, **row} for row in steps(pcsr, precision, lr, rates))
+            try:
+                rows = steps(pcsr, precision, lr, rates)
+            except Exception as error:  # as above
+                rows = [{"precision": precision, "error": f"{type(error).__name__}: {error}"[:500]}]
+            yield from ({**about, **row} for row in rows)

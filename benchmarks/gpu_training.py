@@ -89,9 +89,11 @@ def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Itera
     for phase, settings in enumerate(recipe(options, folder)):
         name = f"{options['run']}-phase{phase}"
         words = ["--config", f"configs/{options['backbone']}-pcsr-phase{phase}.yaml", "--name", name]
-        words += ["--device", device.type, *options["flags"], "--set", *settings]
+        # compiling would take most of phase 1
+        flags = [flag for flag in options["flags"] if phase == 0 or flag != "--compile"]
+        words += ["--device", device.type, *flags, "--set", *settings]
         print("train_pcsr.py", *words, flush=True)
-        with tf32(True):
+        with tf32("--amp" not in flags):  # it would make LR less exact
             run_training(train_parser("").parse_args(words), check_pcsr)
         run = SAVE / name
         state = sorted((run / "state").glob("*.pth"))[-1:]

@@ -15,16 +15,18 @@ from utils.errors import InputError
 from utils.files import list_images, read_bytes, write_atomic
 from utils.image import Array
 
+HIGHEST = 2**32  # the largest number that options may have
+
 
 def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
     """Write `count` crops of size x size, drawn evenly from all places in all images; returns the file's bytes.
 
     Raises InputError if no image has room for one, for images that cannot be read or have more than 8 bits, and for
-    crops of no size, no crops and a negative seed.
+    numbers out of range.
     """
     for name, given, least in ("size", size, 1), ("count", count, 1), ("seed", seed, 0):
-        if given < least:
-            raise InputError(f"--{name} {given}: must be {least} or more")
+        if not least <= given <= HIGHEST:
+            raise InputError(f"--{name} {given}: must lie between {least} and {HIGHEST}")
     paths = list_images(source, below=True)
     sizes = np.array([stored_size(path) for path in paths])  # (n,2)
     for index in np.flatnonzero((sizes == 0).any(axis=1)):

@@ -26,4 +26,4 @@ def finish(sr: Tensor, assignment: Tensor | None, inside: Tile, out: Array) -> N
     if assignment is not None:
         sr = refine(sr, assignment)
     values = sr[0, :, inside.rows, inside.cols].float().clamp(0, 1).mul(levels).round().permute(1, 2, 0)
-    out[:] = values.to(torch.uint8 if levels == 255 else torch.int32).cpu().numpy()
+    out[:] = values.to(torch.uint8 if levels == 255 else torch.int32).contiguous().cpu().numpy()

@@ -24,6 +24,7 @@ from utils.errors import InputError
 # A tile may take this part of the free memory. A GPU has few users; a CPU's memory is shared with all programs.
 GPU_SHARE, CPU_SHARE = 1 / 2, 1 / 4
 MOST = 1 << 29  # the most bytes that a tile takes on a CPU: larger tiles are hardly faster
+REFUSALS = "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine to execute"
 QUARTERINGS = 4  # how often tiles are made smaller before giving up: then they have 1/256 of the area
 LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and convolutions need working memory
@@ -72,10 +73,15 @@ def until_it_fits(plan: TilePlan, work: Callable[[TilePlan], Done]) -> Done:
     while True:
         try:
             return work(plan)
-        except torch.OutOfMemoryError:
-            if plan.quarterings == QUARTERINGS:
+        except RuntimeError as error:
+            if plan.quarterings == QUARTERINGS or not out_of_memory(error):
                 raise
         plan = replace(plan, quarterings=plan.quarterings + 1)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory did not suffice. The libraries below torch say so in words of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in REFUSALS)
 
 
 def allowance(device: torch.device) -> int:

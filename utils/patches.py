@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.errors import InputError
 from utils.resize import scaled_size
 
-SAME = 1e-6  # pixels, to which floating-point products are exact: 1.1 * 10 is not 11
+EXACT = 1e-6  # pixels, to which floating-point products are exact: 1.1 * 10 is not 11
 PATCHES_AT_ONCE = 64  # in one batch: of 32x32 LR pixels they are as many pixels as an image of 256x256
 
 
@@ -61,7 +61,7 @@ class Patches:
         """Where the patches lie on an axis of `length` LR pixels."""
         firsts = starts(length, self.patch_size, self.step)
         edges = [(first * scale, min(first + self.patch_size, length) * scale) for first in firsts]
-        if length > self.patch_size and any(abs(edge - round(edge)) > SAME for pair in edges for edge in pair):
+        if length > self.patch_size and any(abs(edge - round(edge)) > EXACT for pair in edges for edge in pair):
             raise InputError(f"scale {scale:g}: patches do not fall on whole pixels; work on whole images")
         return [slice(round(first), round(last)) for first, last in edges]
 

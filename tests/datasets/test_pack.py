@@ -36,7 +36,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image is 32x32"):
         pack(folder, tmp_path / "pack.npz", 32, 4, 0)
     for wrong in ((0, 4, 0), (8, 0, 0), (8, -1, 0), (8, 4, -1)):
-        with pytest.raises(InputError, match=r"^--(size|count|seed) (0|-1): must be"):
+        with pytest.raises(InputError, match=r"^--(size|count|seed) (0|-1): must lie between"):
             pack(folder, tmp_path / "pack.npz", *wrong)
     (folder / "junk.png").write_text("junk")
     with pytest.raises(InputError, match=r"junk\.png"):

@@ -29,6 +29,7 @@ PLACES = [
 PLACES += listed("save save/tiny save/tiny-original save/tiny/model.safetensors save/tiny/config.yaml text loop pipe")
 PLACES += listed("bad.png empty.png bad.safetensors bad.pth bad.yaml deep.yaml good.yaml phase0.yaml out.onnx")
 PLACES += listed("/dev/null /dev/zero /dev/full /proc/1/x /proc/self/mem /proc/x/y")
+BELOW = [place for place in PLACES if place not in ("/", "..")]  # those whose subfolders can be looked through
 SETTINGS = [
     *("", "a", "=", "\udcff=1", "betas=[1,2]", "train=[]", "iter_max=[[[[", "upsamplers=[[1000000000]]", "init=\udcff"),
     *("iter_max=0", f"iter_max={'9' * 30}", "width=1000000000", f"width={'9' * 17}", "patch_size=100000000"),
@@ -100,7 +101,7 @@ SCRIPTS: dict[str, tuple[list[str], dict[str, list[str] | None]]] = {
     ),
     "datasets/scripts/pack.py": (
         ["--input", "hr", "--output", "made.npz", "--size", "8"],
-        {"--input": PLACES, "--output": PLACES, "--size": NUMBERS, "--count": NUMBERS, "--seed": NUMBERS},
+        {"--input": BELOW, "--output": PLACES, "--size": NUMBERS, "--count": NUMBERS, "--seed": NUMBERS},
     ),
     "datasets/scripts/generate_mod_LR_bic.py": (
         ["--input", "hr", "--output", "made", "--workers", "1"],

@@ -30,6 +30,7 @@ def gpu() -> Iterator[ModuleType]:
         if DEVICE == "cpu":
             patch.setenv("TRITON_INTERPRET", "1")  # read where a kernel is declared and at its first launch
         pytest.importorskip("triton", reason="Triton is not installed: it comes with the CUDA builds of torch")
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
         yield importlib.import_module("models.fast.gpu")
 
 
@@ -86,7 +87,7 @@ def test_a_model_with_these_kernels(
     model = build_pcsr(TINY_PCSR).to(DEVICE).eval()
     fast = Engine(model, precision=dtype)
     *upsamplers, classifier = fast.model.mlps()
-    fast.kernels = triton_kernels([*upsamplers, differences(classifier).to(dtype)], model.mean)
+    fast.kernels = triton_kernels([mlp.to(dtype) for mlp in (*upsamplers, differences(classifier))], model.mean)
     assert all(isinstance(kernel, gpu.TritonKernel) for kernel in fast.kernels)
     lr, size = torch.rand(2, 3, *LR, device=DEVICE), (13, 18)
     sr, assignment, prob = model(lr, size, Setting(refinement=False))
