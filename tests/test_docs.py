@@ -184,7 +184,7 @@ def test_python_of_the_docs(checkout: Path) -> None:
     exec(block.replace("path/of/this/repository", str(ROOT)), {})
     assert Image.open("photo_x4.png").size == (4 * 48, 4 * 40)
     exec(hub, {})
-    assert (checkout / "hub/carn-pcsr/config.json").is_file()
+    assert (checkout / "hub/softgate-pcsr/config.json").is_file()
 
 
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

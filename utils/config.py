@@ -189,8 +189,8 @@ class TrainSpec(Spec):
     # phase 1. mixture (paper): light upsamplers and classifier learn together from the mixture of all upsamplers, and
     # the two weights above count. gains: each light upsampler learns alone, the classifier learns what each one gains.
     phase1_loss: Literal["mixture", "gains"] = "mixture"
-    # gains: at k = 0 a pixel takes a heavier upsampler if the error falls by this share for each 1 % of the FLOPs of
-    # the heavy upsampler that it costs more
+    # gains: at k = 0 a pixel takes a heavier upsampler if the error falls by so many percent for each 1 % of the FLOPs
+    # of the heavy upsampler that it costs more
     gain_price: float = Field(default=0.04, gt=0, allow_inf_nan=False)
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000
