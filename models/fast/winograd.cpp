@@ -20,7 +20,8 @@ template <int VECTORS> void outer_products(Strip<float> in, Strip<float> other, 
         int i = 0;
         for (; i + ROWS <= depth; i += ROWS) outer_block<ROWS, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
         for (; i + FEW <= depth; i += FEW) outer_block<FEW, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
-        for (; i < depth; i += ODD) outer_block<ODD, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
+        for (; i + ODD <= depth; i += ODD) outer_block<ODD, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
+        for (; i < depth; i++) outer_block<1, VECTORS>(x + i, in.pitch, y, other.pitch, tiles, sums + i * VECTORS * LANES);
     }
 }
 

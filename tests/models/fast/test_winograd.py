@@ -12,6 +12,7 @@ pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no C++ compiler"
 
 SIZES = [(1, 1), (2, 3), (7, 5), (64, 64), (33, 47)]
 CHANNELS = [(3, 58, 1), (58, 58, 1), (13, 7, 1), (52, 52, 4), (70, 66, 1), (12, 140, 2)]
+CHANNELS += [(3, 16, 1), (3, 48, 1), (64, 64, 4), (17, 33, 1), (48, 48, 1)]  # multiples of a vector and one beside
 
 
 def error(ours: Tensor, exact: Tensor | None) -> float:
