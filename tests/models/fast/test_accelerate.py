@@ -14,8 +14,10 @@ from models.fast.build import load_kernels
 from models.fast.cascade import fuse
 from models.fast.engine import Engine
 from models.fast.fold import folded
+from tests.conftest import ROOT
 from training.tasks import OriginalTask, Phase0, Task
 from utils.config import OriginalSpec, PCSRSpec, TrainSpec
+from utils.parse import load_config
 
 pytestmark = pytest.mark.skipif(load_kernels() is None, reason="no C++ compiler")
 
@@ -23,15 +25,20 @@ BACKBONES = ["carn", "srresnet", "softgate"]
 RECIPE = TrainSpec(iter_max=1, learning_rate=1e-3)
 
 
-def phase0(backbone: str) -> Phase0:
+def phase0(backbone: str, shipped: bool = False) -> Phase0:
+    """A small model, or that of the shipped config."""
     torch.manual_seed(0)
-    spec = PCSRSpec(kind="pcsr", backbone=backbone, width=20, upsamplers=((24, 20, 70),), classifier=None)
+    spec: Any = PCSRSpec(kind="pcsr", backbone=backbone, width=20, upsamplers=((24, 20, 70),), classifier=None)
+    if shipped:
+        spec = load_config(ROOT / f"configs/{backbone}-pcsr-phase0.yaml").model
     return Phase0(build_pcsr(spec), RECIPE.model_copy(update={"loss": "psnr"})).train()
 
 
-def original(backbone: str) -> OriginalTask:
+def original(backbone: str, shipped: bool = False) -> OriginalTask:
     torch.manual_seed(0)
-    spec = OriginalSpec(kind="original", backbone=backbone, width=20, scale=4)
+    spec: Any = OriginalSpec(kind="original", backbone=backbone, width=20, scale=4)
+    if shipped:
+        spec = load_config(ROOT / f"configs/{backbone}-x4.yaml").model
     return OriginalTask(build_original(spec), RECIPE).train()
 
 
@@ -52,10 +59,11 @@ def gradients(task: Task[Any]) -> list[Tensor]:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("build", [phase0, original])
-def test_gradients_are_those_of_the_plain_step(backbone: str, build: type) -> None:
-    plain, fast = build(backbone), build(backbone)
+@pytest.mark.parametrize("shipped", [False, True])
+def test_gradients_are_those_of_the_plain_step(backbone: str, build: Any, shipped: bool) -> None:
+    plain, fast, exactly = (build(backbone, shipped) for _ in range(3))
     accelerate(fast)
-    both = zip(gradients(fast), gradients(plain), gradients_in_double(build(backbone)), strict=True)
+    both = zip(gradients(fast), gradients(plain), gradients_in_double(exactly), strict=True)
     for ours, usual, exact in both:
         error, usual_error = (
             (each - exact).double().norm() / (exact.double().norm() + 1e-12) for each in (ours, usual)
