@@ -46,6 +46,8 @@ def check_original(config: Config, source: str | Path) -> None:
     """Raises InputError, naming the source, if a config does not describe the training of an original model."""
     if not isinstance(config.model, OriginalSpec):
         raise InputError(f"{source}: describes a PCSR model; use train_pcsr.py")
+    if config.train.phase is not None:
+        raise InputError("train.phase: an original model has no phases; leave it out")
     scale, of_data = config.model.scale, config.data.scale
     if isinstance(of_data, tuple):
         raise InputError(f"{source}: data.scale is a range, but an original model has one scale; set {scale}")

@@ -21,7 +21,7 @@ from training.describe import start_lines
 from training.ema import Average
 from training.log import Log
 from training.optimizers import build_optimizers, take_step
-from training.runs import BEST, State, write_state
+from training.runs import BEST, State, claimed, write_state
 from training.schedule import learning_rate, progress_made
 from training.stop import noted_signals, stopped
 from training.tasks import Task
@@ -55,7 +55,8 @@ def train(
     unread: list[Tensor] = []  # losses that the host has not looked at yet
     began = time.monotonic() - spent
     iteration, done = start, progress(spec, ranks, start + 1, began)
-    with noted_signals() as signals, Log(folder, start, began, spec, ranks) as log:
+    owned = claimed(folder, begins=begun is None) if ranks.main else nullcontext()
+    with noted_signals() as signals, owned, Log(folder, start, began, config, ranks) as log:
         log.begin(start_lines(config, task, crops, folder, start, done, ranks))
         while done < 1:
             iteration += 1
@@ -73,13 +74,16 @@ def train(
             last = done >= 1
             stopping = not last and ranks.any(bool(signals))  # waits for the other processes, not for the device
             saving = last or stopping or iteration % spec.save_every == 0
+            validating = last or iteration % spec.val_every == 0
             logging = last or iteration % spec.log_every == 0
-            if saving or logging or ranks.device.type == "cpu":  # log; reading losses waits for the device
+            if saving or validating or logging or ranks.device.type == "cpu":  # reading losses waits for the device
                 check_losses(unread, iteration, crops, ranks)
-            if logging:
+            if saving or validating:
+                check_weights(shipped, iteration)
+            if logging:  # log
                 log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
 
-            if last or iteration % spec.val_every == 0:  # validate; waits for the device with each image
+            if validating:  # validate; waits for the device with each image
                 best = log.validation(iteration, *validate(shipped))  # in rank 0 only
                 if best:
                     save_weights(folder / BEST, shipped, config)
@@ -163,6 +167,12 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
         for name, value in losses.items():
             means[name] = means.get(name, 0) + value.detach() / len(shares)
     return means
+
+
+def check_weights(model: nn.Module, iteration: int) -> None:
+    """Raises InputError if the last step has made a weight infinite or no number, before such weights are saved."""
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise InputError(f"the weights are not finite after iteration {iteration}; lower learning_rate")
 
 
 def check_losses(unread: list[Tensor], iteration: int, crops: Crops, ranks: Ranks) -> None:

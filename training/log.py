@@ -18,7 +18,7 @@ from tqdm import tqdm
 from training.describe import duration
 from training.runs import mark_job
 from training.validation import is_best
-from utils.config import TrainSpec
+from utils.config import Config
 from utils.device import synchronize
 from utils.dist import Ranks
 from utils.encode import write_image
@@ -38,10 +38,12 @@ class Log:
     Nothing is written to the disk before the first number, so that a run that cannot start leaves no trace.
     """
 
-    def __init__(self, folder: Path, start: int, began: float, spec: TrainSpec, ranks: Ranks) -> None:
+    def __init__(self, folder: Path, start: int, began: float, config: Config, ranks: Ranks) -> None:
+        spec = config.train
         self.folder, self.start, self.total, self.active = folder, start, spec.iter_max, ranks.main
         self.device, self.iteration = ranks.device, start
         self.spec = spec
+        self.images = json.dumps([config.data.val, config.data.val_lr])  # a resumed run may have others
         self.end = began + 60 * spec.time_limit if spec.time_limit else math.inf
         self.lines = folder / "metrics.jsonl"
         self.unwritten: list[str] = []  # lines for log.txt
@@ -97,22 +99,24 @@ class Log:
 
     def validation(self, iteration: int, means: dict[str, float], pictures: dict[str, Array]) -> bool:
         """Log the means of a validation; metrics.csv has those of all so far. Returns whether it is the best so
-        far (is_best).
+        far (is_best) on its images.
 
         The pictures, (H,W,3) uint8 by name, replace those of the last validation.
         """
-        self.write(iteration, means)
+        self.write(iteration, means, images=self.images)
         best = False
         if self.active:
             for name, pixels in pictures.items():
                 write_image(self.folder / PICTURES / f"{name}.png", pixels)
                 assert self.board is not None
-                self.board.add_image(f"{PICTURES}/{name}", pixels, iteration, dataformats="HWC")
+                tag = f"{PICTURES}/{name}".encode(errors="backslashreplace").decode()  # of bytes that no UTF-8 has
+                self.board.add_image(tag, pixels, iteration, dataformats="HWC")
             records = pd.read_json(self.lines, lines=True, precise_float=True)
             columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
             table = records[columns].dropna(thresh=2)
             write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
-            best = is_best(self.spec, means["val/psnr"], table["val/psnr"].iloc[:-1])
+            same = records["images"].fillna(self.images) == self.images  # older runs did not say which
+            best = is_best(self.spec, means["val/psnr"], table["val/psnr"][same[table.index]].iloc[:-1])
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
             self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and self.spec.phase != 1))
         self.last = (iteration, time.perf_counter())  # the time of a validation is no training
@@ -131,7 +135,7 @@ class Log:
 
     def write_lines(self) -> None:
         """Append new lines to log.txt. Raises InputError if it cannot be written."""
-        with self.errors_named(), (self.folder / "log.txt").open("a") as file:
+        with self.errors_named(), (self.folder / "log.txt").open("a", errors="backslashreplace") as file:
             file.writelines(f"{line}\n" for line in self.unwritten)
         self.unwritten.clear()
 
@@ -142,20 +146,19 @@ class Log:
         except OSError as error:
             raise InputError(f"cannot write the logs in {self.folder}: {error.strerror}") from None
 
-    def write(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Append to the logs on disk. Raises InputError if they cannot be written."""
+    def write(self, iteration: int, scalars: dict[str, float], **texts: str) -> None:
+        """Append to the logs on disk; TensorBoard gets no texts. Raises InputError if they cannot be written."""
         if not self.active:
             return
         with self.errors_named():
             board = self.board or self.open_board()
             with self.lines.open("a") as file:
-                file.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
+                file.write(json.dumps({"iteration": iteration, **scalars, **texts}) + "\n")
             for name, value in scalars.items():
                 board.add_scalar(name, value, iteration)
 
     def open_board(self) -> SummaryWriter:
-        """Make the folder, and drop the iterations after `start` from its logs, because this run repeats them."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Drop the iterations after `start` from the logs, because this run repeats them."""
         mark_job(self.folder)
         if self.lines.exists():
             *whole, _ = self.lines.read_text().split("\n")  # the last line is empty, or a crash cut it short

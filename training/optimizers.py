@@ -18,7 +18,7 @@ def build_optimizers(task: nn.Module, spec: TrainSpec) -> list[Optimizer]:
         return [Adam(learnt, lr=rate, betas=betas, fused=True)]
     muon = Muon(task, rate)
     left = [parameter for parameter in learnt if parameter not in muon.matrices]
-    return [muon, Adam(left, lr=rate, betas=betas, fused=True)]
+    return [muon, *([Adam(left, lr=rate, betas=betas, fused=True)] if left else [])]
 
 
 @torch.no_grad()

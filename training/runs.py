@@ -8,11 +8,14 @@ save/<name>/log.txt, metrics.jsonl, tensorboard/          logs, see training/log
 save/<name>/job                                           torchrun's name for the job that writes here
 """
 
+import fcntl
 import io
 import json
+import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -45,13 +48,44 @@ def numbered_runs(name: str) -> list[Path]:
 def job_folder(name: str) -> Path | None:
     """The folder to which this job wrote before torchrun started it again."""
     marks = [folder / JOB for folder in numbered_runs(name)]
-    return next((mark.parent for mark in marks if mark.is_file() and mark.read_text() == job_id()), None)
+    return next((mark.parent for mark in marks if is_ours(mark)), None)
+
+
+def is_ours(mark: Path) -> bool:
+    """Whether a file holds the name of this job."""
+    return mark.is_file() and mark.read_text() == job_id()
 
 
 def new_run(name: str) -> Path:
     """A folder for a fresh run: the first of save/name, save/name-2, save/name-3 ... that holds nothing yet."""
     folders = chain([SAVE / name], (SAVE / f"{name}-{number}" for number in count(2)))
     return next(folder for folder in folders if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
+
+
+@contextmanager
+def claimed(folder: Path, begins: bool) -> Iterator[None]:
+    """Within, a run's folder exists and no other process trains there; afterwards it is gone if nothing is in it.
+
+    Raises InputError if another process trains there; and for a run that `begins`, if another has left something there.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that knows no locks
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                about = "another process trains there; wait for it, or give another --name"
+                raise InputError(f"{folder}: {about}") from None
+        if begins and any(folder.iterdir()) and not is_ours(folder / JOB):
+            raise InputError(f"{folder}: another run has begun there meanwhile; start this one again")
+        yield
+    finally:
+        os.close(held)
+        for place in made:
+            with suppress(OSError):  # it is not empty
+                place.rmdir()
 
 
 def mark_job(folder: Path) -> None:
@@ -62,7 +96,7 @@ def mark_job(folder: Path) -> None:
 
 def states(folder: Path) -> list[Path]:
     """Resumable states in a run's folder, oldest first."""
-    return sorted((folder / STATE).glob("*.pth"))
+    return sorted(path for path in (folder / STATE).glob("*.pth") if path.stem.isdecimal())
 
 
 @dataclass(frozen=True)

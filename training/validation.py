@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
+from itertools import count, repeat
 from typing import NamedTuple
 
 from torch import distributed
@@ -82,16 +82,19 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
     """
     data, spec = config.data, config.train
     pairs, (_, scale) = validation_pairs(data, ranks), data.scales
-    shown = {pair.name for pair in pairs[: spec.val_images]}
     protocol = Protocol(scale, with_ssim=spec.val_ssim)
 
     def validate(model: OriginalModel | PCSR) -> Validation:
         made: dict[str, Array] = {}
+        order = count(1)
 
         def keep(name: str, restored: Restored) -> None:
-            if name in shown:
-                decides = restored.upsamplers > 1
-                made.update(as_pictures(name, restored if decides else replace(restored, assignment=None)))
+            if (number := next(order)) <= spec.val_images:
+                shown = restored if restored.upsamplers > 1 else replace(restored, assignment=None)
+                pictures = as_pictures(name, shown)
+                if made.keys() & pictures.keys():  # an image of another folder has this name
+                    pictures = as_pictures(f"{name}-{number}", shown)
+                made.update(pictures)
 
         model = copy.deepcopy(model)
         if ranks.world > 1:  # each process has its own running statistics of BatchNorm; those of rank 0 are saved

@@ -50,7 +50,7 @@ def or_else(message: str, prepare: Callable[[object], object] = lambda value: va
 
     def validate(value: object, inner: ValidatorFunctionWrapHandler) -> object:
         try:
-            return inner(prepare(value))
+            return inner(prepare(tuple(value) if isinstance(value, list) else value))
         except ValidationError as error:
             order = any(each["type"] == "order" for each in error.errors())
             raise PydanticCustomError("value", f"{message}; {ORDER}" if order else message) from None
@@ -71,8 +71,8 @@ def both_ends(value: object) -> object:
     return (value, value) if isinstance(value, int | float) else value
 
 
-def as_tuple(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else (value,)
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 N = TypeVar("N", bound=float)
@@ -80,8 +80,9 @@ Span = Annotated[tuple[N, N], AfterValidator(rising)]
 Factor = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 WRONG_SCALE = "must be a whole number, or a range [low, high] with 1 < low <= high"
 Scale = Annotated[PositiveInt | Span[Factor], or_else(WRONG_SCALE)]
-Several = Annotated[tuple[str, ...], Field(min_length=1)]
-Folders = Annotated[str | Several, or_else("must be a folder, or a list of folders")]  # with their subfolders
+Folder = Annotated[str, Field(min_length=1)]
+Several = Annotated[tuple[Folder, ...], Field(min_length=1)]
+Folders = Annotated[Folder | Several, or_else("must be a folder, or a list of folders")]  # with their subfolders
 Level = Annotated[float, Field(ge=0, le=100)]
 Levels = Annotated[Span[Level], or_else("must be a number from 0 to 100, or a range [low, high] of them", both_ends)]
 Quality = Annotated[int, Field(ge=1, le=100)]
@@ -129,7 +130,7 @@ class DataSpec(Spec):
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which one is drawn for each batch
     top_share: float = Field(default=0.0, ge=0, le=1)  # share of the batches that get the upper end of that range
     patch_size: PositiveInt  # LR pixels
-    batch_size: PositiveInt  # samples of all processes together
+    batch_size: int = Field(gt=0, le=2**20)  # samples of all processes together
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
     degrade: DegradeSpec | None = None  # if LR is made from HR; null: HR is shrunk, and nothing else
     cache_dir: str | None = None  # where the decoded training images are kept; null: beside their folder
@@ -177,7 +178,7 @@ class TrainSpec(Spec):
     amp: bool = False  # bfloat16 where autocast finds it safe
     compile: bool = False  # torch.compile
     kernels: bool = True  # in float32 on CPUs use our compiled kernels; false: PyTorch's convolutions
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     frozen_bn: bool = False  # BatchNorm keeps the statistics of `init`, and so computes as in evaluation
     sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not over each process' share
     phase: Literal[0, 1] | None = None  # phase of PCSR training; null: an original model

@@ -135,6 +135,8 @@ def run_rank(main: Callable[[], None]) -> None:
         code = stopped.code
     except SystemExit as end:
         code = int(end.code or 0)
+    except BrokenPipeError:  # the reader, for example `head`, closed the pipe
+        code = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         code = 130
     except Exception:

@@ -1,5 +1,6 @@
 """Reading a config: a YAML file and `key=value` overrides become specs; every error names the key and the source."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,7 +110,8 @@ def checked(spec: type[S], content: dict[str, Any], source: str, overrides: Mapp
     overrides: those that were applied, by their dotted keys; the error names only those that may be at fault.
     """
     try:
-        return spec.model_validate(content)
+        # strict, so that true is not taken as 1; as JSON, so that a list may stand for a tuple
+        return spec.model_validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         *above, last = path = [str(part) for part in first["loc"] if part not in ("original", "pcsr")] or [""]

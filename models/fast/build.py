@@ -68,10 +68,10 @@ def built(compiler: str) -> Path:
     error message.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
-    try:
-        flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    try:  # the compiler may be two words, such as "ccache g++"
+        program, flags = shlex.split(compiler), [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     except ValueError as error:  # a quotation mark is missing
-        raise OSError(f"CXXFLAGS: {error}") from None
+        raise OSError(f"CXX or CXXFLAGS: {error}") from None
     identity = repr([*SOURCES.values(), compiler, *flags, processor()]).encode()
     stem = f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}"
     for path in cache.glob(f"{stem}-*.so"):
@@ -82,7 +82,7 @@ def built(compiler: str) -> Path:
         for name, text in SOURCES.items():
             (Path(scratch) / name).write_text(text)
         made = Path(scratch) / "made.so"
-        command = [compiler, *flags, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
+        command = [*program, *flags, "-o", made.name, *(name for name in SOURCES if name.endswith(".cpp"))]
         subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, errors="replace")
         return made.replace(cache / named_by_content(stem, made))
 

@@ -51,7 +51,7 @@ def assert_current(cache: Cache, folder: Path) -> None:
 
 
 def crops(folder: Path, seed: int = 0, rank: int = 0, world: int = 1, **changes: int) -> Crops:
-    fields = {"train": str(folder), "val": "", "scale": 4, "patch_size": 8, "batch_size": 4, **changes}
+    fields = {"train": str(folder), "val": "val", "scale": 4, "patch_size": 8, "batch_size": 4, **changes}
     spec = DataSpec.model_validate(fields)
     return Crops(open_caches(spec), spec, seed, CPU, rank, world)
 

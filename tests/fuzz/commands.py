@@ -109,7 +109,7 @@ SCRIPTS: dict[str, tuple[list[str], dict[str, list[str] | None]]] = {
     ),
 }
 TRAIN_YAML = """model: {{kind: {kind}, backbone: fsrcnn, width: 6{model}}}
-data: {{train: hr, val: hr, scale: 4, patch_size: 4, batch_size: 2}}
+data: {{train: hr, val: held, scale: 4, patch_size: 4, batch_size: 2}}
 train: {{iter_max: 1, learning_rate: 1.0e-3{train}}}
 """
 
@@ -161,6 +161,7 @@ def template() -> Path:
     model = ", upsamplers: [[8]], classifier: null"
     (folder / "phase0.yaml").write_text(TRAIN_YAML.format(kind="pcsr", model=model, train=", phase: 0"))
     (folder / "empty").mkdir()
+    make_folder(folder / "held", [(24, 24)])
     make_folder(folder / "odd", [(8, 8)])
     (folder / "odd/img_0.png").rename(folder / "odd/\udcff\udcfe.png")  # bytes that no UTF-8 has
     (folder / "loop").symlink_to("loop")

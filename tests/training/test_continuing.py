@@ -12,8 +12,10 @@ from models.checkpoint import load_model
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder
 from training.describe import duration, flops_rows
 from training.log import Log
+from training.runs import claimed, states
 from training.validation import open_validation
 from utils.dist import Ranks
+from utils.errors import InputError
 from utils.parse import load_config
 
 CONFIG = ["--config", "configs/fsrcnn-pcsr-phase0.yaml"]
@@ -157,11 +159,46 @@ def test_the_best_weights_are_kept(cli: Cli, folders: Path) -> None:
 @pytest.mark.parametrize(("phase", "kept"), [(0, [True, False, True]), (1, [True, True, True])])
 def test_in_phase_1_the_newest_weights_are_kept(phase: int, kept: list[bool], tmp_path: Path) -> None:
     """The highest PSNR would be that of the most heavy pixels."""
-    spec = config_for(TINY_PCSR, phase=phase).train
-    with Log(tmp_path / "run", 0, 0.0, spec, Ranks(0, 1, torch.device("cpu"))) as log:
+    config = config_for(TINY_PCSR, phase=phase)
+    with Log(tmp_path / "run", 0, 0.0, config, Ranks(0, 1, torch.device("cpu"))) as log:
         best = [log.validation(number, {"val/psnr": psnr}, {}) for number, psnr in ((1, 30.0), (2, 29.0), (3, 31.0))]
     assert best == kept
     assert (tmp_path / "run/log.txt").read_text().count("best") == (0 if phase else 2)
+
+
+def test_the_best_of_other_images_does_not_count(tmp_path: Path) -> None:
+    """A resumed run may be validated on other images, whose PSNR says nothing about that of the earlier ones."""
+    config = config_for(TINY_PCSR, phase=0)
+    kept, ranks = [], Ranks(0, 1, torch.device("cpu"))
+    for start, folder in ((0, "val"), (2, "other")):
+        data = config.data.model_copy(update={"val": folder})
+        with Log(tmp_path / "run", start, 0.0, config.model_copy(update={"data": data}), ranks) as log:
+            kept += [log.validation(start + number, {"val/psnr": 30.0 - start - number}, {}) for number in (1, 2)]
+    assert kept == [True, False, True, False]
+    assert (tmp_path / "run/metrics.csv").read_text().splitlines()[0] == "iteration,val/psnr"
+
+
+def test_two_runs_that_begin_together(tmp_path: Path) -> None:
+    run = tmp_path / "save/run"
+    with claimed(run, begins=True):
+        for begins in (True, False):
+            with pytest.raises(InputError, match="run: another process trains there"), claimed(run, begins):
+                pass
+        (run / "metrics.jsonl").touch()
+    with pytest.raises(InputError, match="run: another run has begun there meanwhile"), claimed(run, begins=True):
+        pass
+    with claimed(run, begins=False):
+        assert run.exists()
+    with claimed(tmp_path / "other/run", begins=True):
+        assert (tmp_path / "other/run").is_dir()
+    assert not (tmp_path / "other").exists()  # nothing was written
+
+
+def test_copies_beside_the_states_are_no_states(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    for name in ("00000003.pth", "00000010.pth", "keep.pth", "00000003-good.pth"):
+        (tmp_path / "state" / name).touch()
+    assert [path.name for path in states(tmp_path)] == ["00000003.pth", "00000010.pth"]
 
 
 @pytest.mark.parametrize("name", ["carn-pcsr-phase1", "carn-x4"])

@@ -225,6 +225,14 @@ def test_frozen_batchnorm_keeps_its_statistics(cli: Cli, folders: Path) -> None:
     assert not any(torch.equal(before[key], after[key]) for key in before if key.endswith("weight"))
 
 
+def test_weights_that_are_not_finite_are_not_saved(cli: Cli, folders: Path) -> None:
+    """The loss of the last step is that before the step."""
+    settings = ["--set", *SMALL, "iter_max=1", "learning_rate=1e39"]
+    outcome = cli("train_pcsr.py", "--config", config("fsrcnn-pcsr-phase0"), "--name", "run", *settings)
+    assert outcome.code == 2 and "the weights are not finite after iteration 1; lower learning_rate" in outcome.err
+    assert not (folders / "save").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     residual = torch.full((4, 3, 32, 32), np.nan)
     monkeypatch.setattr("training.tasks.interpolation", lambda mlp, lr: lambda lr, grid: residual)

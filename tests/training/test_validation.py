@@ -43,6 +43,14 @@ def test_pictures(cli: Cli, tmp_path: Path) -> None:
         assert np.abs(difference).max() <= 1
 
 
+def test_pictures_of_one_name_in_two_folders(cli: Cli, tmp_path: Path) -> None:
+    for folder in ("val", "more"):
+        make_folder(tmp_path / folder, [(40, 44)])
+    train(cli, "fsrcnn-pcsr-phase0", "--set", *SMALL, "data.val=[val,more]", "iter_max=1", "val_images=2")
+    made = tmp_path / "save/fsrcnn-pcsr-phase0/val"
+    assert {path.name for path in made.iterdir()} == {"img_0.png", "img_0-2.png"}
+
+
 def test_a_run_from_before_there_was_ssim_goes_on(cli: Cli, tmp_path: Path) -> None:
     make_folder(tmp_path / "val", [(40, 44)])
     train(cli, "fsrcnn-x4", "--set", *SMALL, "iter_max=2", "val_every=2", "val_ssim=false")

@@ -79,6 +79,11 @@ def test_a_scale_may_be_a_range(text: str, scales: tuple[float, float], tmp_path
         ("phase=2", "train.phase"),
         ("grad_clip=0", "train.grad_clip"),
         ("weight_decay=-1", "train.weight_decay"),
+        ("learning_rate=true", "train.learning_rate: Input should be a valid number"),
+        ("width=true", "model.width: Input should be a valid integer"),
+        ("data.train=''", "data.train: must be a folder"),
+        (f"seed={2**63}", "train.seed"),
+        ("batch_size=100000000000000000000", "data.batch_size"),
         *[
             (f"data.scale={scale}", r"data\.scale: must be a whole number, or a range \[low, high\]")
             for scale in ("0", "2.5", "four", "[4, 2]", "[1, 4]", "[2]", "[2, 3, 4]", "[2, inf]", "[2, .nan]", "null")
