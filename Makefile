@@ -17,7 +17,7 @@ demo: .venv/installed
 app: .venv/app
 	$(BIN)/python app.py
 
-# make report DATA=dir makes every table and image of the texts again, from the weights in save/
+# make report DATA=dir makes most tables and images of the texts again, from the weights in save/
 report: data-given .venv/bench .venv/app
 	$(BIN)/python benchmarks/report.py --data "$$DATA"
 

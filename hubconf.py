@@ -35,6 +35,7 @@ def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
             # after this repository's packages have become visible
             from inference.upscaler import Upscaler  # noqa: PLC0415
             from models.checkpoint import load_model  # noqa: PLC0415
+            from models.fast.engine import triton_kernel  # noqa: PLC0415
             from utils.device import pick_device  # noqa: PLC0415
 
             if weights is None and not path.is_dir():
@@ -44,9 +45,9 @@ def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
             if meant != (spec.backbone, spec.kind):
                 found = f"{spec.backbone} ({spec.kind}), not of {meant[0]} ({meant[1]})"
                 raise ValueError(f"{path}: holds weights of {found}; take the entry of that name")
-            if torch.cuda.is_available():  # the model may be moved there later, when it cannot import them any more
+            if torch.cuda.is_available():  # to move a model there later: its kernels cannot be imported then
                 with contextlib.suppress(ImportError):
-                    import models.fast.gpu  # noqa: F401, PLC0415
+                    triton_kernel()
             return Upscaler(model, pick_device(device), precision=precision)
 
     load.__doc__ = about

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.page import MISSING
 from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
+from evaluation.record import RECORD
 from evaluation.tables import write_csv
 from inference.automatic import CLEAN, PHOTOS
 from models.checkpoint import SAVE, WEIGHTS
@@ -71,6 +72,7 @@ class Step(NamedTuple):
         log.parent.mkdir(parents=True, exist_ok=True)
         for path in self.makes:  # an evaluation or a demo does not replace results of another model or setting
             path.unlink(missing_ok=True)
+            path.with_name(RECORD).unlink(missing_ok=True)
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
         if code:

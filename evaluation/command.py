@@ -1,6 +1,7 @@
 """The commands test.py and test_pcsr.py: their options, and the evaluation of folders from images to report."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -116,6 +117,8 @@ def degradation(args: argparse.Namespace) -> DegradeSpec | None:
 def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[str, Any]) -> Iterator[DataSet]:
     """Every data set at every scale; `about` goes into the records too. Raises InputError for folders it cannot use."""
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
+    if twice := [name for name, times in Counter(f"{scale:g}" for scale in scales).items() if times > 1]:
+        raise InputError(f"--scale {twice[0]}: two values are the same if rounded to six digits, as in folders' names")
     if args.lr_data and (len(scales) > 1 or len(args.lr_data) != len(named)):
         raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
     lrs, suffix = args.lr_data or [None] * len(named), protocol_suffix(args, about.get("precision"))
@@ -126,7 +129,8 @@ def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[st
             wanted /= f"{name}-x{scale:g}{suffix}"
         if wanted.resolve() in {Path(given).resolve() for given in (*args.hr_data, *args.lr_data)}:
             raise InputError(f"--out_dir {wanted}: holds the images to evaluate; give another folder")
-        record = {**about, "scale": scale, **images_record("hr", hr), **images_record("lr", lr)}
+        images = [from_main(ranks, partial(images_record, *each)) for each in (("hr", hr), ("lr", lr))]
+        record = {**about, "scale": scale, **images[0], **images[1]}
         find = partial(results_folder, wanted, "images.csv", record, bool(args.out_dir))
         yield DataSet(name, scale, pairs, from_main(ranks, find), record)
 

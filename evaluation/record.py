@@ -15,13 +15,16 @@ from utils.files import list_images, read_bytes, write_atomic
 
 RECORD = "record.json"
 # keys that must be equal if two PSNR are to be compared
-COMMON = ("hr_images", "lr_images", "crop", "float_lr", "psnr_type")
+COMMON = ("hr_images", "lr_images", "hr_contents", "lr_contents", "crop", "float_lr", "psnr_type")
+CONTENTS = COMMON[2:4]  # older records lack them
 # names of keys for people; a key that is missing here is its own name
 WORDS = {
     "hr_data": "folder of HR images",
     "hr_images": "HR images",
     "lr_data": "folder of LR images",
     "lr_images": "LR images",
+    "hr_contents": "contents of the HR images",
+    "lr_contents": "contents of the LR images",
     "float_lr": "rounding of LR",
     "psnr_type": "colours of PSNR (RGB or luma)",
     "degrade": "degradation of LR",
@@ -62,11 +65,14 @@ def model_record(chosen: Chosen | None) -> dict[str, Any]:
 
 
 def images_record(kind: str, folder: str | None) -> dict[str, Any]:
-    """The images in a folder of HR or LR, by their names and contents; None if there is no folder."""
+    """The images in a folder of HR or LR, by names and sizes in bytes, and by contents; None without a folder."""
     if folder is None:
         return {f"{kind}_data": None, f"{kind}_images": None}
-    contents = [(path.name, sha256(read_bytes(path)).hexdigest()) for path in list_images(folder)]
-    return {f"{kind}_data": str(Path(folder).resolve()), f"{kind}_images": digest_of(contents)}
+    paths = list_images(folder)
+    sizes = [(path.name, path.stat().st_size) for path in paths]
+    contents = [sha256(read_bytes(path)).hexdigest() for path in paths]
+    found = {f"{kind}_images": digest_of(sizes), f"{kind}_contents": digest_of(contents)}
+    return {f"{kind}_data": str(Path(folder).resolve()), **found}
 
 
 def results_folder(
@@ -83,7 +89,7 @@ def results_folder(
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         there = read_record(folder)
         keys = decides or {**record, **there}  # a key that only one of them has counts as well
-        differ = [key for key in keys if there.get(key) != record.get(key)]
+        differ = [key for key in keys if there.get(key) != record.get(key) and (key in there or key not in CONTENTS)]
         if not differ or not (there or (folder / result).exists()):
             break
         if not about:

@@ -97,7 +97,7 @@ def left_to_do(
     """Whether any file is missing or out of date; `marks` are those that the files would get.
 
     Raises InputError for a file that is an input, whatever links or names lead there; and, unless `overwrite`, for
-    one that no run on this input or on the same content made; that error ends with `remedy`.
+    one that is not up to date and does not say that it was made from this input; that error ends with `remedy`.
     """
     left = overwrite
     for path, wanted in marks.items():
@@ -112,7 +112,7 @@ def left_to_do(
         there_made, there_path = digests(old)
         left = left or there_made != made
         if not overwrite and there_made != made and there_path != path_digest:
-            raise InputError(f"{source}: {path} exists and was not made from it; {remedy}")
+            raise InputError(f"{source}: {path} exists and does not say that it was made from it; {remedy}")
     return left
 
 

@@ -24,7 +24,7 @@ from utils.errors import InputError
 # A tile may take this part of the free memory. A GPU has few users; a CPU's memory is shared with all programs.
 GPU_SHARE, CPU_SHARE = 1 / 2, 1 / 4
 MOST = 1 << 29  # the most bytes that a tile takes on a CPU: larger tiles are hardly faster
-REFUSALS = "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine to execute"
+REFUSALS = "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"
 QUARTERINGS = 4  # how often tiles are made smaller before giving up: then they have 1/256 of the area
 LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and convolutions need working memory
@@ -74,8 +74,10 @@ def until_it_fits(plan: TilePlan, work: Callable[[TilePlan], Done]) -> Done:
         try:
             return work(plan)
         except RuntimeError as error:
-            if plan.quarterings == QUARTERINGS or not out_of_memory(error):
+            if not out_of_memory(error):
                 raise
+            if plan.quarterings == QUARTERINGS:
+                raise torch.OutOfMemoryError(str(error)) from error
         plan = replace(plan, quarterings=plan.quarterings + 1)
 
 

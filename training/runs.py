@@ -70,7 +70,7 @@ def claimed(folder: Path, begins: bool) -> Iterator[None]:
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
+    held, taken = os.open(folder, os.O_RDONLY), False
     try:
         with suppress(OSError):  # a file system that knows no locks
             try:
@@ -78,14 +78,15 @@ def claimed(folder: Path, begins: bool) -> Iterator[None]:
             except BlockingIOError:
                 about = "another process trains there; wait for it, or give another --name"
                 raise InputError(f"{folder}: {about}") from None
+        taken = True
         if begins and any(folder.iterdir()) and not is_ours(folder / JOB):
             raise InputError(f"{folder}: another run has begun there meanwhile; start this one again")
         yield
     finally:
-        os.close(held)
-        for place in made:
+        for place in made if taken else ():
             with suppress(OSError):  # it is not empty
                 place.rmdir()
+        os.close(held)
 
 
 def mark_job(folder: Path) -> None:

@@ -84,7 +84,7 @@ class Phase1(Task[PCSR]):
     def tables(self, lr: Tensor) -> list[Tensor]:
         """The table (b*h*w,C) of each upsampler and of the classifier, from lr (b,3,h,w)."""
         # the kernels of CPUs then need not keep anything for gradients; elsewhere torch 2.11 cannot compile it
-        with torch.no_grad(), torch.inference_mode(lr.device.type == "cpu"):
+        with torch.inference_mode(lr.device.type == "cpu"), torch.no_grad():
             feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
         feat = feat.clone()  # a tensor that gradients may flow past
         return [mlp.project(feat) for mlp in self.model.mlps()]

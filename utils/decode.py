@@ -13,11 +13,22 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageFile, UnidentifiedImageError
+from PIL import ImageFile, PngImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from utils.chunks import XMP, bare, check_pixels, chunks, is_lossy_webp, mended, mended_webp, webp_size, without_texts
+from utils.chunks import (
+    LONGEST_TEXT,
+    XMP,
+    bare,
+    check_pixels,
+    chunks,
+    is_lossy_webp,
+    mended,
+    mended_webp,
+    webp_size,
+    without_texts,
+)
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
@@ -43,6 +54,7 @@ UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"
 UNREAD_KINDS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
 UNREAD_KINDS |= {b"JXL ": "JPEG XL", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR"}
 Pillow.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # a global is the only way to say it, and Pillow refuses from twice its value
+PngImagePlugin.MAX_TEXT_CHUNK = LONGEST_TEXT  # the same; a file with a longer compressed text counts as damaged
 
 
 def read_image(path: str | Path, accept_damaged: bool = False, remedy: str = "") -> Image:

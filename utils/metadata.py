@@ -36,7 +36,8 @@ GRAY, RGB, INKS = b"GRAY", b"RGB ", b"CMYK"  # colour spaces as the header of a 
 X_RESOLUTION = 282  # a tag of EXIF
 IPTC = 0x0404  # its number among the resources of Photoshop, in which a JPEG stores it
 # keywords of text chunks in which older programs store EXIF, XMP and ICC; today these have chunks of their own
-RAW = b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp", b"Raw profile type icc"
+RAW_ICC = b"Raw profile type icc"
+RAW = b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp", RAW_ICC
 RAW_IPTC = b"Raw profile type iptc"
 # segments of a JPEG that are read, or that say how its pixels are stored
 SEGMENTS = (
@@ -130,7 +131,7 @@ def iptc(file: Pillow.Image) -> bytes | None:
 
 def notes(file: Pillow.Image, own: list[Chunk], gray: bool) -> Iterator[str]:
     """A line for each thing that is left out."""
-    if file.info.get("icc_profile") and space(profile_in(file)) != colour_space(file, gray):
+    if has_profile(file, own) and space(profile_in(file)) != colour_space(file, gray):
         yield "its colour profile is damaged, or one for other pixels: left out"
     if damaged_exif(file):
         yield "its EXIF block is damaged: left out"
@@ -230,6 +231,14 @@ def profile_in(file: Pillow.Image) -> bytes:
     """The file's colour profile, without bytes that follow its end; empty if there is none."""
     icc = file.info.get("icc_profile")
     return icc[: int.from_bytes(icc[:4])] if isinstance(icc, bytes) else b""
+
+
+def has_profile(file: Pillow.Image, own: list[Chunk]) -> bool:
+    """Whether a file has a colour profile, which may be damaged; `own` are the chunks of a PNG."""
+    blocks = [block for _, block in file.applist] if isinstance(file, JpegImageFile) else []
+    stored = any(block.startswith(b"ICC_PROFILE\0") for block in blocks)
+    stored |= any(chunk[0] == b"iCCP" or key(chunk) == RAW_ICC for chunk in own)
+    return stored or bool(file.info.get("icc_profile"))
 
 
 def colour_space(file: Pillow.Image, gray: bool) -> bytes:

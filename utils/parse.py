@@ -1,6 +1,5 @@
 """Reading a config: a YAML file and `key=value` overrides become specs; every error names the key and the source."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,9 +108,10 @@ def checked(spec: type[S], content: dict[str, Any], source: str, overrides: Mapp
 
     overrides: those that were applied, by their dotted keys; the error names only those that may be at fault.
     """
+    if wrong := misplaced_truth(content):
+        raise InputError(f"{wrong}: must not be true or false ({ending(source, 60)})")
     try:
-        # strict, so that true is not taken as 1; as JSON, so that a list may stand for a tuple
-        return spec.model_validate_json(json.dumps(content, default=str), strict=True)
+        return spec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         *above, last = path = [str(part) for part in first["loc"] if part not in ("original", "pcsr")] or [""]
@@ -124,6 +124,17 @@ def checked(spec: type[S], content: dict[str, Any], source: str, overrides: Mapp
         places = [ending(source, 60), *([ending(" ".join(faulty), 60)] if faulty else [])]
         text = f"{reason[: LONGEST_REASON - 60]} ({' with '.join(places)})"
         raise InputError(f"{ending(key, 50)}: {text}" if key else text) from None
+
+
+def misplaced_truth(content: Mapping[str, Any]) -> str | None:
+    """The first key of a config that is true or false but stands for something else; pydantic would take 1 or 0."""
+    for section, specs in SECTIONS.items():
+        values = content.get(section)
+        for key, value in values.items() if isinstance(values, dict) else ():
+            kinds = [spec.model_fields[key].annotation for spec in specs if key in spec.model_fields]
+            if isinstance(value, bool) and kinds and bool not in kinds:
+                return f"{section}.{key}"
+    return None
 
 
 def at_fault(override: str, key: str, reason: str) -> bool:

@@ -69,7 +69,8 @@ def built(compiler: str) -> Path:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
     try:  # the compiler may be two words, such as "ccache g++"
-        program, flags = shlex.split(compiler), [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        program = [compiler] if shutil.which(compiler) else shlex.split(compiler)
+        flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     except ValueError as error:  # a quotation mark is missing
         raise OSError(f"CXX or CXXFLAGS: {error}") from None
     identity = repr([*SOURCES.values(), compiler, *flags, processor()]).encode()

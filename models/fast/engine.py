@@ -12,11 +12,11 @@ only values within an MLP do, single pixels in compiled C++ and all pixels of th
 """
 
 import copy
+import functools
 import sys
 from collections.abc import Sequence
 from ctypes import CDLL
-from functools import cached_property
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,11 @@ class Engine:
         kernels = self.kernels_in(self.precision, mlps)
         if self.precision != torch.float16:
             return kernels
-        return [GuardedKernel(*pair) for pair in zip(kernels, self.kernels_in(torch.float32, mlps), strict=True)]
+        exact = self.kernels_in(torch.float32, mlps)
+        if type(exact[0]) is not type(kernels[0]):  # Triton could compile one of them only; their tables differ
+            kernels = [TorchKernel(copy.deepcopy(mlp).half()) for mlp in mlps]
+            exact = [TorchKernel(copy.deepcopy(mlp).float()) for mlp in mlps]
+        return [GuardedKernel(*pair) for pair in zip(kernels, exact, strict=True)]
 
     def kernels_in(self, precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[Kernel]:
         """Kernels that are not compiled C++, each with a copy of its MLP's weights."""
@@ -136,7 +140,7 @@ class Engine:
             return triton_kernels(copies, self.model.mean)
         return [TorchKernel(mlp) for mlp in copies]
 
-    @cached_property
+    @functools.cached_property
     def halo(self) -> Halo | None:
         """The pixels that the encoder must see around a tile; None: the whole image."""
         return find_halo(self.model.encoder)
@@ -199,19 +203,25 @@ class Engine:
             self.kernels[index].add_to(plane, encoded.tables[index][image], grid, width, chosen, index)
 
 
+@functools.cache
+def triton_kernel() -> Any:
+    """The class of the kernels for CUDA. Raises ImportError without Triton, which comes with CUDA builds of torch."""
+    from models.fast.gpu import TritonKernel  # noqa: PLC0415 - as above, and its import takes time
+
+    return TritonKernel
+
+
 def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
     """Triton kernels, compiled here; if that fails, kernels of plain torch, and a line on stderr."""
     try:
-        from models.fast.gpu import TritonKernel  # noqa: PLC0415 - Triton comes with the CUDA builds of torch only
-
-        kernels = [TritonKernel(mlp) for mlp in mlps]
+        kernels = [triton_kernel()(mlp) for mlp in mlps]
         lr = mean.new_zeros(1, 3, 8, 8)
         for kernel, mlp in zip(kernels, mlps, strict=True):
             feat = lr.new_zeros(1, mlp.in_channels, 8, 8, dtype=mlp.linears()[0].weight.dtype)
             table = kernel.table(feat)[0]
             for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # each needs a program of its own
                 kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
-        return cast("list[Kernel]", kernels)
+        return kernels
     except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
         reason = str(error).strip().partition("\n")[0]
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image as Pillow
 
-from evaluation.record import images_record
+from evaluation.record import images_record, incomparable, read_record, write_record
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, photo, save_tiny
 from utils.files import data_name
 
@@ -56,8 +56,8 @@ def test_other_results_stay(cli: Cli, work: Path) -> None:
     assert first.code == 0 and first.err == "", first.err
     kept = (results / "Set-x4/images.csv").read_bytes()
     outcome = cli(*PCSR, "--hr_data", "b/Set/HR")
-    differ = "results that differ in the folder of HR images, the HR images; the new ones go to"
-    assert f"note: results/pcsr/Set-x4 holds {differ}" in outcome.err
+    differ = "the folder of HR images, the HR images, the contents of the HR images; the new ones go to"
+    assert f"note: results/pcsr/Set-x4 holds results that differ in {differ}" in outcome.err
     assert outcome.out.splitlines()[-1] == "written to results/pcsr/Set-x4-2"
     assert cli(*PCSR, "--hr_data", "b/Set/HR", "--k", 0).out.splitlines()[-1] == "written to results/pcsr/Set-x4-2"
     assert "differ in the settings" in cli(*PCSR, "--hr_data", "a/Set/HR", "--adaptive").err
@@ -90,8 +90,18 @@ def test_images_are_told_apart_by_their_content(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
         (tmp_path / name).mkdir()
         Pillow.fromarray(photo(8, 8, seed=seed)).save(tmp_path / name / "a.bmp")
-    one, same, other = (images_record("hr", str(tmp_path / each))["hr_images"] for each in ("one", "same", "other"))
-    assert one == same != other
+    records = [images_record("hr", str(tmp_path / each)) for each in ("one", "same", "other")]
+    one, same, other = ({**record, "hr_data": ""} for record in records)
+    assert one == same and incomparable(one, other) == ["hr_contents"]
+
+
+def test_older_records_do_not_hold_the_contents_of_images(cli: Cli, work: Path) -> None:
+    command = (*PCSR, "--hr_data", "a/Set/HR", "--out_dir", "out")
+    assert cli(*command).code == 0
+    record = read_record(work / "out")
+    write_record(work / "out", {key: record[key] for key in record if not key.endswith("_contents")})
+    assert not incomparable(record, read_record(work / "out"))
+    assert cli(*command).code == 0 and read_record(work / "out") == record
 
 
 def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:
@@ -116,6 +126,7 @@ def test_several_data_sets_and_scales(cli: Cli, work: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--hr_data", "a/Set/HR", "--scale", "2.1234567", "2.1234568"], "--scale 2.12346: two values are the same"),
         (["--hr_data", "a/Set/HR", "b/Set/HR"], "a/Set/HR and b/Set/HR: data folders of the same name, Set, so that"),
         (["--hr_data", "a/Set/HR", "--hr_data", "a/Set/HR/"], "a/Set/HR/: named twice; name every folder once"),
         (["--hr_data", "a/Set/HR", "Other", "--lr_data", "Other"], "--lr_data: give one folder for each"),

@@ -110,7 +110,7 @@ def test_images_of_one_name_in_two_folders(cli: Cli, work: Path) -> None:
     before = written(work)
     write_image(work / "other" / "a.png", photo(5, 5))
     outcome = upscale(cli, "--img_path", "other/a.png")
-    assert outcome.code == 2 and "exists and was not made from it" in outcome.err and written(work) == before
+    assert outcome.code == 2 and "does not say that it was made from it" in outcome.err and written(work) == before
     (work / "in" / "a.png").replace(work / "other" / "a.png")  # moved
     outcome = upscale(cli, "--img_path", "other/a.png")
     assert outcome.code == 0 and "already there" in outcome.out and written(work) == before

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,13 @@ def test_texts_with_names_that_pillow_uses(name: str, bits: int, tmp_path: Path)
         np.testing.assert_array_equal(image.pixels, plain.pixels)
 
 
+def test_a_long_text(tmp_path: Path) -> None:
+    text = zlib.compress(b"a" * (1 << 22))
+    for bits in (8, 16):
+        image, notes = through(png(samples(3, bits), bits, 2, [(b"zTXt", b"notes\0\0" + text)]), ".png", tmp_path)
+        assert not notes and len(image.chunks) == 1
+
+
 def test_a_profile_that_is_left_out(tmp_path: Path) -> None:
     gray = Pillow.fromarray(photo(9, 9)).convert("L")
     for content in (saved("JPEG", gray, icc_profile=SRGB), saved("JPEG", icc_profile=b"nonsense")):
@@ -152,6 +160,8 @@ def test_a_profile_that_is_left_out(tmp_path: Path) -> None:
         assert image.icc is None and notes == ["its colour profile is damaged, or one for other pixels: left out"]
     image, notes = through(saved("JPEG", icc_profile=SRGB + b"\0\0"), ".png", tmp_path)
     assert image.icc == SRGB and not notes
+    broken = png(samples(3, 8), 8, 2, [(b"iCCP", b"ICC Profile\0\0nonsense")])
+    assert "colour profile" in str(through(broken, ".png", tmp_path)[1])
     inks = Pillow.new("CMYK", (9, 9))
     assert "colour profile" in str(through(saved("JPEG", inks, icc_profile=SRGB), ".png", tmp_path)[1])
 

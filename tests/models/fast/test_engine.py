@@ -8,10 +8,11 @@ from models.build import build_pcsr
 from models.decide import assign_k
 from models.fast import build
 from models.fast.accelerate import FastConv
-from models.fast.engine import Engine
+from models.fast.engine import Engine, GuardedKernel
 from models.fast.pixels import PixelKernel
 from models.fast.plain import TorchKernel
 from models.grid import grid_over
+from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.setting import Setting
 from models.tile import whole
@@ -115,6 +116,21 @@ def test_beyond_float16(where: str, served: bool, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(fast.classify(encoded, size), model.classify(feat, grid), rtol=0.01, atol=0.01)
     expected = model.upsample(lr, feat, grid, some)
     torch.testing.assert_close(fast.upsample(encoded, size, some), expected, rtol=0.01, atol=0.01)
+
+
+def test_both_kernels_of_a_guard_are_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton may compile one precision only."""
+
+    class Other(TorchKernel):
+        pass
+
+    def kernels_in(self: Engine, precision: torch.dtype, mlps: list[PixelMLP]) -> list[TorchKernel]:
+        return [(Other if precision == torch.float16 else TorchKernel)(mlp) for mlp in mlps]
+
+    monkeypatch.setattr(Engine, "is_served", lambda self: False)
+    monkeypatch.setattr(Engine, "kernels_in", kernels_in)
+    kernels = Engine(model_of({}), precision=torch.float16).kernels
+    assert all(isinstance(kernel, GuardedKernel) and type(kernel.half) is TorchKernel for kernel in kernels)
 
 
 def test_a_copy_is_prepared() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.build import build_pcsr
 from models.decide import probabilities
-from models.fast.engine import Engine, differences, triton_kernels
+from models.fast.engine import Engine, differences, triton_kernel, triton_kernels
 from models.fast.plain import TorchKernel
 from models.grid import grid_over
 from models.mlp import PixelMLP
@@ -112,6 +112,7 @@ def test_refusals(gpu: ModuleType) -> None:
 
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "models.fast.gpu", None)  # as if it could not be imported
+    triton_kernel.cache_clear()
     model = build_pcsr(TINY_PCSR)
     kernels = triton_kernels(model.mlps(), model.mean)
     assert all(isinstance(kernel, TorchKernel) for kernel in kernels)
