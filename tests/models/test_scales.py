@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def spec(folder: Path, scale: object, lr_round: bool = True) -> DataSpec:
-    fields = {"train": str(folder), "val": "", "scale": scale, "patch_size": 8, "batch_size": 4, "lr_round": lr_round}
+    fields = {"train": str(folder), "val": "val", "scale": scale, "patch_size": 8, "batch_size": 4, "lr_round": lr_round}
     return DataSpec.model_validate(fields)
 
 
