@@ -24,8 +24,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def spec(folder: Path, scale: object, lr_round: bool = True) -> DataSpec:
-    fields = {"train": str(folder), "val": "val", "scale": scale, "patch_size": 8, "batch_size": 4, "lr_round": lr_round}
-    return DataSpec.model_validate(fields)
+    fields = {"train": str(folder), "val": "val", "scale": scale, "patch_size": 8, "batch_size": 4}
+    return DataSpec.model_validate({**fields, "lr_round": lr_round})
 
 
 def crops(folder: Path, scale: object = RANGE, seed: int = 0, rank: int = 0, world: int = 1) -> Crops:
