@@ -1,9 +1,8 @@
 """The commands test.py and test_pcsr.py: their options, and the evaluation of folders from images to report."""
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from datasets.options import add_degrade_option, asked_degradation
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import Chosen, add_model_options, precision_record
+from inference.options import Chosen, add_model_options, precision_record, refuse_equal_names
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
 from utils.cli import Parser, tell
@@ -117,8 +116,8 @@ def degradation(args: argparse.Namespace) -> DegradeSpec | None:
 def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[str, Any]) -> Iterator[DataSet]:
     """Every data set at every scale; `about` goes into the records too. Raises InputError for folders it cannot use."""
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
-    if twice := [name for name, times in Counter(f"{scale:g}" for scale in scales).items() if times > 1]:
-        raise InputError(f"--scale {twice[0]}: two values are the same if rounded to six digits, as in folders' names")
+    refuse_equal_names([f"--scale {scale:g}" for scale in scales])
+    recorded = cache(images_record)  # the images of a folder are the same at every scale
     if args.lr_data and (len(scales) > 1 or len(args.lr_data) != len(named)):
         raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
     lrs, suffix = args.lr_data or [None] * len(named), protocol_suffix(args, about.get("precision"))
@@ -129,7 +128,7 @@ def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[st
             wanted /= f"{name}-x{scale:g}{suffix}"
         if wanted.resolve() in {Path(given).resolve() for given in (*args.hr_data, *args.lr_data)}:
             raise InputError(f"--out_dir {wanted}: holds the images to evaluate; give another folder")
-        images = [from_main(ranks, partial(images_record, *each)) for each in (("hr", hr), ("lr", lr))]
+        images = [from_main(ranks, partial(recorded, *each)) for each in (("hr", hr), ("lr", lr))]
         record = {**about, "scale": scale, **images[0], **images[1]}
         find = partial(results_folder, wanted, "images.csv", record, bool(args.out_dir))
         yield DataSet(name, scale, pairs, from_main(ranks, find), record)

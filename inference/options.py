@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -101,9 +102,14 @@ def asked_settings(args: argparse.Namespace, scale: float) -> list[Setting]:
     if args.adaptive:
         chosen.append(Setting("adaptive", 0.0, *common))
     chosen = list(dict.fromkeys(chosen)) or [Setting("k", 0.0, *common)]
-    if twice := [name for name, times in Counter(map(str, chosen)).items() if times > 1]:
-        raise InputError(f"{twice[0]}: two values are the same if rounded to six digits, as in the names of results")
+    refuse_equal_names([str(setting) for setting in chosen])
     return chosen
+
+
+def refuse_equal_names(names: Sequence[str]) -> None:
+    """Raises InputError if two different values are named alike, as names hold six digits."""
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise InputError(f"{twice[0]}: two values are the same if rounded to six digits, as in the names of results")
 
 
 def tile_plan(args: argparse.Namespace) -> TilePlan:

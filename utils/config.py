@@ -50,7 +50,7 @@ def or_else(message: str, prepare: Callable[[object], object] = lambda value: va
 
     def validate(value: object, inner: ValidatorFunctionWrapHandler) -> object:
         try:
-            return inner(prepare(tuple(value) if isinstance(value, list) else value))
+            return inner(prepare(value))
         except ValidationError as error:
             order = any(each["type"] == "order" for each in error.errors())
             raise PydanticCustomError("value", f"{message}; {ORDER}" if order else message) from None
@@ -71,8 +71,8 @@ def both_ends(value: object) -> object:
     return (value, value) if isinstance(value, int | float) else value
 
 
-def as_tuple(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def as_tuple(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 N = TypeVar("N", bound=float)

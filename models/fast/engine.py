@@ -129,16 +129,14 @@ class Engine:
             return kernels
         exact = self.kernels_in(torch.float32, mlps)
         if type(exact[0]) is not type(kernels[0]):  # Triton could compile one of them only; their tables differ
-            kernels = [TorchKernel(copy.deepcopy(mlp).half()) for mlp in mlps]
-            exact = [TorchKernel(copy.deepcopy(mlp).float()) for mlp in mlps]
+            kernels, exact = torch_kernels(torch.float16, mlps), torch_kernels(torch.float32, mlps)
         return [GuardedKernel(*pair) for pair in zip(kernels, exact, strict=True)]
 
     def kernels_in(self, precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[Kernel]:
         """Kernels that are not compiled C++, each with a copy of its MLP's weights."""
-        copies = [copy.deepcopy(mlp).to(precision) for mlp in mlps]
         if self.device.type == "cuda" and precision != torch.float64:
-            return triton_kernels(copies, self.model.mean)
-        return [TorchKernel(mlp) for mlp in copies]
+            return triton_kernels([copy.deepcopy(mlp).to(precision) for mlp in mlps], self.model.mean)
+        return torch_kernels(precision, mlps)
 
     @functools.cached_property
     def halo(self) -> Halo | None:
@@ -201,6 +199,11 @@ class Engine:
         for image, plane in enumerate(planes):
             chosen = None if assignment is None else assignment[image].contiguous()
             self.kernels[index].add_to(plane, encoded.tables[index][image], grid, width, chosen, index)
+
+
+def torch_kernels(precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[Kernel]:
+    """Kernels of plain torch, each with a copy of its MLP's weights."""
+    return [TorchKernel(copy.deepcopy(mlp).to(precision)) for mlp in mlps]
 
 
 @functools.cache
