@@ -4,7 +4,6 @@ import math
 import shutil
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from html import escape
@@ -256,6 +255,7 @@ def serve(service: Service, host: str, port: int, max_mb: float) -> None:
         raise InputError(f"{host}:{port} is taken, or no address of this machine; choose another") from None
     print(f"open http://{host}:{port} (Ctrl-C ends it)", flush=True)
     try:
-        threading.Event().wait()
+        while True:  # a wait without end would miss a signal that the system gives to another thread
+            time.sleep(1)
     finally:
         page.close(verbose=False)

@@ -1,6 +1,9 @@
 """The page under load, by its endpoint for programs: many visitors at once, and what it refuses."""
 
+import ctypes
 import functools
+import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,10 +67,15 @@ def visit(number: int, address: str, folder: Path, moves: int) -> None:
         np.testing.assert_array_equal(read_image(made).pixels, expected)
 
 
+def started() -> psutil.Process:
+    """The server."""
+    (process,) = [child for child in psutil.Process().children() if any("app.py" in word for word in child.cmdline())]
+    return process
+
+
 def memory() -> int:
     """Bytes that the server holds."""
-    (process,) = [child for child in psutil.Process().children() if any("app.py" in word for word in child.cmdline())]
-    return int(process.memory_info().rss)
+    return int(started().memory_info().rss)
 
 
 def test_eight_visitors_at_once(server: str, tmp_path: Path) -> None:
@@ -98,6 +106,14 @@ def test_the_queue_is_full(server: str, tmp_path: Path) -> None:
     told = [answer.text for answer in answers if answer.status_code != 200]
     assert WAITING <= len(answers) - len(told) < WAITING + 10
     assert all("Queue is full" in text for text in told), told[:2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_it_ends_whichever_thread_gets_the_signal(server: str) -> None:
+    process = started()
+    threads = {thread.id for thread in process.threads()} - {process.pid}
+    assert ctypes.CDLL(None).tgkill(process.pid, max(threads), signal.SIGTERM) == 0
+    wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)  # whoever started it still asks for its exit code
 
 
 def test_what_is_refused(server: str, tmp_path: Path) -> None:
