@@ -255,7 +255,11 @@ def serve(service: Service, host: str, port: int, max_mb: float) -> None:
         raise InputError(f"{host}:{port} is taken, or no address of this machine; choose another") from None
     print(f"open http://{host}:{port} (Ctrl-C ends it)", flush=True)
     try:
-        while True:  # a wait without end would miss a signal that the system gives to another thread
-            time.sleep(1)
+        until_interrupted()
     finally:
         page.close(verbose=False)
+
+
+def until_interrupted() -> None:
+    while True:  # one wait without end would miss a signal that the system gives to another thread
+        time.sleep(1)

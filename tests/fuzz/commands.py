@@ -9,7 +9,6 @@ import runpy
 import shutil
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, make_folder, save_tiny
@@ -187,7 +186,7 @@ def run_command(script: str, words: list[str]) -> tuple[int, str]:
         ):
             patches.enter_context(each)
         if script == "app.py":
-            patches.enter_context(mock.patch("web.page.threading", SimpleNamespace(Event=mock.Mock)))  # ends at once
+            patches.enter_context(mock.patch("web.page.until_interrupted"))
         try:
             if script == "dist.sh":
                 runpy.run_module("utils.dist", run_name="__main__")
