@@ -220,6 +220,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "speed": partial(speed, file="inference.csv"),
     "speed-fsrcnn": partial(speed, file="inference-fsrcnn.csv"),
     "speed-softgate": partial(speed, file="inference-softgate.csv"),
+    "speed-softgate-avx2": partial(speed, file="inference-softgate-avx2.csv"),
     "speed-srresnet": partial(speed, file="inference-srresnet.csv"),
     "training": training,
     "axes": axes,
