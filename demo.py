@@ -35,8 +35,8 @@ from inference.options import (
     asked_settings,
     chosen_model,
     chosen_output,
-    precision_record,
     refuse_decisions,
+    speed_record,
     tile_plan,
 )
 from inference.outputs import digest_of, fingerprint
@@ -100,7 +100,8 @@ def model_chooser(args: argparse.Namespace, ranks: Ranks) -> Callable[[Path], tu
         restore, names = restorer(args, chosen.model, ranks.device, scale)
         if ranks.main:
             chosen.introduce(precision, scale)
-        made_by = digest_of(fingerprint(chosen.model), not args.no_refinement, *precision_record(precision).values())
+        faster = speed_record(precision, args.skip_flat).values()
+        made_by = digest_of(fingerprint(chosen.model), not args.no_refinement, *faster)
         return Ready(restore, names, scale, chosen.name, made_by)
 
     def choose(source: Path) -> tuple[Ready, str]:
@@ -158,7 +159,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
     path, restores = Path(args.images[0]), [restore]
     record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
     record |= {"scale": scale, "settings": names, "refinement": not args.no_refinement, "opacity": args.opacity}
-    record |= {"device": device.type, **precision_record(precision)}
+    record |= {"device": device.type, **speed_record(precision, args.skip_flat)}
     if isinstance(chosen.model, PCSR):
         original = original_beside(chosen.spec.backbone, scale, args.original)
         if original is not None:

@@ -1,7 +1,7 @@
 """The commands test.py and test_pcsr.py: their options, and the evaluation of folders from images to report."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from datasets.options import add_degrade_option, asked_degradation
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import format_table, summary_json, write_report
-from inference.options import Chosen, add_model_options, precision_record, refuse_equal_names
+from inference.options import Chosen, add_model_options, refuse_equal_names, speed_record
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
 from utils.cli import Parser, tell
@@ -87,7 +87,8 @@ def run_evaluation(
             chosen.introduce(precision, *restores)
             if chosen.trained and not args.lr_data and (warning := chosen.trained.unlike(args.degrade)):
                 tell(f"warning: {warning}")
-    about = {**model_record(chosen), "settings": settings, **protocol_record(args), **precision_record(precision)}
+    about = {**model_record(chosen), "settings": settings, **protocol_record(args)}
+    about |= speed_record(precision, getattr(args, "skip_flat", 0.0))  # PCSR only
     about["device"] = ranks.device.type
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:
@@ -120,7 +121,7 @@ def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[st
     recorded = cache(images_record)  # the images of a folder are the same at every scale
     if args.lr_data and (len(scales) > 1 or len(args.lr_data) != len(named)):
         raise InputError("--lr_data: give one folder for each of --hr_data, and a single --scale")
-    lrs, suffix = args.lr_data or [None] * len(named), protocol_suffix(args, about.get("precision"))
+    lrs, suffix = args.lr_data or [None] * len(named), protocol_suffix(args, about)
     for ((name, hr), lr), scale in product(zip(named.items(), lrs, strict=True), scales):
         pairs = PairedFolder(hr, lr, scale, args.float_lr, ranks.rank, ranks.world, degrade=args.degrade)
         wanted = Path(args.out_dir or f"results/{model}")
@@ -176,7 +177,7 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
     return {**record, "degrade": str(args.degrade)} if args.degrade else record  # older records lack it
 
 
-def protocol_suffix(args: argparse.Namespace, precision: str | None) -> str:
+def protocol_suffix(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
     """Names whatever differs from whole images in RGB: results of each protocol have a folder of their own."""
     other = {
         "patches": not args.per_image,
@@ -185,7 +186,9 @@ def protocol_suffix(args: argparse.Namespace, precision: str | None) -> str:
         "float": args.float_lr,
         "unrefined": getattr(args, "no_refinement", False),  # PCSR only
     }
-    words = [*(word for word, holds in other.items() if holds), *([precision] if precision else [])]
+    words = [word for word, holds in other.items() if holds]
+    words += [record["precision"]] if "precision" in record else []
+    words += [f"flat{record['skip_flat']}"] if "skip_flat" in record else []
     words += str(args.degrade).replace("=", "").split() if args.degrade else []
     return "".join(f"-{word}" for word in words)
 

@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,14 +13,15 @@ import torch
 from torch import Tensor
 
 from inference.finish import canvas, finish
+from inference.flat import budget_left, divide, undivided
 from inference.precision import computes_in, name_of
 from inference.restore import Clock, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, allowance, until_it_fits
-from models.decide import decide
+from models.decide import LARGE, decide
 from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops
 from models.setting import Setting
-from models.tile import Tile
+from models.tile import Tile, whole
 from utils.errors import InputError
 
 HR_FLOATS = 10  # numbers that are held per HR pixel: the log odds, sr, and while refining the means of sr and masks
@@ -33,6 +35,7 @@ class ResultInProgress:
         self.pixels = canvas(*size, bits)
         self.assignment = np.empty(size, np.uint8)
         self.counts: Counter[int] = Counter()  # HR pixels per upsampler
+        self.skipped = 0  # HR pixels that are interpolated
         self.seconds = 0.0
 
     def paint(self, engine: Engine, encoded: Encoded, assignment: Tensor, tile: Tile) -> None:
@@ -44,15 +47,23 @@ class ResultInProgress:
         self.count(assignment[:, inside.rows, inside.cols], engine.upsampler_count)
         self.assignment[rows, cols] = assignment[0, inside.rows, inside.cols].cpu().numpy()
 
+    def interpolate(self, sr: Tensor, tile: Tile) -> None:
+        """Write sr (1,3,R,C), a tile of HR pixels that no network computes. In the assignment they are light."""
+        finish(sr, None, whole(sr), self.pixels[tile.rows, tile.cols])
+        self.assignment[tile.rows, tile.cols] = 0
+        self.skipped += sr.shape[2] * sr.shape[3]
+
     def count(self, assignment: Tensor, upsamplers: int) -> None:
         self.counts.update({j: int(torch.count_nonzero(assignment == j)) for j in range(upsamplers)})
 
-    def restored(self, account: PCSRFlops, lr_pixels: int, shared_seconds: float) -> Restored:
+    def restored(self, account: PCSRFlops, lr_pixels: int, seen: int, shared_seconds: float) -> Restored:
+        """Of an image of `lr_pixels`, of which the encoder saw `seen`."""
         upsamplers = len(account.upsamplers)
         counts = [self.counts[j] for j in range(upsamplers)]
-        flops = account.total(lr_pixels, counts)
-        heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [sum(counts)])
-        share, seconds = counts[-1] / sum(counts), shared_seconds + self.seconds
+        pixels = sum(counts) + self.skipped
+        flops = account.total(seen, counts)
+        heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [pixels])
+        share, seconds = counts[-1] / pixels, shared_seconds + self.seconds
         return Restored(str(self.setting), self.pixels, self.assignment, upsamplers, share, flops, heavy, seconds)
 
 
@@ -67,23 +78,45 @@ class Encoding:
     ) -> None:
         """lr (1,3,h,w) in [0,1]; results have 8 or 16 bits. Raises InputError for an output too large for a file."""
         self.size = hr_size(lr, scale)
-        self.engine, self.lr, self.scale, self.bits, self.keep = engine, lr.to(engine.device), scale, bits, keep
+        self.engine, self.scale, self.bits, self.keep = engine, scale, bits, keep
+        self.lr = lr.to(engine.device).contiguous()  # now, or the kernels would copy it for every tile
         until_it_fits(plan or TilePlan(), self.begin)
 
     def begin(self, plan: TilePlan) -> None:
         """Cut the image into tiles and, with `keep`, encode it."""
         self.log_odds: Tensor | None = None  # (1,M-1,H,W)
         self.feats: list[Tensor | None] = []  # one per tile; emptied before the free memory decides how tiles are cut
-        self.plan, self.tiles = plan, plan.cut(self.lr, self.engine, pixel_bytes(self.engine, self.scale))
+        halo = self.engine.halo if plan.skip_flat else None  # before the clock starts, as finding it takes time
+        clock = Clock(self.engine.device)
+        self.plan = plan
+        self.division = divide(self.lr, plan.skip_flat, halo) if plan.skip_flat else undivided(self.lr)
+        self.tiles, self.flat = (self.cut(pieces) for pieces in (self.division.busy, self.division.flat))
         # refinement reads one pixel around a tile; the halo of the encoder comes on top of that
         self.around = [tile.grown(self.lr, 1) for tile in self.tiles]
-        clock = Clock(self.engine.device)
+        self.skipped = self.mask(self.flat) if self.flat else None
         if self.keep:
             self.log_odds, self.feats = self.classify_all(keep=True)
-        self.seconds = clock.lap()  # what encoding took
+        self.seconds = clock.lap()  # what encoding and dividing took
+
+    def cut(self, pieces: Sequence[Tile]) -> list[Tile]:
+        """Rectangles of the image, cut into tiles that fit into the memory."""
+        bytes_each, lr = pixel_bytes(self.engine, self.scale), self.lr
+        cuts = [(piece, self.plan.cut(lr[..., piece.rows, piece.cols], self.engine, bytes_each)) for piece in pieces]
+        return [tile.out_of(piece) for piece, tiles in cuts for tile in tiles]
+
+    def mask(self, tiles: Sequence[Tile]) -> Tensor:
+        """The HR pixels of tiles, (H,W) of bool."""
+        mask = torch.zeros(self.size, dtype=torch.bool, device=self.lr.device)
+        for tile in tiles:
+            rows, cols = tile.window(self.lr, self.size)
+            mask[rows, cols] = True
+        return mask
 
     def classify_all(self, keep: bool) -> tuple[Tensor, list[Tensor | None]]:
-        """The log odds of the whole image, found tile by tile, and the features of each tile, None without `keep`."""
+        """The log odds of the whole image, found tile by tile, and the features of each tile, None without `keep`.
+
+        What is skipped gets those of light pixels.
+        """
         feats: list[Tensor | None] = []
         log_odds = torch.empty(1, self.engine.upsampler_count - 1, *self.size, device=self.lr.device)
         with self.plan.bar(len(self.tiles)) as bar:
@@ -94,6 +127,8 @@ class Encoding:
                 log_odds[..., rows, cols] = self.engine.classify(encoded, self.size)
                 feats.append(feat if keep else None)
                 bar.update()
+        if self.skipped is not None:  # tiles reach one pixel into it
+            log_odds.masked_fill_(self.skipped, -LARGE)
         return log_odds, feats
 
     @torch.inference_mode()
@@ -105,6 +140,19 @@ class Encoding:
         check_settings(self.engine, self.scale, settings)
         return until_it_fits(self.plan, partial(self.restore_tiles, settings))
 
+    def decide_all(self, log_odds: Tensor, setting: Setting) -> Tensor:
+        """The assignment (1,H,W) of the whole image from its log odds (1,M-1,H,W); what is skipped is light."""
+        account = self.engine.account
+        if self.skipped is None:
+            return decide(log_odds, setting, account)
+        assignment, computed = torch.zeros_like(self.skipped, dtype=torch.uint8)[None], ~self.skipped
+        if count := int(computed.count_nonzero()):
+            if setting.rule == "budget":
+                value = budget_left(setting.value, account, self.scale, computed.numel(), count, self.division.seen)
+                setting = replace(setting, value=value)
+            assignment[:, computed] = decide(log_odds[..., computed][..., None], setting, account)[..., 0]
+        return assignment
+
     def restore_tiles(self, settings: Sequence[Setting], plan: TilePlan) -> list[Restored]:
         if plan != self.plan:
             self.begin(plan)
@@ -114,14 +162,19 @@ class Encoding:
         results = [ResultInProgress(setting, self.size, self.bits) for setting in settings]
         # these rules need the log odds of all tiles before the first pixel
         see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
-        if all_odds is None and see_all and len(self.tiles) > 1:
+        if all_odds is None and see_all and (len(self.tiles) > 1 or self.flat):
             all_odds, feats = self.classify_all(keep=4 * engine.channels * lr_pixels <= allowance(engine.device))
         shared = clock.lap()
         decided: dict[Setting, Tensor] = {}
         if all_odds is not None:
             for result in results:
-                decided[result.setting] = decide(all_odds, result.setting, engine.account)
+                decided[result.setting] = self.decide_all(all_odds, result.setting)
                 result.seconds += clock.lap()
+        for tile in self.flat:
+            sr = engine.interpolate(self.lr, self.size, tile)
+            for result in results:
+                result.interpolate(sr, tile.window(self.lr, self.size))
+        shared += clock.lap()
         with self.plan.bar(len(self.tiles)) as bar:
             for i, (tile, around) in enumerate(zip(self.tiles, self.around, strict=True)):
                 feat = feats[i] if feats else None
@@ -134,11 +187,17 @@ class Encoding:
                         assignment = decided[result.setting][:, rows, cols].contiguous()
                     else:
                         assignment = decide(log_odds, result.setting, engine.account)
+                        if self.skipped is not None:
+                            assignment.masked_fill_(self.skipped[rows, cols], 0)
                     result.paint(engine, encoded, assignment, tile)
                     result.seconds += clock.lap()
                 del encoded, log_odds, assignment  # before the next tile takes its memory
                 bar.update()
-        return [result.restored(engine.account, lr_pixels, shared) for result in results]
+        return [result.restored(engine.account, lr_pixels, self.division.seen, shared) for result in results]
+
+    def restore_once(self, settings: Sequence[Setting]) -> list[Restored]:
+        """As `restore`, but `seconds` hold the encoding too."""
+        return [replace(each, seconds=each.seconds + self.seconds) for each in self.restore(settings)]
 
     @property
     def nbytes(self) -> int:

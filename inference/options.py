@@ -47,9 +47,10 @@ def add_precision_option(parser: Parser, default: Precision = "auto") -> None:
     )
 
 
-def precision_record(precision: Precision) -> dict[str, str]:
-    """What a record of results says of the precision: nothing if it is float32, as older records lack it."""
-    return {} if precision == "float32" else {"precision": precision}
+def speed_record(precision: Precision, skip_flat: float) -> dict[str, str]:
+    """What a record of results says of the two; nothing of usual values, as older records lack them."""
+    usual: dict[str, str] = {} if precision == "float32" else {"precision": precision}
+    return usual | ({"skip_flat": f"{skip_flat:g}"} if skip_flat else {})
 
 
 def numeral(text: str) -> float:
@@ -68,6 +69,11 @@ def add_decision_options(parser: Parser) -> None:
     about = "instead of k: k-means on the probabilities of each image finds its heavy pixels (ADM in the paper)"
     parser.add_argument("--adaptive", action="store_true", help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
+    about = (
+        "only interpolate areas in which 3x3 LR pixels range over at most this many levels of 255; 16 costs no PSNR "
+    )
+    about += "and saves time where an image is large and has much sky or wall (default: 0, off)"
+    parser.add_argument("--skip_flat", type=numeral, default=0.0, metavar="LEVELS", help=about)
 
 
 def add_upscale_options(group: argparse._ArgumentGroup) -> None:
@@ -113,8 +119,8 @@ def refuse_equal_names(names: Sequence[str]) -> None:
 
 
 def tile_plan(args: argparse.Namespace) -> TilePlan:
-    """How large images are cut into tiles, with a bar in the terminal. Raises InputError for tiles of no size."""
-    return TilePlan(args.tile_size, progress=True)
+    """How large images are cut into tiles, with a bar in the terminal. Raises InputError for values out of range."""
+    return TilePlan(args.tile_size, progress=True, skip_flat=getattr(args, "skip_flat", 0.0))  # PCSR only
 
 
 class Chosen(NamedTuple):
@@ -169,7 +175,7 @@ def chosen_model(config: str | None, weights: str | None) -> Chosen:
 
 def refuse_decisions(args: argparse.Namespace) -> None:
     """Raises InputError if an option is given that only a PCSR model can follow."""
-    names = ("k", "budget", "adaptive", "no_refinement", "assignment")
+    names = ("k", "budget", "adaptive", "no_refinement", "skip_flat", "assignment")
     given = [f"--{name}" for name in names if getattr(args, name)]
     if given:
         model = args.model or args.config

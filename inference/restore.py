@@ -30,7 +30,7 @@ class Restored:
     assignment: Array | None = field(repr=False)
     upsamplers: int  # M, 0 for an original model
     heavy_share: float  # the share of pixels that took the heaviest upsampler; original model: 1, bicubic: 0
-    flops: Flops  # without what is computed twice around tiles
+    flops: Flops  # without what is computed twice around tiles, but with it where flat areas are left out
     reference: Flops  # of the same image by the all-heavy model, or by the original itself
     seconds: float  # with the work that all settings share, without an encoding that was kept from an earlier call
 

@@ -118,8 +118,10 @@ def pcsr_restorer(
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
+            if plan and plan.skip_flat:
+                raise InputError("--skip_flat goes with whole images; add --per_image")
             return restore_patches(engine, lr, patches, settings, bits)
-        results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore(settings)
+        results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore_once(settings)
         if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
             give_back()
         return results
@@ -160,4 +162,4 @@ def restore_patches(
         result.seconds = clock.lap()
         results.append(result)
     lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
-    return [result.restored(engine.account, lr_pixels, shared) for result in results]
+    return [result.restored(engine.account, lr_pixels, lr_pixels, shared) for result in results]

@@ -34,18 +34,21 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How large tiles are, and whether a bar in the terminal shows how many are done.
+    """How large tiles are, what is left out, and whether a bar in the terminal shows how many are done.
 
-    Raises InputError for tiles of no size.
+    Raises InputError for values out of range.
     """
 
     tile_size: int | None = None  # a tile's area is about its square, in LR pixels; None: as the memory allows
     progress: bool = False
+    skip_flat: float = 0.0  # levels of 255: a PCSR model leaves out what is flatter (inference/flat.py); 0: nothing
     quarterings: int = 0  # how often the area is divided by four, because the memory did not suffice
 
     def __post_init__(self) -> None:
         if self.tile_size is not None and self.tile_size < 1:
             raise InputError(f"tile_size {self.tile_size}: must be 1 or more")
+        if not 0 <= self.skip_flat <= 255:
+            raise InputError(f"skip_flat {self.skip_flat:g}: must lie between 0 (off) and 255 levels")
 
     def cut(self, lr: Tensor, model: Engine | OriginalModel, pixel_bytes: float) -> list[Tile]:
         """Tiles that cover lr (b,3,h,w), of which one LR pixel takes `pixel_bytes` while a model works on it.
@@ -60,8 +63,7 @@ class TilePlan:
             return [whole(lr)]
         if (halo := model.halo) is None:
             return [whole(lr)]
-        beyond = halo.pixels + halo.period - 1  # on each side, as the halo is widened to a multiple of the period
-        return cut(lr, beyond, area if self.tile_size is None else (math.sqrt(area) + 2 * beyond) ** 2)
+        return cut(lr, halo.farthest, area if self.tile_size is None else (math.sqrt(area) + 2 * halo.farthest) ** 2)
 
     def bar(self, total: int) -> "tqdm[Any]":
         """A bar that is shown in terminals, and only if there are several tiles."""

@@ -23,7 +23,7 @@ from models.checkpoint import load_model
 from models.decide import probabilities
 from models.flops import Flops
 from models.pcsr import PCSR
-from models.setting import Precision, Setting, choose
+from models.setting import Precision, Setting, choose, number
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError
 
@@ -96,6 +96,7 @@ class Upscaler:
         budget: float | None = None,
         adaptive: bool = False,
         refinement: bool = True,
+        skip_flat: float = 0.0,
         prob: bool = False,
     ) -> tuple[Any, Info]:
         """Restore RGB or gray of any size; the result has the type, the channels and the device of the image.
@@ -105,14 +106,16 @@ class Upscaler:
         image of Pillow. Float results are rounded to the levels of 16 bits. Sides are rounded to whole pixels.
         scale, k, budget, adaptive and refinement are those of models.setting.Setting; give at most one of k, budget and
         adaptive, k = 0 if nothing is said. The scale is 4 if nothing is said; an original model has its own and decides
-        nothing. With prob, the classifier's probabilities are in the Info.
+        nothing. skip_flat is in levels of 255: where 3x3 LR pixels range over no more, the image is only interpolated;
+        0 turns this off. With prob, the classifier's probabilities are in the Info.
 
         Raises InputError, a ValueError, for anything else.
         """
         if isinstance(k, list | tuple):
             raise InputError(f"k must be one number, not {k!r}; upscale_each takes several")
         own = possible_scale(self.model, scale)
-        (result,) = self.results(image, [choose(k, budget, adaptive, refinement, own, self.computed)], prob)
+        setting = choose(k, budget, adaptive, refinement, own, self.computed)
+        (result,) = self.results(image, [setting], self.plan_with(skip_flat), prob)
         return result
 
     def upscale_each(
@@ -122,6 +125,7 @@ class Upscaler:
         *,
         scale: float | None = None,
         refinement: bool = True,
+        skip_flat: float = 0.0,
         prob: bool = False,
     ) -> list[tuple[Any, Info]]:
         """As `upscale`, for several k: the image is encoded once, and each has a result of its own."""
@@ -129,13 +133,20 @@ class Upscaler:
         settings = [choose(each, None, False, refinement, own, self.computed) for each in np.atleast_1d(k).tolist()]
         if not settings:
             raise InputError("k must be at least one number")
-        return self.results(image, settings, prob)
+        return self.results(image, settings, self.plan_with(skip_flat), prob)
 
-    def results(self, image: Any, settings: Sequence[Setting], prob: bool) -> list[tuple[Any, Info]]:
+    def plan_with(self, skip_flat: float) -> TilePlan:
+        """Raises InputError for what is no number of levels, and for an original model, which computes everything."""
+        levels = number("skip_flat", skip_flat)
+        if levels and not isinstance(self.model, PCSR):
+            raise InputError("an original model computes the whole image: leave out skip_flat")
+        return replace(self.plan or TilePlan(), skip_flat=levels)
+
+    def results(self, image: Any, settings: Sequence[Setting], plan: TilePlan, prob: bool) -> list[tuple[Any, Info]]:
         given = Given(image)
         if given.picture and given.picture.notes:  # stacklevel: the line that called upscale or upscale_each
             warnings.warn(f"{fspath(image)}: {'; '.join(given.picture.notes)}", stacklevel=3)
-        images = [self.restored(lr[None], settings, given.bits, prob) for lr in given.lr]
+        images = [self.restored(lr[None], settings, given.bits, plan, prob) for lr in given.lr]
         maps = given.pack([each for _, each in images if each is not None]) if prob else None
         return [
             (given.like([each.pixels for each in results]), info_of(results, given, maps))
@@ -143,7 +154,7 @@ class Upscaler:
         ]
 
     def restored(
-        self, lr: Tensor, settings: Sequence[Setting], bits: int, prob: bool
+        self, lr: Tensor, settings: Sequence[Setting], bits: int, plan: TilePlan, prob: bool
     ) -> tuple[list[Restored], NDArray[np.float32] | None]:
         """One image, lr (1,3,h,w), under each setting; and the probabilities, if asked for."""
         if not isinstance(self.model, PCSR):
@@ -152,9 +163,8 @@ class Upscaler:
                 raise InputError("an original model has nothing to decide: leave out k, budget, adaptive and prob")
             return self.restore(lr, bits=bits), None
         settings = settings_for(self.model, settings)
-        encoding = Encoding(self.engine, lr, settings[0].scale, bits, self.plan, keep=prob)
-        results = [replace(each, seconds=each.seconds + encoding.seconds) for each in encoding.restore(settings)]
-        log_odds = encoding.log_odds
+        encoding = Encoding(self.engine, lr, settings[0].scale, bits, plan, keep=prob)
+        results, log_odds = encoding.restore_once(settings), encoding.log_odds
         return results, None if log_odds is None else probabilities(log_odds)[0].cpu().numpy()
 
 

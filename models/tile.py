@@ -38,6 +38,13 @@ class Tile(NamedTuple):
         )
         return Tile(rows, cols)
 
+    def out_of(self, outer: "Tile") -> "Tile":
+        """The inverse of `within`: a tile in coordinates of `outer`, in those of the image."""
+        rows, cols = (
+            slice(line.start + start.start, line.stop + start.start) for line, start in zip(self, outer, strict=True)
+        )
+        return Tile(rows, cols)
+
     def times(self, scale: int) -> "Tile":
         """The tile in an image `scale` times as large."""
         rows, cols = (slice(line.start * scale, line.stop * scale) for line in self)
@@ -55,6 +62,11 @@ class Halo(NamedTuple):
     pixels: int  # LR pixels on each side
     # size of the network's windows: the tile with its halo begins and ends at a multiple of it, or at the image border
     period: int = 1
+
+    @property
+    def farthest(self) -> int:
+        """The most pixels on a side, as the halo is widened to a multiple of the period."""
+        return self.pixels + self.period - 1
 
 
 def with_halo(lr: Tensor, tile: Tile, halo: Halo | None) -> tuple[Tensor, Tile]:

@@ -189,6 +189,11 @@ class Engine:
             self.add(sr, encoded, grid, j, chosen)
         return sr
 
+    @torch.inference_mode()
+    def interpolate(self, lr: Tensor, size: tuple[int, int], tile: Tile) -> Tensor:
+        """bilinear(lr) over a tile of lr (b,3,h,w), to which the upsamplers would add, (b,3,R,C)."""
+        return self.bilinear(lr, grid_over(lr, size, self.model.cells, tile))
+
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
         """As models.grid.bilinear; runs compiled code where it exists."""
         return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid)
