@@ -19,11 +19,11 @@ from models.tile import Halo, Tile, whole
 from utils.errors import InputError
 from utils.image import Array
 
-BLOCK = 16  # LR pixels on a side of a block
+BLOCK_SIDE = 16  # LR pixels on a side of a block
 MOST_ROWS = 128  # of blocks: on larger images the blocks are larger, as the search takes the square of this number
 LEAST_FLAT = 0.05  # of the blocks: where fewer are flat, there is nothing to gain
 OVERHEAD = 4000  # LR pixels that could be computed in the time that a rectangle takes besides its pixels
-EXACT = 1e-3  # levels, to which differences of 8-bit values in [0,1] are exact
+LEVEL_ERROR = 1e-3  # levels, to which differences of 8-bit values in [0,1] are exact
 
 
 class Division(NamedTuple):
@@ -48,7 +48,7 @@ def divide(lr: Tensor, levels: float, halo: Halo | None) -> Division:
         raise InputError("skip_flat: this network must see the whole image; leave it out")
     height, width = lr.shape[2:]
     beyond = halo.farthest + 1  # the pixel that refinement reads
-    block = BLOCK * -(-height // (BLOCK * MOST_ROWS))
+    block = BLOCK_SIDE * -(-height // (BLOCK_SIDE * MOST_ROWS))
     busy = busy_blocks(lr, levels, block)
     if busy.mean() > 1 - LEAST_FLAT:
         return undivided(lr)
@@ -81,7 +81,7 @@ def busy_blocks(lr: Tensor, levels: float, block: int) -> Array:
     spread = extreme(lr, torch.maximum) - extreme(lr, torch.minimum)  # (1,3,h,w)
     largest = F.pad(spread.amax(1), (0, -width % block, 0, -height % block))
     blocks = largest.view(largest.shape[1] // block, block, -1, block).amax((1, 3))
-    found: Array = (255 * blocks > levels + EXACT).cpu().numpy()
+    found: Array = (255 * blocks > levels + LEVEL_ERROR).cpu().numpy()
     return found
 
 
