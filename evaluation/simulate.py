@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.folder import mod_crop
-from evaluation.evaluate import Protocol, measure
+from evaluation.evaluate import Protocol, measure, noise_like
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
 from inference.options import ACCEPT_DAMAGED
@@ -66,7 +66,7 @@ def simulate(
     lr = downscale(hr, scale)
     results = []
     for restore in (bicubic_restorer(scale), *restores):
-        restore(lr[..., :FIRST_CALL, :FIRST_CALL])
+        restore(noise_like(lr[..., :FIRST_CALL, :FIRST_CALL]))
         results += restore(lr)
     table = image_table([measure(path.stem, each, hr, Protocol(scale)) for each in results], path.stem, scale)
     files = {"hr": to_pixels(hr), "lr": to_pixels(lr)}

@@ -17,7 +17,7 @@ from inference.flat import budget_left, divide, undivided
 from inference.precision import computes_in, name_of
 from inference.restore import Clock, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, allowance, until_it_fits
-from models.decide import LARGE, decide
+from models.decide import LARGE, check_budget, decide
 from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops
 from models.setting import Setting
@@ -141,10 +141,18 @@ class Encoding:
         return until_it_fits(self.plan, partial(self.restore_tiles, settings))
 
     def decide_all(self, log_odds: Tensor, setting: Setting) -> Tensor:
-        """The assignment (1,H,W) of the whole image from its log odds (1,M-1,H,W); what is skipped is light."""
+        """The assignment (1,H,W) of the whole image from its log odds (1,M-1,H,W); what is skipped is light.
+
+        Rules that depend on the image see the computed pixels only. Raises InputError for a budget that cannot be met
+        without skipping: what an image allows does not depend on how flat it is.
+        """
         account = self.engine.account
         if self.skipped is None:
             return decide(log_odds, setting, account)
+        if setting.rule in ("k", "heavy") or self.engine.upsampler_count == 1:
+            return decide(log_odds, setting, account).masked_fill_(self.skipped, 0)
+        if setting.rule == "budget":
+            check_budget(setting, account)
         assignment, computed = torch.zeros_like(self.skipped, dtype=torch.uint8)[None], ~self.skipped
         if count := int(computed.count_nonzero()):
             if setting.rule == "budget":

@@ -1,4 +1,4 @@
-"""Flat parts of an image, where bilinear interpolation is as good as a network. They are left out; the paper has none.
+"""Flat parts of a clean image, where interpolation is as good as a network. They are left out; this is not the paper's.
 
 A block of LR pixels is flat if the 3x3 neighbourhood of none of its pixels has a large range of values. Whatever is
 computed must see a halo around it. Therefore the image is divided into rectangles that leave out flat blocks where this
@@ -18,6 +18,7 @@ from models.flops import PCSRFlops
 from models.tile import Halo, Tile, whole
 from utils.errors import InputError
 from utils.image import Array
+from utils.patches import bands
 
 BLOCK_SIDE = 16  # LR pixels on a side of a block
 MOST_ROWS = 128  # of blocks: on larger images the blocks are larger, as the search takes the square of this number
@@ -78,10 +79,14 @@ def divide(lr: Tensor, levels: float, halo: Halo | None) -> Division:
 def busy_blocks(lr: Tensor, levels: float, block: int) -> Array:
     """Which blocks of lr (1,3,h,w) are not flat, (rows, columns) of bool."""
     height, width = lr.shape[2:]
-    spread = extreme(lr, torch.maximum) - extreme(lr, torch.minimum)  # (1,3,h,w)
-    largest = F.pad(spread.amax(1), (0, -width % block, 0, -height % block))
-    blocks = largest.view(largest.shape[1] // block, block, -1, block).amax((1, 3))
-    found: Array = (255 * blocks > levels + LEVEL_ERROR).cpu().numpy()
+    rows = []
+    for band in bands(height, block):
+        above = min(band.start, 1)
+        seen = lr[..., band.start - above : band.stop + 1, :]  # with a line above and below, where there is one
+        spread = (extreme(seen, torch.maximum) - extreme(seen, torch.minimum)).amax((0, 1))
+        largest = spread[above : above + band.stop - band.start].amax(0)  # (w,)
+        rows.append(F.pad(largest, (0, -width % block)).view(-1, block).amax(1))
+    found: Array = (255 * torch.stack(rows) > levels + LEVEL_ERROR).cpu().numpy()
     return found
 
 

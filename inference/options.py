@@ -69,10 +69,8 @@ def add_decision_options(parser: Parser) -> None:
     about = "instead of k: k-means on the probabilities of each image finds its heavy pixels (ADM in the paper)"
     parser.add_argument("--adaptive", action="store_true", help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
-    about = (
-        "only interpolate areas in which 3x3 LR pixels range over at most this many levels of 255; 16 costs no PSNR "
-    )
-    about += "and saves time where an image is large and has much sky or wall (default: 0, off)"
+    about = "only interpolate where 3x3 LR pixels range over at most so many levels of 255, such as 16: saves time on "
+    about += "large clean images with much sky or wall (default: 0, off)"
     parser.add_argument("--skip_flat", type=numeral, default=0.0, metavar="LEVELS", help=about)
 
 

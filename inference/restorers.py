@@ -119,7 +119,7 @@ def pcsr_restorer(
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:
             if plan and plan.skip_flat:
-                raise InputError("--skip_flat goes with whole images; add --per_image")
+                raise InputError("skip_flat goes with whole images, not with patches")
             return restore_patches(engine, lr, patches, settings, bits)
         results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore_once(settings)
         if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:

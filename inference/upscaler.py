@@ -96,7 +96,7 @@ class Upscaler:
         budget: float | None = None,
         adaptive: bool = False,
         refinement: bool = True,
-        skip_flat: float = 0.0,
+        skip_flat: float | None = None,
         prob: bool = False,
     ) -> tuple[Any, Info]:
         """Restore RGB or gray of any size; the result has the type, the channels and the device of the image.
@@ -106,8 +106,8 @@ class Upscaler:
         image of Pillow. Float results are rounded to the levels of 16 bits. Sides are rounded to whole pixels.
         scale, k, budget, adaptive and refinement are those of models.setting.Setting; give at most one of k, budget and
         adaptive, k = 0 if nothing is said. The scale is 4 if nothing is said; an original model has its own and decides
-        nothing. skip_flat is in levels of 255: where 3x3 LR pixels range over no more, the image is only interpolated;
-        0 turns this off. With prob, the classifier's probabilities are in the Info.
+        nothing. skip_flat is in levels of 255: where 3x3 LR pixels range over no more, the image is only interpolated,
+        and its pixels count as light; 0 turns this off. With prob, the classifier's probabilities are in the Info.
 
         Raises InputError, a ValueError, for anything else.
         """
@@ -125,7 +125,7 @@ class Upscaler:
         *,
         scale: float | None = None,
         refinement: bool = True,
-        skip_flat: float = 0.0,
+        skip_flat: float | None = None,
         prob: bool = False,
     ) -> list[tuple[Any, Info]]:
         """As `upscale`, for several k: the image is encoded once, and each has a result of its own."""
@@ -135,12 +135,14 @@ class Upscaler:
             raise InputError("k must be at least one number")
         return self.results(image, settings, self.plan_with(skip_flat), prob)
 
-    def plan_with(self, skip_flat: float) -> TilePlan:
+    def plan_with(self, skip_flat: float | None) -> TilePlan:
         """Raises InputError for what is no number of levels, and for an original model, which computes everything."""
-        levels = number("skip_flat", skip_flat)
-        if levels and not isinstance(self.model, PCSR):
+        plan = self.plan or TilePlan()
+        if skip_flat is not None:
+            plan = replace(plan, skip_flat=number("skip_flat", skip_flat))
+        if plan.skip_flat and not isinstance(self.model, PCSR):
             raise InputError("an original model computes the whole image: leave out skip_flat")
-        return replace(self.plan or TilePlan(), skip_flat=levels)
+        return plan
 
     def results(self, image: Any, settings: Sequence[Setting], plan: TilePlan, prob: bool) -> list[tuple[Any, Info]]:
         given = Given(image)

@@ -40,12 +40,17 @@ def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
         return assign_adaptive(log_odds)
     cost = account.cost(setting.scale)
     if setting.rule == "budget":
-        if not (least := least_budget(account, setting.scale)) <= setting.value <= 1:
-            ends = f"{least:.3f} (all pixels light) and 1 (all pixels heavy)"
-            raise InputError(f"budget {setting.value:g}: must lie between {ends}")
+        check_budget(setting, account)
         flops = account.per_pixel(setting.scale, with_classifier=True)
         return assign_budget(log_odds, cost, flops, setting.value * flops[-1])
     return assign_k(log_odds, cost, -math.inf if setting.rule == "heavy" else setting.value)
+
+
+def check_budget(setting: Setting, account: PCSRFlops) -> None:
+    """Raises InputError for a budget that all pixels light would exceed."""
+    if not (least := least_budget(account, setting.scale)) <= setting.value <= 1:
+        ends = f"{least:.3f} (all pixels light) and 1 (all pixels heavy)"
+        raise InputError(f"budget {setting.value:g}: must lie between {ends}")
 
 
 def probabilities(log_odds: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ PICTURES = {
 WRITING = {"--scale": NUMBERS, "--quality": NUMBERS, "--overwrite": None, "--assignment": None}
 COMMON = {"--model": PLACES, "--config": PLACES, "--tile_size": NUMBERS, "--json": None, "--device": [*WORDS, "cpu"]}
 DECISIONS = {"--k": NUMBERS + WORDS, "--budget": NUMBERS, "--adaptive": None, "--no_refinement": None}
+DECISIONS |= {"--skip_flat": NUMBERS + WORDS}
 EVALUATION = {"--hr_data": PLACES, "--lr_data": PLACES, "--scale": NUMBERS, "--float_lr": None, "--per_image": None}
 EVALUATION |= {
     "--crop": None,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluation.evaluate import noise_like
 from inference.encoding import Encoding
 from inference.finish import canvas, finish
 from inference.flat import Division, best_bands, busy_blocks, divide, stretches_of
@@ -66,7 +67,6 @@ def test_rectangles_cover_the_image_once(height: int, width: int) -> None:
     for _ in range(5):
         division = divide(lr, LEVELS, HALO)
         assert (covered(division, lr) == 1).all()
-        assert division.seen <= height * width
         for tile in division.flat:
             part = lr[..., tile.rows, tile.cols]
             assert part.amax() - part.amin() <= LEVELS / 255
@@ -136,20 +136,47 @@ def border(mask: Array) -> Array:
     return np.flatnonzero(np.logical_or.reduce(shifts) & ~mask)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
-def test_a_budget_is_that_of_the_whole_image(share: float) -> None:
-    """Also one that would not suffice if all of the image had to be computed."""
-    model, lr, plan = build_pcsr(M3).eval(), sky(), TilePlan(skip_flat=LEVELS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("refinement", [True, False])
+def test_a_budget_is_that_of_the_whole_image(share: float, refinement: bool) -> None:
+    spec = TINY_PCSR.model_copy(update={"upsamplers": ((2,), (8,), (60, 60))})
+    model, lr, plan = build_pcsr(spec).eval(), sky(), TilePlan(skip_flat=LEVELS)
+    least = least_budget(model.account, 4)
 
     def taken(rule: Rule, value: float) -> float:
-        (result,) = pcsr_restorer(model, [Setting(rule, value)], CPU, plan)(lr)
+        (result,) = pcsr_restorer(model, [Setting(rule, value, refinement)], CPU, plan)(lr)
         return result.flops.paper / result.reference.paper
 
-    light, heavy = taken("k", math.inf), taken("heavy", 0.0)
-    assert light < least_budget(model.account, 4) and heavy < 0.6
-    budget = light + share * (heavy - light)
+    heavy = taken("heavy", 0.0)
+    assert taken("k", math.inf) < least < heavy < 0.7
+    budget = least + share * (heavy - least)
     assert taken("budget", budget) == pytest.approx(budget, abs=1e-4)  # a pixel
     assert taken("budget", 1.0) == heavy
+    for image in (lr, torch.zeros(1, 3, 40, 40)):  # the same for every image
+        with pytest.raises(InputError, match=rf"budget {least - 0.01:g}: must lie between {least:.3f}"):
+            pcsr_restorer(model, [Setting("budget", least - 0.01)], CPU, plan)(image)
+
+
+def test_what_the_encoder_sees() -> None:
+    engine, lr, seen = Engine(build_pcsr(TINY_PCSR).eval()), sky(), list[int]()
+    assert engine.halo is not None and engine.halo.period == 1
+    engine.model.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2] * given[0].shape[3]))
+    encoding = Encoding(engine, lr, 4, 8, TilePlan(skip_flat=LEVELS), keep=False)
+    assert len(encoding.tiles) == len(encoding.division.busy) > 1
+    (result,) = encoding.restore([Setting()])
+    assert sum(seen) == encoding.division.seen < lr.shape[2] * lr.shape[3]
+    assert result.assignment is not None and encoding.skipped is not None
+    heavy = int((result.assignment == 1).sum())
+    light = encoding.skipped.numel() - int(encoding.skipped.sum()) - heavy
+    assert result.flops == engine.account.total(sum(seen), [light, heavy])
+    assert result.heavy_share == heavy / encoding.skipped.numel()
+
+
+def test_the_first_call_computes_something() -> None:
+    """As evaluations make it, to take the time of set-up; the corner of an image may be sky."""
+    lr, engine = sky()[..., :8, :8], Engine(build_pcsr(TINY_PCSR).eval())
+    assert Encoding(engine, lr, 4, 8, TilePlan(skip_flat=LEVELS)).skipped is not None
+    assert Encoding(engine, noise_like(lr), 4, 8, TilePlan(skip_flat=LEVELS)).skipped is None
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -171,6 +198,9 @@ def test_upscaler() -> None:
     skipped = Encoding(Engine(model), lr, 4, 8, TilePlan(skip_flat=LEVELS)).skipped
     assert skipped is not None
     assert (info.prob[0][skipped] == 1).all()
+    other = Upscaler(model, CPU, TilePlan(skip_flat=LEVELS))
+    assert torch.equal(other.upscale(lr[0], k=-5)[0], made)
+    assert torch.equal(other.upscale(lr[0], skip_flat=0)[0], upscaler.upscale(lr[0])[0])
     values: list[Any] = [-1, 256, math.nan, "much"]
     for wrong in values:
         with pytest.raises(InputError, match="skip_flat"):
