@@ -35,7 +35,7 @@ class ResultInProgress:
         self.pixels = canvas(*size, bits)
         self.assignment = np.empty(size, np.uint8)
         self.counts: Counter[int] = Counter()  # HR pixels per upsampler
-        self.skipped = 0  # HR pixels that are interpolated
+        self.interpolated = 0  # HR pixels
         self.seconds = 0.0
 
     def paint(self, engine: Engine, encoded: Encoded, assignment: Tensor, tile: Tile) -> None:
@@ -51,7 +51,7 @@ class ResultInProgress:
         """Write sr (1,3,R,C), a tile of HR pixels that no network computes. In the assignment they are light."""
         finish(sr, None, whole(sr), self.pixels[tile.rows, tile.cols])
         self.assignment[tile.rows, tile.cols] = 0
-        self.skipped += sr.shape[2] * sr.shape[3]
+        self.interpolated += sr.shape[2] * sr.shape[3]
 
     def count(self, assignment: Tensor, upsamplers: int) -> None:
         self.counts.update({j: int(torch.count_nonzero(assignment == j)) for j in range(upsamplers)})
@@ -60,7 +60,7 @@ class ResultInProgress:
         """Of an image of `lr_pixels`, of which the encoder saw `seen`."""
         upsamplers = len(account.upsamplers)
         counts = [self.counts[j] for j in range(upsamplers)]
-        pixels = sum(counts) + self.skipped
+        pixels = sum(counts) + self.interpolated
         flops = account.total(seen, counts)
         heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [pixels])
         share, seconds = counts[-1] / pixels, shared_seconds + self.seconds
@@ -90,13 +90,15 @@ class Encoding:
         clock = Clock(self.engine.device)
         self.plan = plan
         self.division = divide(self.lr, plan.skip_flat, halo) if plan.skip_flat else undivided(self.lr)
+        dividing = clock.lap()
         self.tiles, self.flat = (self.cut(pieces) for pieces in (self.division.busy, self.division.flat))
         # refinement reads one pixel around a tile; the halo of the encoder comes on top of that
         self.around = [tile.grown(self.lr, 1) for tile in self.tiles]
         self.skipped = self.mask(self.flat) if self.flat else None
+        clock.lap()  # cutting may find the halo, too
         if self.keep:
             self.log_odds, self.feats = self.classify_all(keep=True)
-        self.seconds = clock.lap()  # what encoding and dividing took
+        self.seconds = dividing + clock.lap()  # what dividing and encoding took
 
     def cut(self, pieces: Sequence[Tile]) -> list[Tile]:
         """Rectangles of the image, cut into tiles that fit into the memory."""
