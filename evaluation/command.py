@@ -80,7 +80,7 @@ def run_evaluation(
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
-    if getattr(args, "skip_flat", 0.0) and not args.per_image:
+    if args.skip_flat and not args.per_image:
         raise InputError("--skip_flat: goes with whole images; add --per_image")
     args.degrade = degradation(args)
     if ranks.main:
@@ -90,7 +90,7 @@ def run_evaluation(
             if chosen.trained and not args.lr_data and (warning := chosen.trained.unlike(args.degrade)):
                 tell(f"warning: {warning}")
     about = {**model_record(chosen), "settings": settings, **protocol_record(args)}
-    about |= speed_record(precision, getattr(args, "skip_flat", 0.0))  # PCSR only
+    about |= speed_record(precision, args.skip_flat)
     about["device"] = ranks.device.type
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:
@@ -163,8 +163,7 @@ def protocol_line(args: argparse.Namespace) -> str:
     words += ["PSNR and SSIM over luma (--psnr_type y)"] if args.psnr_type == "y" else []
     words += ["LR not rounded to 8 bits (--float_lr)"] if args.float_lr else []
     words += [f"LR degraded by {args.degrade}"] if args.degrade else []
-    skipped = getattr(args, "skip_flat", 0.0)  # PCSR only
-    words += [f"flat areas interpolated (--skip_flat {skipped:g})"] if skipped else []
+    words += [f"flat areas interpolated (--skip_flat {args.skip_flat:g})"] if args.skip_flat else []
     return f"protocol: {'; '.join(words)}"
 
 

@@ -35,6 +35,7 @@ def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
     parser.add_argument("--model", help="other weights: a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
     about = "cut large images into tiles of about the area of N x N LR pixels (default: as the memory allows)"
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
+    parser.set_defaults(skip_flat=0.0)  # for commands without the options of a decision
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
     add_device_option(parser)
     add_precision_option(parser, precision)
@@ -118,7 +119,7 @@ def refuse_equal_names(names: Sequence[str]) -> None:
 
 def tile_plan(args: argparse.Namespace) -> TilePlan:
     """How large images are cut into tiles, with a bar in the terminal. Raises InputError for values out of range."""
-    return TilePlan(args.tile_size, progress=True, skip_flat=getattr(args, "skip_flat", 0.0))  # PCSR only
+    return TilePlan(args.tile_size, progress=True, skip_flat=args.skip_flat)
 
 
 class Chosen(NamedTuple):
