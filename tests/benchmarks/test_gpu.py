@@ -1,9 +1,9 @@
 """The command for GPUs: what it does first, how long its jobs may take, and a rehearsal on the CPU."""
 
 import json
-import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -17,9 +17,19 @@ from benchmarks.gpu_training import ON_CPU, train_run, training
 from datasets.pack import pack
 from models.checkpoint import load_model
 from tests.conftest import ROOT, Cli, make_folder
-from utils.errors import StoppedError
 
 CPU = torch.device("cpu")
+COMMAND = """
+import signal
+from pathlib import Path
+import torch
+from benchmarks import gpu
+from utils.cli import run
+gpu.__file__ = {job!r}
+signal.signal(signal.SIGTERM, gpu.stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+run(lambda: gpu.start({{"kind": "machine"}}, Path({out!r}), torch.device("cpu"), 60))
+"""
 
 
 def options(**changes: object) -> Namespace:
@@ -101,33 +111,24 @@ def test_no_gpu(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_job_ends_with_the_command(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_ends_with_the_command(number: signal.Signals, tmp_path: Path) -> None:
     """A job that would take a minute and has a child of its own; neither is left after SIGTERM or Ctrl-C."""
+    started = tmp_path / "started"
     job = "import subprocess, sys, time\nfrom pathlib import Path\n"
     job += "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
     job += f"Path({str(tmp_path / 'new')!r}).write_text(str(child.pid))\n"
-    job += f"Path({str(tmp_path / 'new')!r}).rename({str(tmp_path / 'started')!r})\ntime.sleep(60)\n"
+    job += f"Path({str(tmp_path / 'new')!r}).rename({str(started)!r})\ntime.sleep(60)\n"
     (tmp_path / "job.py").write_text(job)
-    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "job.py"))
-    # a shell's job in the background ignores SIGINT, and Python then sets no handler
-    handlers = {signal.SIGTERM: gpu.stop, signal.SIGINT: signal.default_int_handler}
-    before = {each: signal.signal(each, handler) for each, handler in handlers.items()}
-
-    def interrupt() -> None:
-        while not (tmp_path / "started").exists():
+    # a process of its own: a library loaded by another test may leave no stack for real signals
+    code = COMMAND.format(job=str(tmp_path / "job.py"), out=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True) as command:
+        while not started.exists() and command.poll() is None:
             time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=interrupt)
-    try:
-        thread.start()
-        with pytest.raises(StoppedError if number == signal.SIGTERM else KeyboardInterrupt):
-            gpu.start({"kind": "machine"}, tmp_path, CPU, 60)
-    finally:
-        thread.join()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    status = Path(f"/proc/{(tmp_path / 'started').read_text()}/stat")
+        command.send_signal(number)
+        errors = command.communicate()[1]
+    assert command.returncode == 128 + number, errors
+    assert errors.startswith("stopped by SIGTERM") if number == signal.SIGTERM else errors == ""
+    status = Path(f"/proc/{started.read_text()}/stat")
     end = time.monotonic() + 10
     while status.exists() and " Z " not in status.read_text() and time.monotonic() < end:
         time.sleep(0.01)  # SIGKILL takes a moment
