@@ -9,9 +9,9 @@ python demo.py hr.png                    the same on your HR image: it is shrunk
 Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all images, the
 one with the most heavy pixels, all settings together.
 
-With --upscale, JPEG and lossy WebP files take weights that were trained on such images. All others take weights that
-were trained on clean images; these cannot tell noise and compression artefacts from details, and sharpen both. --model
-or --config chooses the weights for all images.
+With --upscale, JPEG files of quality 97 or lower and lossy WebP files take weights that were trained on such images.
+All others take weights that were trained on clean images; these cannot tell noise and compression artefacts from
+details, and sharpen both. --model or --config chooses the weights for all images.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from inference.options import (
     tile_plan,
 )
 from inference.outputs import digest_of, fingerprint
+from inference.precision import computes_in, name_of
 from inference.restore import Restore, possible_scale
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
@@ -66,10 +67,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--upscale", action="store_true", help="make the images larger, instead of the simulation")
     about = "up-scaling factor of 1 or more (default: 4, or the only one that an original model has)"
     parser.add_argument("--scale", type=float, help=about)
-    parser.add_argument("--out_dir", default="results/demo", help="where the pictures go (default: results/demo)")
+    parser.add_argument("--out_dir", default="results/demo", help="where the images go (default: results/demo)")
     about = "take what can be decoded of a damaged file, and say so"
     parser.add_argument("--accept_damaged", action="store_true", help=about)
-    about = f"strength of the colours in the picture of the assignment, 0 .. 1 (default: {OPACITY})"
+    about = f"strength of the colours in the image of the assignment, 0 .. 1 (default: {OPACITY})"
     parser.add_argument("--opacity", type=float, default=OPACITY, help=about)
     about = "without --upscale: the original model to compare with (default: save/BACKBONE-x4)"
     parser.add_argument("--original", metavar="PATH", help=about)
@@ -163,8 +164,10 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
     if isinstance(chosen.model, PCSR):
         original = original_beside(chosen.spec.backbone, scale, args.original)
         if original is not None:
-            restores.insert(0, original_restorer(original, device, tile_plan(args)))
+            restores.insert(0, original_restorer(original, device, tile_plan(args), args.precision))
             record["original"] = fingerprint(original)
+            if (other := name_of(computes_in(original, device, args.precision))) != "float32":
+                record["original_precision"] = other
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
     folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)

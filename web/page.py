@@ -26,7 +26,7 @@ TITLE = "Pictures made larger"
 INTRO = f"""# {TITLE}
 Easy pixels take a light network, difficult ones a heavy one. Clean pictures come out best: with models for clean \
 pictures, noise and the traces of strong compression grow with the rest."""
-BY_FILE = "Automatic: one for photographs if the file is a JPEG or a lossy WebP, otherwise one for clean pictures"
+BY_FILE = "Automatic: for photographs if the file is a JPEG of quality up to 97 or lossy WebP, else for clean pictures"
 EMPTY = '<p class="hint">Send a picture or take the sample: the result appears here.</p>'
 LEGEND = '<p class="hint"><i class="light"></i> light network <i class="heavy"></i> heavy network</p>'
 MAP = '<p class="hint">Touch the map to look at a place in full size:</p>'

@@ -120,6 +120,14 @@ def test_the_original_model_may_be_named(cli: Cli, work: Path) -> None:
         assert refused.code == 2 and message in refused.err
 
 
+def test_a_precision_is_that_of_both_models(cli: Cli, work: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        assert demo(cli, "photo.png", "--precision", precision, "--out_dir", precision).code == 0
+    for name in ("original.png", "pcsr.png"):
+        exact, coarse = (read_image(work / of / "photo" / name).pixels.astype(int) for of in ("float32", "bfloat16"))
+        assert 0 < np.abs(exact - coarse).max() < 9, name
+
+
 def test_original_model_alone(cli: Cli, work: Path) -> None:
     """Simulated and shown without PCSR, and upscaling at its own scale, which nobody has to say."""
     outcome = cli("demo.py", "--model", "save/fsrcnn-x4", "--img_path", "photo.png", "--json")
