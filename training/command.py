@@ -11,7 +11,8 @@ from models.build import build
 from training.describe import model_lines
 from training.engine import train
 from training.resume import open_run
-from training.tasks import build_task, start_from
+from training.start import check_scales, start_from
+from training.tasks import build_task
 from training.validation import open_validation
 from utils.cli import Parser, tell
 from utils.config import Config, OriginalSpec, PCSRSpec
@@ -48,6 +49,8 @@ def check_original(config: Config, source: str | Path) -> None:
         raise InputError(f"{source}: describes a PCSR model; use train_pcsr.py")
     if config.train.phase is not None:
         raise InputError("train.phase: an original model has no phases; leave it out")
+    if config.train.pixels_per_patch is not None:
+        raise InputError("train.pixels_per_patch: an original model computes all pixels; leave it out")
     scale, of_data = config.model.scale, config.data.scale
     if isinstance(of_data, tuple):
         raise InputError(f"{source}: data.scale is a range, but an original model has one scale; set {scale}")
@@ -96,6 +99,7 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
         model.load_state_dict(state["model"])
     elif config.train.init is not None:
         start_from(model, config.model, config.train.init)
+        check_scales(config)
     task = build_task(config.train, model, ranks)
     try:
         train(config, task, open_validation(config, ranks), folder, ranks, state)

@@ -15,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.cache import open_caches
 from datasets.crops import Crops
 from datasets.degrade import degraded
+from models.blocks import OriginalModel
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
+from models.pcsr import PCSR
 from training.describe import start_lines
 from training.ema import Average
 from training.log import Log
@@ -58,6 +60,10 @@ def train(
     owned = claimed(folder, begins=begun is None) if ranks.main else nullcontext()
     with noted_signals() as signals, owned, Log(folder, start, began, config, ranks) as log:
         log.begin(start_lines(config, task, crops, folder, start, done, ranks))
+
+        due = start and (done >= 1 or start % spec.val_every == 0)
+        if due and from_main(ranks, lambda: log.lacks_validation(start)):  # stopped between a state and its validation
+            take_validation(log, start, validate, shipped, config)
         while done < 1:
             iteration += 1
             rate = learning_rate(spec, iteration, done)  # schedule
@@ -74,7 +80,7 @@ def train(
             last = done >= 1
             stopping = not last and ranks.any(bool(signals))  # waits for the other processes, not for the device
             saving = last or stopping or iteration % spec.save_every == 0
-            validating = last or iteration % spec.val_every == 0
+            validating = not stopping and (last or iteration % spec.val_every == 0)
             logging = last or iteration % spec.log_every == 0
             if saving or validating or logging or ranks.device.type == "cpu":  # reading losses waits for the device
                 check_losses(unread, iteration, crops, ranks)
@@ -83,17 +89,21 @@ def train(
             if logging:  # log
                 log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
 
-            if validating:  # validate; waits for the device with each image
-                best = log.validation(iteration, *validate(shipped))  # in rank 0 only
-                if best:
-                    save_weights(folder / BEST, shipped, config)
-
             if saving and ranks.main:  # save, which waits for the device; the state last, as it tells that all is saved
                 save_weights(folder, shipped, config)
                 write_state(folder, iteration, config, state.dump(time.monotonic() - began), spec.keep_checkpoints)
             if stopping:
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
                 raise stopped(signals, f"iteration {iteration} is saved in {folder}")
+            if validating:  # after saving, as it may take long
+                take_validation(log, iteration, validate, shipped, config)
+
+
+def take_validation(log: Log, iteration: int, validate: Validate, model: OriginalModel | PCSR, config: Config) -> None:
+    """Validate a model, and keep its weights if they are the best so far; waits for the device with each image."""
+    best = log.validation(iteration, *validate(model))  # in rank 0 only
+    if best:
+        save_weights(log.folder / BEST, model, config)
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:

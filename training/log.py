@@ -122,6 +122,12 @@ class Log:
         self.last = (iteration, time.perf_counter())  # the time of a validation is no training
         return best
 
+    def lacks_validation(self, iteration: int) -> bool:
+        """Whether the logs on the disk have no validation of an iteration."""
+        lines = self.lines.read_text().splitlines(keepends=True) if self.lines.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("\n")]
+        return not any(record["iteration"] == iteration and "val/psnr" in record for record in records)
+
     def say(self, line: str, shown: bool = True) -> None:
         """A line for the terminal, if `shown`, and for log.txt."""
         if not self.active:

@@ -68,15 +68,18 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, overrides:
     config = make_config(saved.model_dump(mode="json"), overrides, folder)
     before, now, given = (flatten(each) for each in (saved, config, asked or config))
     changed = {key: now.get(key) for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    changed.pop(TIME_LIMIT, None)
     if config.train.iter_max > saved.train.iter_max:
         del changed[LENGTH]
-    changed |= {key: given.get(key) for key in now.keys() | given.keys() if given.get(key) != now.get(key)}
+    in_file = {key: given.get(key) for key in now.keys() | given.keys() if given.get(key) != now.get(key)}
+    changed |= in_file
     differences = [
         f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(changed[key]), 20)})"
-        for key in sorted(changed.keys() - REPORTING - {TIME_LIMIT})
+        for key in sorted(changed.keys() - REPORTING)
     ]
     if differences:
-        grow = "; iter_max may only grow" if LENGTH in changed else ""
+        grow = "; iter_max may only grow" if LENGTH in changed.keys() - in_file.keys() else ""
+        grow += "; its length may be changed by --set" if in_file.keys() & {LENGTH, TIME_LIMIT} else ""
         began = f"the run in {ending(str(folder), 30)} began otherwise"
         raise InputError(
             f"{first_few(differences, CHANGES)}: {began}{grow}; leave out what differs to go on with the run's own"

@@ -30,7 +30,7 @@ from utils.cli import tell
 from utils.config import Config
 from utils.dist import job_id
 from utils.errors import InputError
-from utils.files import write_atomic
+from utils.files import unfinished, write_atomic
 from utils.parse import checked
 
 STATE = "state"
@@ -133,8 +133,8 @@ def write_state(folder: Path, iteration: int, config: Config, content: dict[str,
     for old in states(folder)[:-keep]:
         old.unlink()
     for place in (folder, folder / BEST, folder / STATE):
-        for unfinished in place.glob(".*.*.*"):  # left by a process that was killed
-            unfinished.unlink()
+        for path in unfinished(place):  # left by a process that was killed
+            path.unlink(missing_ok=True)
 
 
 def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:

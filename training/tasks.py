@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import OriginalModel
-from models.build import difference, facts, resolved
-from models.checkpoint import load_model
 from models.fast.accelerate import FastMLP, fast
 from models.fast.fold import folded
 from models.fast.pixel_errors import pixel_errors
@@ -18,9 +16,8 @@ from models.mlp import PixelMLP, rows_of
 from models.pcsr import PCSR
 from training.losses import deviation, gain_loss, group_loss, of_error, summed
 from training.queries import Group, Interpolate, queries
-from utils.config import OriginalSpec, PCSRSpec, TrainSpec
+from utils.config import TrainSpec
 from utils.dist import Ranks
-from utils.errors import InputError, one_line
 
 Model = TypeVar("Model", OriginalModel, PCSR)
 
@@ -169,34 +166,3 @@ def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Ta
     if spec.phase == 0:
         return Phase0(model, spec)
     return Phase1Gains(model, spec, ranks) if spec.phase1_loss == "gains" else Phase1(model, spec, ranks)
-
-
-def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path: str) -> None:
-    """Take the weights of another training: the encoder, and the tail or the heavy upsampler if both models have one.
-
-    Raises InputError if they do not fit, and if phase 1 would begin without a trained heavy upsampler.
-    """
-    trained, described = load_model(path)
-    given, wanted = taken_from(described), taken_from(resolved(spec))
-    another = f"is another model than this config's: {difference(given, wanted) or 'its weights have other shapes'}"
-    if any(given[key] != wanted[key] for key in given.keys() & wanted.keys() if key.startswith("options.")):
-        # such as a dilation, which no shape of a weight shows
-        raise InputError(one_line(f"train.init: {path}", another))
-    taken: list[tuple[nn.Module, nn.Module]] = [(model.encoder, trained.encoder)]
-    if isinstance(model, PCSR) and isinstance(trained, PCSR):
-        taken.append((model.upsamplers[-1], trained.upsamplers[-1]))
-    elif isinstance(model, OriginalModel) and isinstance(trained, OriginalModel):
-        taken.append((model.tail, trained.tail))
-    elif isinstance(model, PCSR) and model.classifier is not None:
-        raise InputError(f"train.init: {path} is an original model, but phase 1 needs the weights of phase 0")
-    try:
-        for module, source in taken:
-            module.load_state_dict(source.state_dict())
-    except RuntimeError:
-        raise InputError(one_line(f"train.init: {path}", another)) from None
-
-
-def taken_from(spec: OriginalSpec | PCSRSpec) -> dict[str, object]:
-    """The values of a spec that must agree if start_from is to take the weights."""
-    known = {key: value for key, value in facts(spec).items() if key not in ("kind", "upsamplers", "classifier")}
-    return {**known, "heavy upsampler": spec.upsamplers[-1]} if isinstance(spec, PCSRSpec) else known

@@ -27,6 +27,7 @@ from utils.image import Array, to_pixels
 # names in the log -> fields of a Row; DECIDED: only for PCSR models
 LOGGED = {"val/psnr": "psnr", "val/ssim": "ssim"}
 DECIDED = {"val/heavy_share": "heavy_share", "val/flops_share": "flops_paper_share"}
+EXACT_DB = 100.0  # dB, of an image that is restored exactly: in a mean, infinity would hide all others
 
 
 class Validation(NamedTuple):
@@ -106,7 +107,8 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
         rows = gather_rows(ranks, evaluate(pairs, restore, protocol, keep))
         logged = LOGGED if isinstance(model, OriginalModel) else LOGGED | DECIDED
-        means = {name: sum(getattr(row, column) for row in rows) / len(rows) for name, column in logged.items()}
+        values = {name: [min(getattr(row, column), EXACT_DB) for row in rows] for name, column in logged.items()}
+        means = {name: sum(each) / len(each) for name, each in values.items()}
         return Validation({name: mean for name, mean in means.items() if not math.isnan(mean)}, made)
 
     return validate

@@ -71,6 +71,12 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """The new files in a folder that `replacing` began, of a process that was killed or is still writing."""
+    name = re.compile(r"\..+\.[0-9a-f]{8}")
+    return [path for path in folder.glob(".*") if name.fullmatch(path.name) and path.is_file()]
+
+
 def output_file(suffix: str) -> Callable[[str], Path]:
     """The type of an option that names a .csv, .png or .npz to write, which may replace nothing but such a file."""
 

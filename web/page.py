@@ -3,9 +3,11 @@
 import math
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,14 @@ class Page:
                 shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=CALL, dir=self.service.root))
 
+    def remove_strays(self) -> None:
+        """gr.File leaves an empty file behind whenever it is read. Files that are being uploaded lie there, too."""
+        for stray in self.service.root.glob("tmp*"):
+            with suppress(FileNotFoundError):  # an upload has ended
+                facts = stray.stat()
+                if stat.S_ISREG(facts.st_mode) and not facts.st_size and time.time() - facts.st_mtime > SWEEP:
+                    stray.unlink()
+
     def add_events(self) -> None:
         """Say which control starts what. All that computes waits in one queue."""
         moved = [self.shrink, self.model, self.scale, self.rule, self.k, self.budget, self.refinement, self.kind]
@@ -193,9 +203,7 @@ class Page:
 
     def answer(self, given: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
         """From what the controls say to what they show."""
-        for stray in self.service.root.glob("tmp*"):
-            if stray.is_file():  # gr.File leaves an empty one behind whenever it is read
-                stray.unlink(missing_ok=True)
+        self.remove_strays()
         picture, reference = (Path(given[file]) if given[file] else None for file in (self.picture, self.reference))
         ask = Ask(picture, reference, given[self.shrink], given[self.model], given[self.scale]) if picture else None
         session = given[self.session]

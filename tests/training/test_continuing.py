@@ -88,6 +88,16 @@ def test_another_training_is_refused(options: list[str], named: list[str], cli: 
     assert cli(*RESUME, *CONFIG, "--set", *SMALL).code == 0  # the same as the run's own
 
 
+def test_a_file_does_not_change_the_length_unsaid(cli: Cli, run: Path) -> None:
+    content = (run / "config.yaml").read_text()
+    longer = content.replace("iter_max: 4", "iter_max: 9").replace("time_limit: null", "time_limit: 5.0")
+    (run.parents[1] / "longer.yaml").write_text(longer.replace("val_every: 2", "val_every: 3"))
+    refused = cli(*RESUME, "--config", "longer.yaml")
+    assert refused.code == 2 and "iter_max (was 4, now 9), train.time_limit (was None, now 5.0): " in refused.err
+    assert "its length may be changed by --set" in refused.err and "only grow" not in refused.err
+    assert cli(*RESUME, "--config", "longer.yaml", "--set", "iter_max=9", "time_limit=5").code == 0
+
+
 def test_the_run_that_was_named_goes_on(cli: Cli, run: Path) -> None:
     assert cli(*BEGIN, "--name", "run", "--set", *SMALL, "seed=1").code == 0
     assert (run.parent / "run-2/model.safetensors").exists()

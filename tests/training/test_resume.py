@@ -16,12 +16,13 @@ from torch.utils._pytree import tree_leaves
 from models.checkpoint import load_model
 from tests.conftest import ROOT, Cli
 from training.log import Log
+from utils.errors import InputError
 
 JOBS = {
     "original": ("train.py", "carn-x4", ["width=8"]),
     "phase 0": ("train_pcsr.py", "fsrcnn-pcsr-phase0", ["ema_decay=0.9", "accumulation=2", "pixels_per_patch=500"]),
     "phase 1": ("train_pcsr.py", "fsrcnn-pcsr-phase1", ["init=zero", "amp=true"]),
-    "many scales": ("train_pcsr.py", "fsrcnn-pcsr-phase1-multiscale", ["init=zero", "accumulation=2"]),
+    "many scales": ("train_pcsr.py", "fsrcnn-pcsr-phase0-multiscale", ["accumulation=2"]),
     "muon": ("train_pcsr.py", "carn-pcsr-phase0", ["width=8", "optimizer=muon", "loss=mse", "ema_decay=0.9"]),
 }
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8"]
@@ -120,9 +121,39 @@ def test_kill(cli: Cli, folders: Path) -> None:
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert [path.name for path in (run / "state").glob("*.pth")] == ["00000003.pth"]
         assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
+        (run / ".config.yaml.swp").touch()  # an editor's
         assert cli(*arguments("phase 0", run.name), "--resume").code == 0
         assert_same_run(folders / "save/whole", run)
-        assert not [*run.glob(".*"), *run.glob("state/.*"), *run.glob("best/.*")]
+        assert [path.name for place in (".", "state", "best") for path in (run / place).glob(".*")] == [
+            ".config.yaml.swp"
+        ]
+
+
+def test_a_stop_does_not_wait_for_a_validation(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is told to stop in a validating iteration saves only; one that fails as it validates has saved.
+
+    Both make up for the validation when they are resumed.
+    """
+    assert cli(*arguments("phase 0", "whole")).code == 0
+    with monkeypatch.context() as patch:
+        at_iteration(4, patch, lambda: signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None))  # type: ignore
+        assert cli(*arguments("phase 0")).code == 128 + signal.SIGTERM
+    run = folders / "save/run"
+    assert (run / "state/00000004.pth").exists() and "val/psnr" not in (run / "metrics.jsonl").read_text()
+    with monkeypatch.context() as patch:
+
+        def fails(self: Log, iteration: int, *rest: object) -> bool:
+            if iteration == 8:
+                raise InputError("no memory")
+            return before(self, iteration, *rest)  # type: ignore[arg-type]
+
+        before = Log.validation
+        patch.setattr(Log, "validation", fails)
+        assert "no memory" in cli(*arguments("phase 0"), "--resume").err
+    assert (run / "state/00000008.pth").exists()
+    for _ in range(2):  # the second time nothing is left to do
+        assert "all 8 iterations are done" in cli(*arguments("phase 0"), "--resume").out
+        assert_same_run(folders / "save/whole", run)
 
 
 @pytest.mark.parametrize("room,name", [(20_000, "model.safetensors"), (200_000, "state/00000006.pth")])

@@ -1,5 +1,6 @@
 """What a training takes from the weights of another, `train.init`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from models.blocks import OriginalModel
 from models.build import build
 from models.checkpoint import load_model
 from models.pcsr import PCSR
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR, save_tiny
-from training.tasks import start_from
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
+from training.start import check_scales, start_from
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
@@ -53,3 +54,28 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     path = str(save_tiny(tmp_path / "other", other))
     with pytest.raises(InputError, match=r"this config's: heavy upsampler is \(9,\), not \("):
         start_from(build(PHASE0), PHASE0, path)
+
+
+def test_phase1_goes_on_from_phase1(tmp_path: Path) -> None:
+    """All is taken if the sizes agree, else the encoder and the heavy upsampler only."""
+    path = str(save_tiny(tmp_path / "source", TINY_PCSR))
+    trained, _ = load_model(path)
+    model = build(TINY_PCSR)
+    start_from(model, TINY_PCSR, path)
+    assert same(model, trained)
+    wider = TINY_PCSR.model_copy(update={"upsamplers": ((5,), (8, 8))})
+    model = build(wider)
+    start_from(model, wider, path)
+    assert same(model.encoder, trained.encoder) and same(end(model), end(trained))
+    assert isinstance(model, PCSR) and isinstance(trained, PCSR) and model.classifier and trained.classifier
+    assert not same(model.classifier, trained.classifier)
+
+
+def test_phase1_keeps_to_the_scales_of_phase0(tmp_path: Path) -> None:
+    path = str(save_tiny(tmp_path / "source", PHASE0))  # trained at x4
+    for phase, scale in ((0, 4), (0, (2, 4)), (1, 4), (1, (2, 4))):
+        config = config_for(TINY_PCSR if phase else PHASE0, init=path, phase=phase)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"scale": scale})})
+        beyond = pytest.raises(InputError, match="source was trained at x4, and phase 1 at x2 to x4 trains neither")
+        with beyond if (phase, scale) == (1, (2, 4)) else nullcontext():
+            check_scales(config)

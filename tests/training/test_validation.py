@@ -1,10 +1,12 @@
 """What a validation measures and shows: SSIM beside PSNR, and pictures if they are asked for."""
 
+import math
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from inference.upscaler import Upscaler
@@ -41,6 +43,18 @@ def test_pictures(cli: Cli, tmp_path: Path) -> None:
         sr, _ = Upscaler.load(folder, "cpu", "float32").upscale(lr[0].numpy().transpose(1, 2, 0))
         difference = np.rint(sr * 255) - read_image(folder / "val/img_1.png").pixels
         assert np.abs(difference).max() <= 1
+
+
+def test_an_image_restored_exactly_does_not_hide_the_others(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its PSNR is infinite: it counts as 100 dB, so that a later validation can still be the best."""
+    make_folder(tmp_path / "val", [(40, 44), (40, 44)])
+    found = iter([math.inf, 20.0, 90.0, 40.0])
+    monkeypatch.setattr("evaluation.evaluate.psnr", lambda *args: next(found))
+    train(cli, "fsrcnn-x4", "--set", *SMALL, "iter_max=2", "val_every=1")
+    assert pd.read_csv(tmp_path / "save/fsrcnn-x4/metrics.csv")["val/psnr"].tolist() == [60.0, 65.0]
+    assert "iteration 2: val/psnr 65.0" in (tmp_path / "save/fsrcnn-x4/log.txt").read_text()
 
 
 def test_pictures_of_one_name_in_two_folders(cli: Cli, tmp_path: Path) -> None:

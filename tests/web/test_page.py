@@ -51,3 +51,16 @@ def test_one_of_the_weights_is_missing(tmp_path: Path) -> None:
 
     page = Page(service(tmp_path, "other", PHOTOS))
     assert page.model.value == "other" and page.model.choices == [("other", "other"), (PHOTOS, PHOTOS)]
+
+
+def test_uploads_of_others_stay(tmp_path: Path) -> None:
+    """Only old empty files are strays: an upload that has just begun is empty, too."""
+    from web.page import Page  # noqa: PLC0415 - optional
+
+    page = Page(service(tmp_path, "other"))
+    for name in ("tmp-arriving", "tmp-new", "tmp-stray"):
+        (tmp_path / name).write_bytes(b"image" if "arriving" in name else b"")
+    for name in ("tmp-arriving", "tmp-stray"):
+        os.utime(tmp_path / name, (0, 0))
+    page.remove_strays()
+    assert sorted(path.name for path in tmp_path.glob("tmp-*")) == ["tmp-arriving", "tmp-new"]
