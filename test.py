@@ -15,7 +15,9 @@ def main() -> None:
     parser.add_argument("--bicubic", action="store_true", help="MATLAB's bicubic instead of a model, at any scale")
     args = parser.parse_args()
     if args.bicubic:
-        if given := " and ".join(f"--{name}" for name in ("model", "config") if getattr(args, name)):
+        idle = [name for name in ("model", "config", "tile_size") if getattr(args, name)]
+        idle += ["precision"] if args.precision != parser.get_default("precision") else []
+        if given := " and ".join(f"--{name}" for name in idle):
             raise InputError(f"--bicubic: takes no model; leave out {given}, or --bicubic")
         if not args.per_image:
             raise InputError("--bicubic works on whole images: add --per_image")

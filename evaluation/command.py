@@ -80,8 +80,11 @@ def run_evaluation(
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     if not 1 <= args.step <= args.patch_size:
         raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
-    if args.skip_flat and not args.per_image:
-        raise InputError("--skip_flat: goes with whole images; add --per_image")
+    for option, given in (("--skip_flat", args.skip_flat), ("--tile_size", args.tile_size)):
+        if given and not args.per_image:
+            raise InputError(f"{option}: goes with whole images; add --per_image")
+    if args.lr_data and args.float_lr:
+        raise InputError("--float_lr: is for LR that is made from HR; leave it or --lr_data out")
     args.degrade = degradation(args)
     if ranks.main:
         print(protocol_line(args))

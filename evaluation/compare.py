@@ -37,7 +37,9 @@ class Results(NamedTuple):
 
     def summary(self) -> pd.DataFrame:
         """The means, with the model, its backbone and the folder."""
+        patches = self.record.get("patches")  # which count overlaps twice
         known = {"backbone": self.record.get("backbone"), "folder": str(self.folder)}
+        known["patches"] = "/".join(map(str, patches)) if patches else "none"
         return summarise(self.images).assign(model=self.record.get("model", self.folder.resolve().parent.name), **known)
 
 

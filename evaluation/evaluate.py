@@ -12,8 +12,9 @@ from datasets.folder import Pair
 from evaluation.metrics import PsnrType, psnr, ssim
 from inference.restore import Restore, Restored
 from utils.dist import Ranks, gather
+from utils.errors import InputError
 from utils.image import to_tensor
-from utils.patches import Patches, crop_length
+from utils.patches import EXACT, Patches, crop_length
 from utils.resize import scaled_size
 
 
@@ -48,8 +49,15 @@ Keep = Callable[[str, Restored], None]  # called with each image's name and resu
 
 
 def crop_pair(pair: Pair, grid: Patches, scale: float) -> Pair:
-    """Cut LR to the pixels that a patch grid covers, and HR to match."""
+    """Cut LR to the pixels that a patch grid covers, and HR to match.
+
+    Raises InputError if they end within an HR pixel.
+    """
     height, width = (crop_length(n, grid.patch_size, grid.step) for n in pair.lr.shape[-2:])
+    cut = [length for length, whole in zip((height, width), pair.lr.shape[-2:], strict=True) if length < whole]
+    if any(abs(length * scale - round(length * scale)) > EXACT for length in cut):
+        ends = f"{width}x{height} LR pixels of {pair.name} end within an HR pixel at x{scale:g}"
+        raise InputError(f"--crop: {ends}; leave it out, or give another --patch_size or --step")
     lr = pair.lr[..., :height, :width]
     rows, cols = scaled_size(lr, scale)
     return Pair(pair.name, pair.hr[..., :rows, :cols], lr)

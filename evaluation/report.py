@@ -31,8 +31,11 @@ def summarise(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def original_share(summary: pd.DataFrame) -> "pd.Series[float]":
-    """FLOPs (paper account) relative to the original model in the table, on the same data, scale and backbone."""
-    same = [name for name in ("dataset", "scale", "backbone") if name in summary]
+    """Mean FLOPs (paper account) relative to the original model's in the table.
+
+    That is one of the same data, scale, backbone and patches.
+    """
+    same = [name for name in ("dataset", "scale", "backbone", "patches") if name in summary]
     paper, original = summary["flops_paper"], summary["setting"] == "original"
     return paper / paper.where(original).groupby([summary[name] for name in same]).transform("max")
 

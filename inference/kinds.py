@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import ImageOps
 from torch import Tensor
 
 from inference.picture import as_kind_of, grayed, visible
@@ -74,6 +75,7 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
         raise InputError(f"the image is one of Pillow's of mode {image.mode}: {deep}")
     if 0 in image.size:
         raise InputError("the image is one of Pillow's without a pixel")
+    image = ImageOps.exif_transpose(image)  # upright, as a file is read
     pixels, alpha = decode_8(image, 8)
     colours = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
     gray = image.mode in ("1", "L", "LA")

@@ -82,8 +82,8 @@ def add_upscale_options(group: argparse._ArgumentGroup) -> None:
     kinds, about = ("png", "jpg", "webp", "tif"), "kind of file to write (default: png, which is lossless, like tif)"
     group.add_argument("--format", choices=kinds, default="png", help=about)
     about = f"how good a jpg or webp is, 1 .. 100 (default: {QUALITY})"
-    group.add_argument("--quality", type=int, default=QUALITY, help=about)
-    about = "write the assignment beside each result: the picture in gray, red where pixels took the heavy network"
+    group.add_argument("--quality", type=int, help=about)
+    about = "write the assignment beside each result: the image in gray, red where pixels took the heavy upsampler"
     group.add_argument("--assignment", action="store_true", help=about)
     about = "make results again that are up to date, and replace files that were made from something else; never inputs"
     group.add_argument("--overwrite", action="store_true", help=about)
@@ -94,11 +94,13 @@ def chosen_output(args: argparse.Namespace, scale: float) -> OutputFiles:
     suffix = f"_x{scale:g}" if args.suffix is None else args.suffix
     if Path(f"a{suffix}").name != f"a{suffix}":
         raise InputError(f"--suffix {suffix}: cannot be part of a file name")
-    if not 1 <= args.quality <= 100:
-        raise InputError(f"--quality {args.quality}: must lie between 1 and 100")
-    quality = args.quality if args.format in ("jpg", "webp") else None
+    quality, lossy = QUALITY if args.quality is None else args.quality, args.format in ("jpg", "webp")
+    if not 1 <= quality <= 100:
+        raise InputError(f"--quality {quality}: must lie between 1 and 100")
+    if args.quality is not None and not lossy:
+        raise InputError(f"--quality: a {args.format} has none; add --format jpg or webp, or leave it out")
     folder, kind = Path(args.out_dir), f".{args.format}"
-    return OutputFiles(folder, suffix, kind, quality, args.assignment, args.opacity, args.overwrite)
+    return OutputFiles(folder, suffix, kind, quality if lossy else None, args.assignment, args.opacity, args.overwrite)
 
 
 def asked_settings(args: argparse.Namespace, scale: float) -> list[Setting]:

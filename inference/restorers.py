@@ -19,7 +19,7 @@ from models.fast.fold import folded
 from models.flops import PATCH, Flops
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
-from models.tile import whole, with_halo
+from models.tile import Tile, whole, with_halo
 from utils.device import give_back
 from utils.errors import InputError
 from utils.image import Array
@@ -70,8 +70,11 @@ def original_restorer(
                 sr = model(image)
         return sr
 
+    def cut(image: Tensor, plan: TilePlan) -> list[Tile]:
+        return plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
+
     def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
-        tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
+        tiles = cut(image, plan)
         with plan.bar(len(tiles)) as bar:
             for tile in tiles:
                 seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
@@ -83,6 +86,8 @@ def original_restorer(
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         pixels = canvas(*hr_size(lr, scale), bits)
         batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
+        if not patches:
+            cut(batches[0], plan or TilePlan())  # finds the halo, once a model, which is no time of this image
         clock = Clock(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if patches:

@@ -8,6 +8,7 @@ from utils.errors import InputError
 
 Rule = Literal["k", "budget", "adaptive", "heavy"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+MOST_SCALE = 65536  # with which a single pixel becomes more than an image may have
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Setting:
     upsampler, the only one that a model of phase 0 has.
     refinement: whether a light pixel beside a heavier one takes the mean of its 3x3 neighbourhood (paper); pixels at
     the border of the image are left alone.
-    scale: HR/LR, 1 or more.
+    scale: HR/LR, from 1 to MOST_SCALE.
     precision: the type of number that the networks compute in; `auto` is the fastest that keeps the quality, as
     inference/precision.py chooses it for a model and a device.
     Raises InputError for other values.
@@ -77,9 +78,9 @@ def number(name: str, value: object) -> float:
 
 
 def check_scale(scale: float) -> float:
-    """The scale itself. Raises InputError unless it is a finite number of 1 or more."""
-    if not (math.isfinite(scale) and scale >= 1):
-        raise InputError(f"scale {scale:g}: must be a finite number of 1 or more")
+    """The scale itself. Raises InputError unless it is a number from 1 to MOST_SCALE."""
+    if not 1 <= scale <= MOST_SCALE:  # nan is neither
+        raise InputError(f"scale {scale:g}: must be a number from 1 to {MOST_SCALE}")
     return scale
 
 

@@ -51,6 +51,19 @@ def test_models_side_by_side(cli: Cli, evaluated: Path) -> None:
     }
 
 
+def test_flops_of_patches_are_not_compared_with_those_of_whole_images(cli: Cli, evaluated: Path) -> None:
+    """Patches overlap, so that the same pixels are counted twice."""
+    patches = ("--patch_size", 8, "--step", 6)
+    assert cli("test.py", "--model", "save/original", "--hr_data", "data/A", *patches).code == 0
+
+    def shares(*folders: str) -> list[str]:
+        return [line.split()[-3] for line in compare(cli, *folders).out.splitlines()[2:]][: len(folders) + 1]
+
+    whole, overlapping, pcsr = "results/original/A-x4", "results/original/A-x4-patches", "results/pcsr/A-x4"
+    assert shares(overlapping, pcsr) == ["100.0", "-", "-"]
+    assert shares(whole, overlapping, pcsr) == ["100.0", "100.0", *shares(whole, pcsr)[1:]]
+
+
 def test_data_sets_stand_together_and_equal_models_are_told_apart(cli: Cli, evaluated: Path) -> None:
     folders = [f"results/pcsr/{each}" for each in ("A-x4", "B-x4", "A-x4-unrefined")]
     rows = json.loads(compare(cli, *folders, "--json").out.splitlines()[-1])

@@ -187,10 +187,10 @@ def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) ->
         (["--config", "configs/carn-pcsr-phase1.yaml", "--model", "save/pcsr"], "holds another model"),
         (["--config", "configs/none.yaml"], "none.yaml"),
         ([], "--config or --model"),
-        (["--model", "save/pcsr", "--scale", "0"], "scale 0: must be a finite number of 1 or more"),
-        (["--model", "save/pcsr", "--scale", "-2"], "scale -2: must be a finite number of 1 or more"),
-        (["--model", "save/pcsr", "--scale", "nan"], "scale nan: must be a finite number of 1 or more"),
-        (["--model", "save/pcsr", "--scale", "inf"], "scale inf: must be a finite number of 1 or more"),
+        (["--model", "save/pcsr", "--scale", "0"], "scale 0: must be a number from 1 to 65536"),
+        (["--model", "save/pcsr", "--scale", "-2"], "scale -2: must be a number from 1 to 65536"),
+        (["--model", "save/pcsr", "--scale", "nan"], "scale nan: must be a number from 1 to 65536"),
+        (["--model", "save/pcsr", "--scale", "inf"], "scale inf: must be a number from 1 to 65536"),
         (["--model", "save/pcsr", "--scale", "four"], "four"),
         (["--model", "save/pcsr", "--hr_data", "nowhere"], "nowhere"),
         (["--model", "save/pcsr", "--lr_data", "small"], "no LR image for img_1"),
@@ -201,8 +201,10 @@ def test_bad_images(kind: str, script: str, model: str, cli: Cli, work: Path) ->
         (["--model", "save/pcsr", "--device", "mps"], "not available"),
         (["--model", "save/pcsr", "--step", "40"], "need 1 <= step <= patch_size"),
         (["--model", "save/pcsr", "--frobnicate"], "--frobnicate"),
-        (["--model", "save/pcsr", "--scale", "1e6", "--lr_data", "hr"], "check the scale"),
+        (["--model", "save/pcsr", "--scale", "6e4", "--lr_data", "hr"], "check the scale"),
         (["--model", "save/phase0", "--adaptive"], "nothing to decide"),
+        (["--model", "save/pcsr", "--lr_data", "hr", "--float_lr"], "--float_lr: is for LR that is made from HR"),
+        (["--model", "save/pcsr", "--crop", "--scale", "1.1", "--patch_size", "6", "--step", "2"], "end within"),
         (["--model", "save/pcsr", "--out_dir", "hr"], "--out_dir hr: holds the images to evaluate"),
     ],
 )
@@ -283,8 +285,8 @@ def test_ambiguous_names_are_refused(work: Path) -> None:
 
 def test_bicubic(cli: Cli, work: Path) -> None:
     assert "--per_image" in cli("test.py", "--bicubic", "--hr_data", "hr").err
-    for option in ("--model", "--config"):
-        refused = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", option, "x")
+    for option, value in (("--model", "x"), ("--config", "x"), ("--tile_size", "9"), ("--precision", "bfloat16")):
+        refused = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", option, value)
         assert refused.err == f"error: --bicubic: takes no model; leave out {option}, or --bicubic\n"
     outcome = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", "--scale", 2, "--save_images")
     assert outcome.code == 0 and "nan" not in outcome.out, outcome.err

@@ -89,7 +89,7 @@ def test_auto_is_the_precision_that_is_computed_in() -> None:
 
 @pytest.mark.parametrize("scale", [0.5, float("nan"), float("inf")])
 def test_a_setting_refuses_a_scale(scale: float) -> None:
-    with pytest.raises(InputError, match="must be a finite number of 1 or more"):
+    with pytest.raises(InputError, match="must be a number from 1 to 65536"):
         Setting(scale=scale)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from inference import finish
+from inference.restore import Clock
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.tiles import TilePlan, cut
 from models.build import build
@@ -15,6 +16,7 @@ from models.fast import engine as fast
 from models.fast.build import load_kernels
 from models.fast.engine import Engine
 from models.grid import bilinear, grid_over
+from models.halo import find_halo
 from models.pcsr import PCSR, refine
 from models.setting import Rule, Setting
 from models.tile import Tile, whole
@@ -80,6 +82,23 @@ def test_original(backbone: str, kind: str) -> None:
     lr = torch.rand(1, 3, 81, 96)
     a, b = (original_restorer(model, CPU, TilePlan(size))(lr, bits=16)[0] for size in (1000, 30))
     assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).max() <= 1
+
+
+def test_to_find_the_halo_is_no_time_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def noted(name: str, function: Any) -> Any:
+        def call(argument: object) -> Any:
+            order.append(name)
+            return function(argument)
+
+        return call
+
+    monkeypatch.setattr("models.blocks.find_halo", noted("halo", find_halo))
+    monkeypatch.setattr("inference.restorers.Clock", noted("clock", Clock))
+    restore: Any = original_restorer(model_of(TINY_ORIGINAL, "fsrcnn"), CPU, TilePlan(30))
+    restore(torch.rand(1, 3, 81, 96))
+    assert order == ["halo", "clock"]
 
 
 @pytest.mark.parametrize("patches", [None, Patches(24, 20)], ids=["tiles", "patches"])

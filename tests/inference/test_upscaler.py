@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags
 from PIL import Image as Pillow
 
 from inference.precision import computes_in
@@ -247,6 +248,9 @@ def test_images_of_pillow_and_files(upscaler: Upscaler, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture)
     for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
         np.testing.assert_array_equal(np.asarray(upscaler.upscale(path)[0]), sr)
+    lying = Pillow.fromarray(np.rot90(picture))
+    lying.getexif()[ExifTags.Base.Orientation] = 6  # to be turned clockwise, as by most viewers
+    np.testing.assert_array_equal(np.asarray(upscaler.upscale(lying)[0]), sr)
     alpha = np.full((11, 14), 128, np.uint8)
     see_through = Pillow.fromarray(np.dstack([picture, alpha]))
     gray = Pillow.fromarray(picture[:, :, 0])
