@@ -22,6 +22,7 @@ from models.fast.engine import Encoded, Engine
 from models.flops import PCSRFlops
 from models.setting import Setting
 from models.tile import Tile, whole
+from utils.device import give_back
 from utils.errors import InputError
 
 HR_FLOATS = 10  # numbers that are held per HR pixel: the log odds, sr, and while refining the means of sr and masks
@@ -207,7 +208,9 @@ class Encoding:
 
     def restore_once(self, settings: Sequence[Setting]) -> list[Restored]:
         """As `restore`, but `seconds` hold the encoding too."""
-        return [replace(each, seconds=each.seconds + self.seconds) for each in self.restore(settings)]
+        results = [replace(each, seconds=each.seconds + self.seconds) for each in self.restore(settings)]
+        give_back(self.lr.shape[2] * self.lr.shape[3])
+        return results
 
     @property
     def nbytes(self) -> int:

@@ -26,8 +26,6 @@ from utils.image import Array
 from utils.patches import Patches
 from utils.resize import imresize
 
-LARGE_PIXELS = 1 << 20  # LR pixels: after a larger image, memory is returned to the system, which takes milliseconds
-
 
 def bicubic_restorer(scale: float) -> Restore:
     """Restore by MATLAB's bicubic, the usual baseline, on the CPU; its arithmetic is in neither FLOPs account.
@@ -96,7 +94,9 @@ def original_restorer(
             else:
                 until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels))
         flops = model.flops_per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
-        return [Restored("original", pixels, None, 0, 1.0, flops, flops, clock.lap())]
+        seconds = clock.lap()
+        give_back(lr.shape[2] * lr.shape[3])
+        return [Restored("original", pixels, None, 0, 1.0, flops, flops, seconds)]
 
     return restore
 
@@ -126,10 +126,7 @@ def pcsr_restorer(
             if plan and plan.skip_flat:
                 raise InputError("skip_flat goes with whole images, not with patches")
             return restore_patches(engine, lr, patches, settings, bits)
-        results = Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore_once(settings)
-        if lr.shape[2] * lr.shape[3] > LARGE_PIXELS:
-            give_back()
-        return results
+        return Encoding(engine, lr, settings[0].scale, bits, plan, keep=False).restore_once(settings)
 
     return restore
 

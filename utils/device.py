@@ -14,6 +14,7 @@ from utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+LARGE_PIXELS = 1 << 20  # LR pixels of an image after which glibc may keep more memory than the next one needs
 ALIGNED = 64  # bytes: a line of the cache, and the longest vector
 
 
@@ -78,7 +79,7 @@ def empty(
     return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), start, shape, strides)  # no view of another
 
 
-def give_back() -> None:
-    """Return to the system the memory that glibc keeps: after a large image it may be more than the next one needs."""
-    if platform.libc_ver()[0] == "glibc":
+def give_back(pixels: int) -> None:
+    """Return to the system what glibc keeps after a large image, of so many LR pixels, which takes milliseconds."""
+    if pixels > LARGE_PIXELS and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

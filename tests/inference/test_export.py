@@ -250,7 +250,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
         (("--onnx", "a.txt"), "must end in .onnx"),
         (("--onnx", "foreign.onnx"), "not written by export.py"),
         (("--onnx", "tiny.onnx"), "not written by export.py"),  # a folder
-        (("--onnx", "a.onnx", "--scale", "0.5"), "1 or more"),
+        (("--onnx", "a.onnx", "--scale", "0.5"), "from 1 to 65536"),
         (("--onnx", "a.onnx", "--model", "original", "--scale", "2"), "x4 only"),
         (("--onnx", "a.onnx", "--model", "nothing"), "no such model"),
     ],
