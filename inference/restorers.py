@@ -19,7 +19,7 @@ from models.fast.fold import folded
 from models.flops import PATCH, Flops
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
-from models.tile import Tile, whole, with_halo
+from models.tile import whole, with_halo
 from utils.device import give_back
 from utils.errors import InputError
 from utils.image import Array
@@ -68,11 +68,9 @@ def original_restorer(
                 sr = model(image)
         return sr
 
-    def cut(image: Tensor, plan: TilePlan) -> list[Tile]:
-        return plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
-
-    def in_tiles(image: Tensor, plan: TilePlan, pixels: Array) -> None:
-        tiles = cut(image, plan)
+    def in_tiles(image: Tensor, plan: TilePlan, pixels: Array, clock: Clock) -> None:
+        tiles = plan.cut(image, model, 4 * channels * (MAPS + 3 * scale**2))
+        clock.lap()  # to find the halo, once a model, is no time of this image
         with plan.bar(len(tiles)) as bar:
             for tile in tiles:
                 seen, inside = (image, tile) if len(tiles) == 1 else with_halo(image, tile, model.halo)
@@ -84,15 +82,13 @@ def original_restorer(
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         pixels = canvas(*hr_size(lr, scale), bits)
         batches = [batch.to(device) for batch in (patches.split(lr) if patches else [lr])]
-        if not patches:
-            cut(batches[0], plan or TilePlan())  # finds the halo, once a model, which is no time of this image
         clock = Clock(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if patches:
                 sr = patches.merge([sr_of(batch) for batch in batches], lr, scale)
                 finish(sr, None, whole(sr), pixels)
             else:
-                until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels))
+                until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels, clock))
         flops = model.flops_per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         seconds = clock.lap()
         give_back(lr.shape[2] * lr.shape[3])

@@ -40,7 +40,8 @@ OPTION = re.compile(r"(?<!\S)--[a-z]\w*")
 WITH_CALLS = [*PAGES, *(path for kind in ("configs/*.yaml", "*.py", "*/*.py", "*/*/*.py") for path in ROOT.glob(kind))]
 # set-up of a machine, which running this test shows to be right, or more machines than there are
 ELSEWHERE = ("make", "pip", "python3 -m venv", "export", "torchrun")
-FEW = {"iter_max": 2, "warmup": 0, "val_every": 2, "log_every": 1, "pixels_per_patch": 64}
+FEW = {"iter_max": 2, "warmup": 0, "val_every": 2, "log_every": 1}
+FEW_PIXELS = {"pixels_per_patch": 64}
 SMALL = {"patch_size": 8, "batch_size": 2}
 # images of each folder under data/
 SIZES = {"Set5": 1, "Set14": 2, "BSD100": 1, "train": 1, "val": 1, "DIV2K_train_HR": 2, "2K": 1}
@@ -89,13 +90,15 @@ def shortened(config: str) -> str:
     """A config that trains for two iterations on small crops."""
     content = yaml.safe_load(config)
     content["train"].update(FEW)
+    if content["model"]["kind"] == "pcsr":
+        content["train"].update(FEW_PIXELS)
     content["data"].update(SMALL)
     return yaml.safe_dump(content)
 
 
 def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run one line: the project's scripts in this process, which has torch already, all else in a shell."""
-    for key, value in (FEW | SMALL).items():  # recipes of hours
+    for key, value in (FEW | FEW_PIXELS | SMALL).items():  # recipes of hours
         line = re.sub(rf"\b{key}=\d+", f"{key}={value}", line)
     words = shlex.split(line.replace("--min_size 256", "--min_size 32"))
     if words[0] == "python" and words[1] != "-m":

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from datasets.pairs import check_data
+from models.blocks import OriginalModel
 from models.build import build
 from training.describe import model_lines
 from training.engine import train
@@ -49,8 +50,6 @@ def check_original(config: Config, source: str | Path) -> None:
         raise InputError(f"{source}: describes a PCSR model; use train_pcsr.py")
     if config.train.phase is not None:
         raise InputError("train.phase: an original model has no phases; leave it out")
-    if config.train.pixels_per_patch is not None:
-        raise InputError("train.pixels_per_patch: an original model computes all pixels; leave it out")
     scale, of_data = config.model.scale, config.data.scale
     if isinstance(of_data, tuple):
         raise InputError(f"{source}: data.scale is a range, but an original model has one scale; set {scale}")
@@ -100,6 +99,8 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     elif config.train.init is not None:
         start_from(model, config.model, config.train.init)
         check_scales(config)
+    if state is None and isinstance(model, OriginalModel) and config.train.pixels_per_patch is not None:
+        raise InputError("train.pixels_per_patch: an original model computes all pixels; leave it out")
     task = build_task(config.train, model, ranks)
     try:
         train(config, task, open_validation(config, ranks), folder, ranks, state)

@@ -15,10 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.cache import open_caches
 from datasets.crops import Crops
 from datasets.degrade import degraded
-from models.blocks import OriginalModel
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
-from models.pcsr import PCSR
 from training.describe import start_lines
 from training.ema import Average
 from training.log import Log
@@ -54,6 +52,7 @@ def train(
     start, spent = state.load(begun) if begun is not None else (0, 0.0)
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
+    keep = partial(save_weights, folder / BEST, shipped, config)  # the best of the validations, by rank 0 only
     unread: list[Tensor] = []  # losses that the host has not looked at yet
     began = time.monotonic() - spent
     iteration, done = start, progress(spec, ranks, start + 1, began)
@@ -63,7 +62,7 @@ def train(
 
         due = start and (done >= 1 or start % spec.val_every == 0)
         if due and from_main(ranks, lambda: log.lacks_validation(start)):  # stopped between a state and its validation
-            take_validation(log, start, validate, shipped, config)
+            log.validation(start, *validate(shipped), keep)
         while done < 1:
             iteration += 1
             rate = learning_rate(spec, iteration, done)  # schedule
@@ -95,15 +94,8 @@ def train(
             if stopping:
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
                 raise stopped(signals, f"iteration {iteration} is saved in {folder}")
-            if validating:  # after saving, as it may take long
-                take_validation(log, iteration, validate, shipped, config)
-
-
-def take_validation(log: Log, iteration: int, validate: Validate, model: OriginalModel | PCSR, config: Config) -> None:
-    """Validate a model, and keep its weights if they are the best so far; waits for the device with each image."""
-    best = log.validation(iteration, *validate(model))  # in rank 0 only
-    if best:
-        save_weights(log.folder / BEST, model, config)
+            if validating:  # after saving, as it may take long: it waits for the device with each image
+                log.validation(iteration, *validate(shipped), keep)
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:

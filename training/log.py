@@ -7,9 +7,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
@@ -97,36 +98,43 @@ class Log:
         self.say(f"iteration {iteration}/{self.total}: loss {losses['loss']:.4f}, {speed:.2f} it/s", shown)
         self.last = (iteration, now)
 
-    def validation(self, iteration: int, means: dict[str, float], pictures: dict[str, Array]) -> bool:
-        """Log the means of a validation; metrics.csv has those of all so far. Returns whether it is the best so
-        far (is_best) on its images.
+    def validation(
+        self, iteration: int, means: dict[str, float], pictures: dict[str, Array], keep: Callable[[], None]
+    ) -> None:
+        """Log the means of a validation; metrics.csv has those of all so far. `keep` keeps the weights, and is called
+        if it is the best so far (is_best) on its images.
 
-        The pictures, (H,W,3) uint8 by name, replace those of the last validation.
+        The pictures, (H,W,3) uint8 by name, replace those of the last validation. The line in metrics.jsonl comes last,
+        as it tells that all is written.
         """
-        self.write(iteration, means, images=self.images)
-        best = False
         if self.active:
+            with self.errors_named():
+                board = self.board or self.open_board()
             for name, pixels in pictures.items():
                 write_image(self.folder / PICTURES / f"{name}.png", pixels)
-                assert self.board is not None
                 tag = f"{PICTURES}/{name}".encode(errors="backslashreplace").decode()  # of bytes that no UTF-8 has
-                self.board.add_image(tag, pixels, iteration, dataformats="HWC")
-            records = pd.read_json(self.lines, lines=True, precise_float=True)
+                board.add_image(tag, pixels, iteration, dataformats="HWC")
+            records = pd.DataFrame([*self.records(), {"iteration": iteration, **means, "images": self.images}])
             columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
             table = records[columns].dropna(thresh=2)
-            write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
             same = records["images"].fillna(self.images) == self.images  # older runs did not say which
             best = is_best(self.spec, means["val/psnr"], table["val/psnr"][same[table.index]].iloc[:-1])
+            if best:
+                keep()
+            write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
             self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and self.spec.phase != 1))
+        self.write(iteration, means, images=self.images)
         self.last = (iteration, time.perf_counter())  # the time of a validation is no training
-        return best
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl on the disk; the last one may have been cut short by a crash, and is left out."""
+        *whole, _ = self.lines.read_text().split("\n") if self.lines.exists() else [""]
+        return [json.loads(line) for line in whole]
 
     def lacks_validation(self, iteration: int) -> bool:
         """Whether the logs on the disk have no validation of an iteration."""
-        lines = self.lines.read_text().splitlines(keepends=True) if self.lines.exists() else []
-        records = [json.loads(line) for line in lines if line.endswith("\n")]
-        return not any(record["iteration"] == iteration and "val/psnr" in record for record in records)
+        return not any(record["iteration"] == iteration and "val/psnr" in record for record in self.records())
 
     def say(self, line: str, shown: bool = True) -> None:
         """A line for the terminal, if `shown`, and for log.txt."""
@@ -167,8 +175,7 @@ class Log:
         """Drop the iterations after `start` from the logs, because this run repeats them."""
         mark_job(self.folder)
         if self.lines.exists():
-            *whole, _ = self.lines.read_text().split("\n")  # the last line is empty, or a crash cut it short
-            kept = [line for line in whole if json.loads(line)["iteration"] <= self.start]
+            kept = [json.dumps(record) for record in self.records() if record["iteration"] <= self.start]
             write_atomic(self.lines, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start + 1)
         return self.board

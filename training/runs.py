@@ -81,6 +81,9 @@ def claimed(folder: Path, begins: bool) -> Iterator[None]:
         taken = True
         if begins and any(folder.iterdir()) and not is_ours(folder / JOB):
             raise InputError(f"{folder}: another run has begun there meanwhile; start this one again")
+        for place in (folder, folder / BEST, folder / STATE):
+            for path in unfinished(place):  # left by a process that was killed
+                path.unlink(missing_ok=True)
         yield
     finally:
         for place in made if taken else ():
@@ -132,9 +135,6 @@ def write_state(folder: Path, iteration: int, config: Config, content: dict[str,
     write_atomic(folder / STATE / f"{iteration:08d}.pth", buffer.getvalue())
     for old in states(folder)[:-keep]:
         old.unlink()
-    for place in (folder, folder / BEST, folder / STATE):
-        for path in unfinished(place):  # left by a process that was killed
-            path.unlink(missing_ok=True)
 
 
 def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:

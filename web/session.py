@@ -29,6 +29,7 @@ from models.fast.engine import Engine
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
 from utils.decode import read_image, stored_size
+from utils.device import give_back
 from utils.encode import QUALITY, save_image, write_image
 from utils.errors import InputError
 from utils.image import Image, to_pixels, to_tensor
@@ -165,6 +166,7 @@ class Picture:
             setting = replace(setting, value=max(setting.value, least))
         if self.last is None or self.last[0] != setting:
             self.last = setting, self.encoding.restore([setting])[0]
+            give_back(self.lr.shape[2] * self.lr.shape[3])
         return self.last[1]
 
     def numbers(self, restored: Restored) -> list[tuple[str, str, str]]:

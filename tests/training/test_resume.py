@@ -111,15 +111,19 @@ def test_kill(cli: Cli, folders: Path) -> None:
     assert cli(*arguments("phase 0", "whole")).code == 0
     for module, name, call, torn in (
         ("training.log", "Log.advance", 5, None),  # between checkpoints
-        # a checkpoint syncs config, weights and state, a validation its table and the config and weights of the best
-        ("os", "fsync", 6, "best/.*"),
+        # a checkpoint syncs config, weights and state, a validation the config and weights of the best and its table
+        ("os", "fsync", 5, "best/.*"),
+        ("os", "fsync", 6, ".metrics.csv.*"),
         ("os", "fsync", 8, ".model.safetensors.*"),  # within the second write of weights
         ("os", "fsync", 9, "state/.*"),  # and of a state
+        ("os", "fsync", 14, "best/.*"),  # in the last validation, which follows the state
+        ("os", "fsync", 15, ".metrics.csv.*"),
     ):
         run = folders / f"save/{name}_{call}"
         killed = signalled(run, module, name, call, signal.SIGKILL)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert [path.name for path in (run / "state").glob("*.pth")] == ["00000003.pth"]
+        kept = ["00000006.pth", "00000008.pth"] if call > 10 else ["00000003.pth"]
+        assert sorted(path.name for path in (run / "state").glob("*.pth")) == kept
         assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
         (run / ".config.yaml.swp").touch()  # an editor's
         assert cli(*arguments("phase 0", run.name), "--resume").code == 0
@@ -142,10 +146,10 @@ def test_a_stop_does_not_wait_for_a_validation(cli: Cli, folders: Path, monkeypa
     assert (run / "state/00000004.pth").exists() and "val/psnr" not in (run / "metrics.jsonl").read_text()
     with monkeypatch.context() as patch:
 
-        def fails(self: Log, iteration: int, *rest: object) -> bool:
+        def fails(self: Log, iteration: int, *rest: object) -> None:
             if iteration == 8:
                 raise InputError("no memory")
-            return before(self, iteration, *rest)  # type: ignore[arg-type]
+            before(self, iteration, *rest)  # type: ignore[arg-type]
 
         before = Log.validation
         patch.setattr(Log, "validation", fails)

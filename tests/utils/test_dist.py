@@ -91,7 +91,7 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> None:
-    phase0 = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--set", *SMALL, "iter_max=6"]
+    phase0 = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--set", *SMALL, "iter_max=6", "data.scale=[2,4]"]
     one = folders / "save/one"
     assert cli("train_pcsr.py", *phase0, "--name", "one").code == 0
     (folders / "save/two").mkdir()
@@ -101,7 +101,7 @@ def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> 
     assert "save/two-2, iterations 1 to 6" in job.out and "save/two-2, iterations 5 to 6" in job.out
     assert_same_run(one, folders / "save/two-2")
 
-    some = ["iter_max=3", f"init={one}", "data.scale=[2,4]"]  # and the processes agree on each batch's scale
+    some = ["iter_max=3", f"init={one}", "data.scale=[2,4]"]
     phase1 = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, *some]
     assert cli("train_pcsr.py", *phase1, "--name", "light-one").code == 0
     crashes = "exception:2 SIGKILL:3"  # before there is a state, and with one
@@ -114,7 +114,7 @@ def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> 
     assert_same_run(folders / "save/light-one", folders / "save/light-two")
 
 
-def test_a_signal_saves_what_was_validated(folders: Path) -> None:
+def test_a_signal_saves_and_the_validation_is_made_up_for(folders: Path) -> None:
     """The signal goes to every process at once, as schedulers do it, and so to torchrun, which passes it on: each gets
     it twice. CARN's BatchNorm: each process normalises with its own crops, all validate with the statistics of rank 0.
     """
@@ -129,13 +129,17 @@ def test_a_signal_saves_what_was_validated(folders: Path) -> None:
     assert job.returncode == 143 and err.count("\n") == 1 and "stopped by SIGTERM" in err, out + err
     (state,) = (folders / "save/run/state").iterdir()
     assert f"iteration {int(state.stem)} is saved" in err
+    table = folders / "save/run/metrics.csv"
+    assert pd.read_csv(table)["iteration"].max() == int(state.stem) - 1
+    again = ("--name", "run", "--resume", "--set", "time_limit=0.0001")  # which is used up
+    assert two_processes(folders, ROOT / "train.py", *again).code == 0
     model, _ = load_model(folders / "save/run")
     assert isinstance(model, OriginalModel)
     restore = original_restorer(model, torch.device("cpu"))
     rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, Protocol(4))
     mean = sum(row.psnr for row in rows) / 3
-    table = pd.read_csv(folders / "save/run/metrics.csv").iloc[-1]
-    assert table["iteration"] == int(state.stem) and table["val/psnr"] == pytest.approx(mean, abs=1e-3)
+    last = pd.read_csv(table).iloc[-1]
+    assert last["iteration"] == int(state.stem) and last["val/psnr"] == pytest.approx(mean, abs=1e-3)
 
 
 def test_bad_input_is_one_line(folders: Path) -> None:
