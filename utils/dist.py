@@ -27,7 +27,7 @@ T = TypeVar("T")
 LAUNCHER = "PCSR_LAUNCHER"  # environment variable in which `main` tells the processes its own process id
 # seconds that a process waits before it prints a traceback: if it only failed because another process is gone, torchrun
 # ends it in about 0.1 s, and nothing is printed
-CRASH_WAIT = 1.0
+CRASH_WAIT = 3.0
 # seconds that all but the first process of a machine wait besides: torchrun ends them when the first has printed
 TURN_WAIT = 3.0
 
