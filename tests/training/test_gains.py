@@ -124,7 +124,7 @@ def test_a_run_is_resumed_exactly(cli: Cli, folders: Path) -> None:  # noqa: F81
     heavy = TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None})
     save_tiny(folders / "save" / "heavy", heavy)
     model = ["backbone=fsrcnn", "options={}", "width=6", "upsamplers=[[3],[4],[8,8]]", "classifier=[4]"]
-    settings = ["--set", *SMALL, *model, "init=save/heavy", "iter_max=4"]
+    settings = ["--set", *SMALL, *model, "init=save/heavy", "iter_max=4", "data.scale=4"]
     train = ("train_pcsr.py", "--config", config("softgate-pcsr-phase1-m3"), "--name", "run", *settings)
     assert cli(*train).code == 0
     weights = folders / "save" / "run" / "model.safetensors"
