@@ -94,7 +94,7 @@ def train(
             if stopping:
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
                 raise stopped(signals, f"iteration {iteration} is saved in {folder}")
-            if validating:  # after saving, as it may take long: it waits for the device with each image
+            if validating:  # validate, after saving, as it may take long; waits for the device with each image
                 log.validation(iteration, *validate(shipped), keep)
 
 
