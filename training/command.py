@@ -97,8 +97,10 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     if state is not None:
         model.load_state_dict(state["model"])
     elif config.train.init is not None:
-        start_from(model, config.model, config.train.init)
+        widened = start_from(model, config.model, config.train.init)
         check_scales(config)
+        if widened and ranks.main:
+            tell(widened)
     if state is None and isinstance(model, OriginalModel) and config.train.pixels_per_patch is not None:
         raise InputError("train.pixels_per_patch: an original model computes all pixels; leave it out")
     task = build_task(config.train, model, ranks)

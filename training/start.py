@@ -7,13 +7,15 @@ from models.build import difference, facts, resolved
 from models.checkpoint import load_model, trained_on
 from models.pcsr import PCSR
 from models.trained import Trained
+from training.widen import widen
 from utils.config import Config, OriginalSpec, PCSRSpec
 from utils.errors import InputError, one_line
 
 
-def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path: str) -> None:
+def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path: str) -> str | None:
     """Take the weights of another training: the encoder, and the tail or the heavy upsampler if both models have one.
 
+    Where only the encoder is taken, it may be narrower than this model's; then the result is a line that says so.
     Phase 1 takes light upsamplers and the classifier, too, from a model whose ones have the same sizes. Raises
     InputError if they do not fit, and if phase 1 would begin without a trained heavy upsampler.
     """
@@ -32,11 +34,16 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
         taken.append((model.tail, trained.tail))
     elif isinstance(model, PCSR) and model.classifier is not None:
         raise InputError(f"train.init: {path} is an original model, but phase 1 needs the weights of phase 0")
+    narrower = described.width < spec.width
     try:
         for module, source in taken:
-            module.load_state_dict(source.state_dict())
-    except RuntimeError:
+            if narrower and module is model.encoder:
+                widen(module, source, (spec.width, described.width))
+            else:
+                module.load_state_dict(source.state_dict())
+    except (RuntimeError, ValueError):
         raise InputError(one_line(f"train.init: {path}", another)) from None
+    return f"train.init: the encoder is widened from {described.width} to {spec.width} channels" if narrower else None
 
 
 def sizes(spec: OriginalSpec | PCSRSpec) -> object:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.blocks import OriginalModel
-from models.build import build
+from models.build import BACKBONES, build
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
@@ -54,6 +54,41 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     path = str(save_tiny(tmp_path / "other", other))
     with pytest.raises(InputError, match=r"this config's: heavy upsampler is \(9,\), not \("):
         start_from(build(PHASE0), PHASE0, path)
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_a_narrower_encoder_is_widened(backbone: str, tmp_path: Path) -> None:
+    """The trained channels of each group compute the same as before; the added ones can learn."""
+    narrow = PHASE0.model_copy(update={"backbone": backbone, "width": 8})
+    wide = TINY_ORIGINAL.model_copy(update={"backbone": backbone, "width": 12})
+    path = str(save_tiny(tmp_path / "source", narrow))
+    trained, _ = load_model(path)
+    model = build(wide)
+    assert start_from(model, wide, path) == "train.init: the encoder is widened from 8 to 12 channels"
+    model.eval()
+    lr = torch.rand(2, 3, 9, 7) - 0.5
+    feat, before = model.encoder(lr), trained.encoder(lr)
+    kept = [0, 1, 3, 4, 6, 7, 9, 10] if backbone == "carn" else list(range(8))  # CARN's convolutions have four groups
+    torch.testing.assert_close(feat[:, kept], before, rtol=1e-5, atol=1e-6)
+    added = [channel for channel in range(12) if channel not in kept]
+    size = (feat[:, added].std() / before.std()).item()
+    assert 0.05 < size < 20
+    feat.square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        (TINY_ORIGINAL.model_copy(update={"width": 7}), "width is 7, not 6"),  # narrower only
+        (TINY_ORIGINAL.model_copy(update={"width": 5}), "width is 5, not 6"),  # the tail, too, would be taken
+        (PHASE0.model_copy(update={"backbone": "softgate", "width": 5}), "backbone is softgate, not fsrcnn"),
+    ],
+)
+def test_other_encoders_are_not_widened(source: OriginalSpec | PCSRSpec, asked: str, tmp_path: Path) -> None:
+    path = str(save_tiny(tmp_path / "source", source))
+    with pytest.raises(InputError, match=f"is another model than this config's: {asked}"):
+        start_from(build(TINY_ORIGINAL), TINY_ORIGINAL, path)
 
 
 def test_phase1_goes_on_from_phase1(tmp_path: Path) -> None:
