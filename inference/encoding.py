@@ -121,7 +121,9 @@ class Encoding:
         What is skipped gets those of light pixels.
         """
         feats: list[Tensor | None] = []
-        log_odds = torch.empty(1, self.engine.upsampler_count - 1, *self.size, device=self.lr.device)
+        log_odds = torch.empty(
+            *(1, self.engine.upsampler_count - 1, *self.size), dtype=torch.float32, device=self.lr.device
+        )
         with self.plan.bar(len(self.tiles)) as bar:
             for around in self.around:
                 feat = self.engine.features(self.lr, around)

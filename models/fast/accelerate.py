@@ -5,8 +5,10 @@ their names stay the same. Other networks benefit as well, because every plain 3
 that runs depends on the mode and on the input:
 
   on a CPU, no autocast, training mode, float32                             compiled code, hand-written gradients
-  on a CPU, no autocast, torch.inference_mode(), float32 or float16         compiled code, no gradients
+  on a CPU, no autocast, torch.inference_mode(), float32, or float16 where
+  the processor computes in it                                              compiled code, no gradients
   everything else, for example eval mode with torch.no_grad()               the usual forward, in torch
+Weights are in float32 throughout.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.carn import CARNEncoder, CascadingBlock, ResidualUnit
-from models.fast.build import load_kernels
+from models.fast.build import has_half, load_kernels
 from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_folded, run_unit, usual
 from models.fast.gate import Gated
 from models.fast.linear import Joined, Rectified, as_image
@@ -41,14 +43,20 @@ def fast(x: Tensor, *dtypes: torch.dtype) -> bool:
     return x.device.type == "cpu" and x.dtype in dtypes and not torch.is_autocast_enabled("cpu")
 
 
+def readable(part: nn.Module) -> bool:
+    """Whether the kernels accept the weights."""
+    return next(part.parameters()).dtype == torch.float32
+
+
 def trains(part: nn.Module, x: Tensor) -> bool:
     """Whether the fast forward of training is used for this input."""
-    return part.training and fast(x, torch.float32)
+    return part.training and readable(part) and fast(x, torch.float32)
 
 
-def infers(x: Tensor) -> bool:
+def infers(part: nn.Module, x: Tensor) -> bool:
     """Whether the fast forward of inference, which has no gradients, is used for this input."""
-    return torch.is_inference_mode_enabled() and fast(x, torch.float32, torch.float16)
+    dtypes = [torch.float32, torch.float16] if has_half() else [torch.float32]
+    return torch.is_inference_mode_enabled() and readable(part) and fast(x, *dtypes)
 
 
 def knows_half(encoder: nn.Module) -> bool:
@@ -82,7 +90,7 @@ class Convolution(torch.autograd.Function):
 
 class FastConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        if fits_winograd(self) and (trains(self, x) or infers(x)):
+        if fits_winograd(self) and (trains(self, x) or infers(self, x)):
             return Convolution.apply(x, self.groups, self.weight, self.bias)
         return super().forward(x)
 
@@ -107,21 +115,21 @@ class Residual(torch.autograd.Function):
 
 class FastResidualBlock(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
-        if trains(self, x) or infers(x):
+        if trains(self, x) or infers(self, x):
             return Residual.apply(x, self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)
         return super().forward(x)
 
 
 class FastResidualUnit(ResidualUnit):
     def forward(self, x: Tensor) -> Tensor:
-        if infers(x):  # in training, FastCascadingBlock computes it
+        if infers(self, x):  # in training, FastCascadingBlock computes it
             return run_unit(x, list(self.parameters())).out
         return super().forward(x)
 
 
 class FastCascadingBlock(CascadingBlock):
     def forward(self, x: Tensor) -> Tensor:
-        if infers(x) and is_folded(self.fuse):
+        if infers(self, x) and is_folded(self.fuse):
             return units_folded(x, self.unit, self.fuse)
         if trains(self, x) and all(map(usual, self.fuse)):
             return cascading_block(self, x)
@@ -130,7 +138,7 @@ class FastCascadingBlock(CascadingBlock):
 
 class FastCARNEncoder(CARNEncoder):
     def forward(self, x: Tensor) -> Tensor:
-        if infers(x) and is_folded(self.fuse):
+        if infers(self, x) and is_folded(self.fuse):
             return cascade_folded(self.entry(x), self.blocks, self.fuse)
         if not (trains(self, x) and all(map(usual, self.fuse))):
             return super().forward(x)
@@ -144,14 +152,14 @@ class FastCARNEncoder(CARNEncoder):
 
 class FastGatedBlock(GatedBlock):
     def forward(self, x: Tensor) -> Tensor:
-        if trains(self, x) or infers(x):
+        if trains(self, x) or infers(self, x):
             return Gated.apply(x, *self.parameters())
         return super().forward(x)
 
 
 class FastSoftgateEncoder(SoftgateEncoder):
     def fused(self, seen: Sequence[Tensor]) -> Tensor:
-        if trains(self, seen[0]) or infers(seen[0]):
+        if trains(self, seen[0]) or infers(self, seen[0]):
             rows = Joined.apply(self.fuse.weight.flatten(1), self.fuse.bias, *map(rows_of, seen))
             return as_image(rows, seen[0].shape)
         return super().fused(seen)

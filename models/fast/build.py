@@ -73,7 +73,7 @@ def built(compiler: str) -> Path:
         flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     except ValueError as error:  # a quotation mark is missing
         raise OSError(f"CXX or CXXFLAGS: {error}") from None
-    identity = repr([*SOURCES.values(), compiler, *flags, processor()]).encode()
+    identity = repr([*SOURCES.values(), *map(version, program), *flags, processor()]).encode()
     stem = f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}"
     for path in cache.glob(f"{stem}-*.so"):
         if path.name == named_by_content(stem, path):
@@ -92,8 +92,17 @@ def named_by_content(stem: str, library: Path) -> str:
     return f"{stem}-{hashlib.sha256(library.read_bytes()).hexdigest()[:16]}.so"
 
 
-def processor() -> str:
+def version(word: str) -> tuple[str, ...]:
+    """A word of the compiler's command; for a program also which file it is, because an upgrade may know more."""
+    found = shutil.which(word)
+    if found is None:
+        return (word,)
+    program = Path(found).resolve()
+    return word, str(program), f"{program.stat().st_size} {program.stat().st_mtime_ns}"
+
+
+def processor(info: Path = Path("/proc/cpuinfo")) -> str:
     """The features on which -march=native depends, because machines with different processors may share a cache."""
-    info = Path("/proc/cpuinfo")
-    flags = [line for line in info.read_text().splitlines() if line.startswith("flags")] if info.exists() else []
-    return flags[0] if flags else platform.platform()
+    lines = info.read_text().splitlines() if info.exists() else []
+    features = {line for line in lines if line.startswith(("flags", "Features", "CPU part"))}  # of x86, and of ARM
+    return "\n".join(sorted(features)) or platform.platform()

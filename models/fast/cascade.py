@@ -103,7 +103,7 @@ class Fusion(torch.autograd.Function):
         parameters, seen = ctx.saved_tensors[:FUSION_PARAMETERS], ctx.saved_tensors[count:]
         fused = Fused(*ctx.saved_tensors[FUSION_PARAMETERS:count])
         to = [Gradient(torch.empty_like(rows)) for rows in seen]
-        found = fuse_gradients(seen, parameters, fused, ctx.training, rows_of(gradient), to)
+        found = fuse_gradients(seen, parameters, fused, ctx.training, rows_of(gradient).contiguous(), to)
         return None, *found, *(as_image(each.rows, ctx.shape) for each in to)
 
 
@@ -171,9 +171,10 @@ class Cascade(torch.autograd.Function):
         of_unit: list[Tensor] = []
         of_fusions: list[Tensor] = []
         for i in reversed(range(steps)):
+            rows = rows_of(gradient).contiguous()
             more = i + 1 < steps  # the gradients come from the last fusion first
             into = [Gradient(rows, more) for rows in to[: i + 2]]
-            found = fuse_gradients(seen[: i + 2], fusions[i], fused[i], ctx.training, rows_of(gradient), into)
+            found = fuse_gradients(seen[: i + 2], fusions[i], fused[i], ctx.training, rows, into)
             of_fusions = [*found, *of_fusions]
             gradient, found = unit_gradients(units[i], unit, grads[i + 1])
             of_unit = [a.add_(b) for a, b in zip(of_unit, found, strict=True)] if of_unit else found

@@ -108,6 +108,7 @@ class Engine:
         self.compiled: CDLL | None = load_kernels() if self.is_served() else None
         self.exact = self.model.encoder  # for tiles whose features exceed the range of float16: it takes float32
         if self.compiled is not None:
+            self.model.float()  # what the kernels read
             accelerate(self.model.encoder)
         else:
             if self.precision == torch.float16:
@@ -167,7 +168,7 @@ class Engine:
         held = tuple(table for table in tables if table is not None)
         if len(held) < len(tables):
             return self.project(lr, tile, self.features(lr, tile, torch.float32))
-        return Encoded(lr, tile, held)
+        return Encoded(lr if self.compiled is None else lr.float(), tile, held)
 
     @torch.inference_mode()
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:

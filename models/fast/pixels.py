@@ -83,7 +83,7 @@ class PixelKernel:
         """See Kernel.add_to; all tensors are contiguous and on the CPU. Pixels beyond float16 are added in float32."""
         height, width = planes.shape[1:]
         half = table.dtype == torch.float16
-        left = torch.zeros(height, width, dtype=torch.uint8) if half else None
+        left = torch.zeros(height, width, dtype=torch.uint8, device="cpu") if half else None
         if of_type(table.dtype, "mlp_at")(
             address(table),
             w,
@@ -97,9 +97,9 @@ class PixelKernel:
 
 
 def bilinear_window(lr: Tensor, grid: Grid) -> Tensor:
-    """models.grid.bilinear as compiled code."""
-    lr = lr.contiguous()
-    planes = torch.empty(len(lr), 3, len(grid.rows.low), len(grid.cols.low))
+    """models.grid.bilinear as compiled code, in float32."""
+    lr = lr.float().contiguous()
+    planes = lr.new_empty(len(lr), 3, len(grid.rows.low), len(grid.cols.low))
     axes = [address(tensor) for line in grid for tensor in (line.low, line.high, line.weight)]
     needed_kernels().bilinear(
         address(lr),

@@ -3,8 +3,10 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -82,14 +84,20 @@ template <class N = float> N* workspace(long numbers) {
     if (size < numbers) {
         size = numbers + numbers / 4 + 64;
         memory.reset((N*)aligned_alloc(64, size * sizeof(N) / 64 * 64 + 64));
+        if (!memory) fputs("the kernels get no more memory\n", stderr), abort();
     }
     return memory.get();
 }
 
 template <class Work> void in_parallel(int threads, const Work& work) {
     std::vector<std::thread> helpers;
-    for (int i = 1; i < threads; i++) helpers.emplace_back([&work, i] { work(i); });
+    helpers.reserve(threads);
+    try {
+        for (int i = 1; i < threads; i++) helpers.emplace_back([&work, i] { work(i); });
+    } catch (const std::system_error&) {  // the system allows no more threads: this one does their work
+    }
     work(0);
+    for (int i = (int)helpers.size() + 1; i < threads; i++) work(i);
     for (std::thread& helper : helpers) helper.join();
 }
 

@@ -1,4 +1,4 @@
-// A residual unit of CARN and the fusion behind it, for inference. Built by build.py, called by cascade.py.
+// A residual unit of CARN and the fusion behind it, for inference. Built by build.py, called by unit.py.
 //
 //   one = relu(3x3 of x),  two = relu(3x3 of one),  u = relu(1x1 of two + x),  out = relu(1x1 of what was seen so far and u)
 //

@@ -1,7 +1,10 @@
 """The fast training step against the plain one: the same gradients, the same modules, the same bits in every run."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from models.fast.build import load_kernels
 from models.fast.cascade import fuse
 from models.fast.engine import Engine
 from models.fast.fold import folded
+from models.tile import whole
 from tests.conftest import ROOT
 from training.tasks import OriginalTask, Phase0, Task
 from utils.config import OriginalSpec, PCSRSpec, TrainSpec
@@ -77,6 +81,48 @@ def gradients_in_double(task: Task[Any]) -> list[Tensor]:
         return gradients(task.double())
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_loss_on_features(backbone: str) -> None:
+    """Its gradient may be one number, spread without memory of its own."""
+    plain, fast = (phase0(backbone).model.encoder for _ in range(2))
+    accelerate(fast)
+    for encoder in (plain, fast):
+        encoder(batch()[0]).sum().backward()
+    for ours, usual in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, usual.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.inference_mode()
+def test_float16_after_a_training(backbone: str) -> None:
+    """Where the processor does not compute in float16, torch does it."""
+    model = phase0(backbone).model.eval()
+    lr = batch()[0]
+    usual = model.encode(lr)
+    accelerate(model)
+    half = Engine(model, precision=torch.float16).features(lr, whole(lr))
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), usual, rtol=0.02, atol=0.02)
+
+
+def test_where_no_more_threads_are_allowed() -> None:
+    """The threads that there are do the work of the others, with the same result."""
+    script = """
+import resource, torch
+from models.fast.winograd import convolve
+from utils.device import keep_memory
+keep_memory()
+x, weight = torch.rand(1, 8, 64, 64), torch.rand(8, 8, 3, 3)
+usual = convolve(x, weight)
+torch.ones(64 << 20)  # memory that stays for the kernel, while there is none for the threads' stacks
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
+torch.get_num_threads = lambda: 500
+assert torch.equal(convolve(x, weight), usual)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, env={**os.environ, "MALLOC_ARENA_MAX": "1"})
 
 
 def test_batchnorm_of_nearly_constant_values() -> None:

@@ -68,6 +68,26 @@ def test_flags_of_the_environment(
 
 
 @needs_compiler
+def test_built_anew_by_another_version_of_the_compiler(compiler: str, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/cxx"
+    program.write_text(f'#!/bin/sh\nexec {compiler} "$@"\n')
+    program.chmod(0o755)
+    first = build.built(str(program))
+    assert build.built(str(program)) == first
+    program.write_text(f'#!/bin/sh\n# version 2\nexec {compiler} "$@"\n')
+    assert build.built(str(program)).name.split("-")[1] != first.name.split("-")[1]
+
+
+def test_processors_of_other_kinds(tmp_path: Path) -> None:
+    """ARM calls its flags otherwise, and the cores of one processor may differ."""
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\nprocessor\t: 1\nFeatures\t: fp sve\n")
+    assert build.processor(info).splitlines() == ["CPU part\t: 0xd0c", "Features\t: fp asimd", "Features\t: fp sve"]
+    assert build.processor(tmp_path / "none")
+
+
+@needs_compiler
 def test_two_first_runs_at_once(compiler: str, cache: Path) -> None:
     found: list[Path] = []
     runs = [threading.Thread(target=lambda: found.append(build.built(compiler))) for _ in range(2)]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.build import build_pcsr
 from models.decide import assign_k
@@ -63,6 +63,31 @@ def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None
     top = torch.cat([torch.zeros_like(odds[:, :1]), odds], 1).sort(1).values
     ties = top[:, -1] - top[:, -2] < 1e-4
     assert torch.equal(own[~ties], other[~ties])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_other_types_of_weights_and_defaults(dtype: torch.dtype) -> None:
+    """The kernels read and write float32, whatever the model's weights and torch's default are."""
+    model = model_of({"backbone": "softgate"})
+    lr, size = torch.rand(1, 3, 9, 13), (36, 52)
+    expected = restored(Engine(model), lr, size)
+    torch.set_default_dtype(dtype)
+    try:
+        torch.testing.assert_close(restored(Engine(model), lr, size), expected)
+        torch.testing.assert_close(restored(Engine(model), lr.double(), size), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    rounded = model.to(dtype)
+    ours = restored(Engine(rounded, precision=torch.float32), lr, size)
+    torch.testing.assert_close(ours, restored(Engine(rounded.float()), lr, size))
+    assert (ours - expected).abs().max() < 0.1
+
+
+def restored(engine: Engine, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    encoded = engine.encode(lr)
+    return engine.upsample(encoded, size, assign_k(engine.classify(encoded, size), [0.2, 0.8], 0.0))
 
 
 @needs_compiler
