@@ -86,6 +86,8 @@ def parse_options() -> argparse.Namespace:
         raise InputError(f"{' '.join(given)}: goes with --upscale; add that, or leave it out")
     if args.upscale and args.original:
         raise InputError("--original: is for a comparison; leave it or --upscale out")
+    if args.upscale and not args.assignment and args.opacity != OPACITY:
+        raise InputError("--opacity: is for the image of --assignment; add that, or leave it out")
     if not 0 <= args.opacity <= 1:
         raise InputError(f"--opacity {args.opacity:g}: must lie between 0 and 1")
     return args

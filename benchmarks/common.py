@@ -14,7 +14,7 @@ from evaluation.tables import table_json, write_csv
 from inference.restore import Clock
 from models.checkpoint import load_model
 from models.pcsr import PCSR
-from utils.cli import Parser
+from utils.cli import Parser, count
 from utils.device import add_device_option
 from utils.errors import InputError
 from utils.files import output_file
@@ -37,16 +37,11 @@ def folders_parser(description: str | None, name: str) -> Parser:
     parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights of phase 1")
     parser.add_argument("--rounds", type=count, default=3, help="timed runs for each image or rule (default: 3)")
     parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / f"{name}.csv", help="means of each set")
-    parser.add_argument("--images_csv", type=output_file(".csv"), default=OUT_DIR / f"{name}-images.csv")
+    parser.add_argument(
+        "--images_csv", type=output_file(".csv"), default=OUT_DIR / f"{name}-images.csv", help="rows of each image"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, the means")
     return parser
-
-
-def count(text: str) -> int:
-    """The type of an option that is a whole number of 1 or more."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return int(text)
 
 
 def load_pcsr(path: str | Path) -> PCSR:
@@ -76,8 +71,9 @@ def run_folders(
     Returns the summaries of all data sets as one table. Raises InputError for folders without images.
     """
     tables, summaries = [], []
-    for dataset, folder in named_folders(args.hr_data).items():
-        bar = tqdm(PairedFolder(folder, None, SCALE), desc=dataset, unit="image", disable=None)
+    sets = {name: PairedFolder(folder, None, SCALE) for name, folder in named_folders(args.hr_data).items()}
+    for dataset, images in sets.items():
+        bar = tqdm(images, desc=dataset, unit="image", disable=None)
         table = pd.DataFrame([row for pair in bar for row in measure(pair)])
         table.insert(0, "dataset", dataset)
         tables.append(table)

@@ -34,10 +34,10 @@ from benchmarks import gpu_inference, gpu_training
 from benchmarks.common import benchmark_parser
 from benchmarks.gpu_inference import Row
 from models.build import BACKBONES
-from utils.cli import run
+from utils.cli import count, run
 from utils.device import pick_device
 from utils.errors import InputError, StoppedError
-from utils.files import write_atomic
+from utils.files import list_images, write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("models/fast/test_gpu.py", *(f"gpu/test_{name}.py" for name in ("models", "inference", "training")))
@@ -252,14 +252,19 @@ def main() -> None:
     parser.add_argument(
         "--train_set", nargs="+", default=[], metavar="KEY=VALUE", help="other config keys of the training"
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="batch size of the training (default: 32)")
+    parser.add_argument("--batch_size", type=count, default=32, help="batch size of the training (default: 32)")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.pack is not None and not args.pack.is_file():
         raise InputError(f"--pack {args.pack}: no such file; datasets/scripts/pack.py makes one")
+    if args.pack is not None and 60 * args.train_minutes + TRAIN_START > 60 * args.minutes:
+        needed = args.train_minutes + TRAIN_START / 60
+        raise InputError(f"--train_minutes {args.train_minutes:g}: needs --minutes {needed:g} or more")
+    if args.images is not None:
+        list_images(args.images)  # raises, and not in each job
     device = pick_device(args.device)
-    if args.device == "auto" and device.type == "cpu":
-        raise InputError("no GPU here; --device cpu --minutes 2 rehearses")
+    if device.type != "cuda" and args.device != "cpu":
+        raise InputError("no CUDA device here; --device cpu --minutes 2 rehearses")
     if args.job is not None:
         write_rows(args.job, args.out, device)
     else:

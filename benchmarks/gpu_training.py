@@ -83,7 +83,13 @@ def recipe(options: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]
 
 def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
     """Phase 0, then phase 1, from a file of crops; weights, configs and a small state are copied to `out`."""
-    crops, folder = unpack(Path(options["pack"])), Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as folder:
+        yield from train_in(Path(folder), options, out, device)
+
+
+def train_in(folder: Path, options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
+    """The two phases, from crops written to `folder`."""
+    crops = unpack(Path(options["pack"]))
     write_crops(crops[:-KEPT], folder / "train")
     write_crops(crops[-KEPT:], folder / "val")
     for phase, settings in enumerate(recipe(options, folder)):
@@ -112,7 +118,6 @@ def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Itera
             "validations": validations,
             "files": kept,
         }
-    shutil.rmtree(folder)
 
 
 def write_crops(crops: Array, folder: Path) -> None:

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
+from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, timed
 from benchmarks.runtimes import PACKAGES, usable
 from benchmarks.ways import IN_HALF, SETTINGS, Way, load_models, peak_mb, ways
 from datasets.folder import mod_crop
@@ -41,7 +41,7 @@ from evaluation.metrics import psnr
 from evaluation.tables import Column, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
 from inference.visual import figure_png
-from utils.cli import run
+from utils.cli import count, run
 from utils.decode import read_image
 from utils.device import pick_device
 from utils.files import list_images, output_file, write_atomic
@@ -146,11 +146,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--img_path", type=Path, default=ASTRONAUT, help="HR image or folder, shrunk by 4 (default: astronaut)"
     )
-    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"))
+    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights")
     parser.add_argument("--original", type=Path, help="original model (default: that of the same backbone in save/)")
     parser.add_argument("--rounds", type=count, default=5, help="timed runs of each method per image (default: 5)")
     parser.add_argument("--no_memory", action="store_true", help="do not measure peak memory, which takes long")
-    parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "inference.csv")
+    parser.add_argument(
+        "--csv", type=output_file(".csv"), default=OUT_DIR / "inference.csv", help="means of each method"
+    )
     parser.add_argument("--plot", type=output_file(".png"), help="PNG to write: PSNR against seconds and FLOPs")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, means for each method")
     return parser.parse_args()

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.common import SCALE, count, folders_parser, load_pcsr, means, run_folders, title
+from benchmarks.common import SCALE, folders_parser, load_pcsr, means, run_folders, title
 from datasets.folder import Pair
 from evaluation.metrics import psnr
 from evaluation.tables import Column, format_columns
@@ -34,7 +34,7 @@ from inference.restore import Restored
 from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.setting import Setting
-from utils.cli import run
+from utils.cli import count, run
 from utils.device import pick_device
 from utils.errors import InputError
 from utils.image import to_tensor
@@ -95,7 +95,7 @@ def summarise(images: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
 
 def main() -> None:
     parser = folders_parser(__doc__, "patchwise")
-    parser.add_argument("--patch_size", type=int, nargs="+", default=[32, 64, 128, 256], help="LR pixels on a side")
+    parser.add_argument("--patch_size", type=count, nargs="+", default=[32, 64, 128, 256], help="LR pixels on a side")
     parser.add_argument("--overlap", type=int, nargs="+", default=[OVERLAP, 0], help="LR pixels that neighbours share")
     parser.add_argument("--k", type=float, nargs="+", default=[0.0], help="larger is cheaper (default: 0)")
     parser.add_argument("--seam", type=count, default=8, help="HR pixels on each side of a patch's edge (default: 8)")
@@ -104,7 +104,8 @@ def main() -> None:
     args = parser.parse_args()
     if wrong := [overlap for overlap in args.overlap if not 0 <= overlap < min(args.patch_size)]:
         raise InputError(f"--overlap {wrong[0]}: must be 0 or more, and less than every --patch_size")
-    cuts = [Patches(size, size - overlap) for overlap in dict.fromkeys(args.overlap) for size in args.patch_size]
+    sizes, overlaps = dict.fromkeys(args.patch_size), dict.fromkeys(args.overlap)
+    cuts = [Patches(size, size - overlap) for overlap in overlaps for size in sizes]
     settings = [Setting("k", k, args.refinement, SCALE) for k in dict.fromkeys(args.k)]
     restore = pcsr_restorer(load_pcsr(args.model), settings, pick_device(args.device), TilePlan(ONE_TILE))
     restore(torch.zeros(1, 3, 8, 8))  # warm-up: the first call pays for set-up

@@ -70,9 +70,11 @@ class Step(NamedTuple):
         """Run the command. Raises InputError with its last line if it fails."""
         log = WORK / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        for path in self.makes:  # an evaluation or a demo does not replace results of another model or setting
-            path.unlink(missing_ok=True)
-            path.with_name(RECORD).unlink(missing_ok=True)
+        for path in self.makes:
+            record = path.with_name(RECORD)
+            if record.exists():  # an evaluation does not replace results of another model or setting
+                path.unlink(missing_ok=True)
+                record.unlink()
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
         if code:
@@ -173,7 +175,8 @@ def main() -> None:
     for step in (bar := tqdm(due, unit="step", disable=None)):
         bar.set_description(step.name)
         step.run()
-    collect(evaluated)
+    if all(path.exists() for step in evaluated for path in step.makes):
+        collect(evaluated)
     for text in (filled := texts(ROOT)):
         write_atomic(text, fill(text.read_text(encoding="utf-8"), KEPT).encode())
     if MISSING:

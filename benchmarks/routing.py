@@ -119,9 +119,10 @@ class Router:
     @torch.inference_mode()
     def measure(self, pair: Pair) -> list[dict[str, Any]]:
         """A row per rule and share of heavy pixels, and two for all light and all heavy."""
-        size, encoded = scaled_size(pair.lr, SCALE), self.engine.encode(pair.lr.to(self.engine.device))
-        light, heavy = (self.engine.upsample(encoded, size, torch.full((1, *size), j)) for j in range(2))
-        gain = gain_of(light, heavy, pair.hr).to(self.engine.device)
+        device = self.engine.device
+        size, encoded = scaled_size(pair.lr, SCALE), self.engine.encode(pair.lr.to(device))
+        light, heavy = (self.engine.upsample(encoded, size, torch.full((1, *size), j, device=device)) for j in range(2))
+        gain = gain_of(light, heavy, pair.hr).to(device)
         rows = []
         for rule, share, assignment, seconds in self.decisions(Scene(self.engine, encoded, size, gain, self.seed)):
             sr, pixels = compose(light, heavy, assignment), assignment.numel()

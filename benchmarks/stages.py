@@ -25,7 +25,7 @@ from inference.restorers import pcsr_restorer
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
-from utils.cli import Parser, run
+from utils.cli import Parser, count, run
 from utils.decode import read_image
 from utils.device import pick_device
 from utils.encode import encode
@@ -66,8 +66,8 @@ def stages(args: argparse.Namespace) -> dict[str, float]:
 def parse_options() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--img_path", type=Path, default=ASTRONAUT, help="LR image (default: astronaut)")
-    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"))
-    parser.add_argument("--rounds", type=int, default=5, help="processes, one or more (default: 5)")
+    parser.add_argument("--model", type=Path, default=Path("save/carn-pcsr-phase1"), help="PCSR weights")
+    parser.add_argument("--rounds", type=count, default=5, help="processes (default: 5)")
     parser.add_argument("--once", action="store_true", help="measure this process and print one line of JSON")
     add_precision_option(parser)
     return parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
         return
     command = [sys.executable, __file__, *sys.argv[1:], "--once"]
     rounds = []
-    for _ in range(max(1, args.rounds)):
+    for _ in range(args.rounds):
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise InputError(done.stderr.strip().removeprefix("error: "))

@@ -19,15 +19,16 @@ from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, count, timed
+from benchmarks.common import OUT_DIR, SCALE, benchmark_parser, timed
 from benchmarks.formulation import training_loss
 from evaluation.tables import write_csv
 from models.build import BACKBONES, build
 from models.fast.accelerate import accelerate
 from training.tasks import build_task
-from utils.cli import run
+from utils.cli import count, run
 from utils.device import pick_device
 from utils.dist import Ranks
+from utils.errors import InputError
 from utils.files import output_file
 from utils.parse import load_config
 
@@ -87,9 +88,9 @@ def ways(job: str, pixels: int, device: torch.device) -> dict[str, Way]:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--backbone", default="carn", choices=BACKBONES)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--patch_size", type=int, default=32, help="LR pixels")
-    parser.add_argument("--pixels_per_patch", type=int, default=4096)
+    parser.add_argument("--batch_size", type=count, default=16)
+    parser.add_argument("--patch_size", type=count, default=32, help="LR pixels")
+    parser.add_argument("--pixels_per_patch", type=count, default=4096)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
     parser.add_argument("--ways", default="", help="only the published formulation and those whose name contains this")
     parser.add_argument("--rounds", type=count, default=7, help="timed iterations of each")
@@ -104,6 +105,8 @@ def main() -> None:
         for name, way in ways(job, args.pixels_per_patch, device).items()
         if name == "published" or args.ways in name
     }
+    if args.ways and all(name == "published" for _, name in steps):
+        raise InputError(f"--ways {args.ways}: no formulation has this in its name")
     queue = 1 if device.type == "cpu" else QUEUE
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
     for _ in tqdm(range(WARM_UP + args.rounds), unit="round", disable=None):

@@ -177,9 +177,10 @@ def check_side(lr: Tensor, path: Path) -> Tensor:
     return lr
 
 
-def lr_size(sides: Sequence[int], scale: float) -> list[int]:
-    """The whole LR pixels that HR sides give."""
-    return [int(side / scale + 1e-9) for side in sides]
+def lr_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """The whole LR pixels, height and width, that HR of a height and width gives."""
+    height, width = (int(side / scale + 1e-9) for side in size)
+    return height, width
 
 
 def mod_crop(hr: Tensor, scale: float, path: Path) -> Tensor:
@@ -187,7 +188,13 @@ def mod_crop(hr: Tensor, scale: float, path: Path) -> Tensor:
 
     Raises InputError if LR would be too small.
     """
-    low = lr_size(hr.shape[-2:], scale)
-    if min(low) < MIN_SIDE:
+    if min(lr_size(hr.shape[-2:], scale)) < MIN_SIDE:
         raise InputError(f"{path}: {hr.shape[-1]}x{hr.shape[-2]} pixels are too few for x{scale:g}")
-    return hr[..., : round(low[0] * scale), : round(low[1] * scale)]
+    height, width = fitting_size(hr.shape[-2:], scale)
+    return hr[..., :height, :width]
+
+
+def fitting_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """The height and width of HR that belong to whole LR pixels."""
+    height, width = lr_size(size, scale)
+    return round(height * scale), round(width * scale)

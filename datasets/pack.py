@@ -5,6 +5,8 @@ modulo 256. In this form photographs take about half the space of raw pixels.
 """
 
 import io
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -59,5 +61,5 @@ def unpack(file: Path) -> Array:
     try:
         with np.load(io.BytesIO(read_bytes(file))) as content:
             return content["differences"].cumsum(2, dtype=np.uint8)
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise InputError(f"{file}: is no file of datasets/scripts/pack.py: {error}") from None
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise InputError(f"{file}: is no whole file of datasets/scripts/pack.py; pack it, or copy it, again") from None

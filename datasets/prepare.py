@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from datasets.degrade import Degradation, after_shrinking, blurred, degradation_of
-from datasets.folder import lr_size, mod_crop
+from datasets.folder import fitting_size, lr_size, mod_crop
 from utils.cli import say
 from utils.config import DegradeSpec
 from utils.decode import is_whole, read_image, stored_size
@@ -68,6 +68,7 @@ def extract_subimages(source: Path, output: Path, size: int, step: int, remainde
     for path in list_images(source):
         target = f"{output / path.stem}_s"
         make = partial(subimages, source=path, target=target, size=size, step=step, remainder=remainder)
+        check_earlier(Path(f"{target}001.png"), (size, size), f"size {size}")
         recipes.append(Recipe(path, [Path(f"{target}001.png")], make))
     make_all(recipes, source, [output], workers)
 
@@ -87,21 +88,23 @@ def generate_mod_lr_bic(
     recipes = []
     for path in list_images(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
-        check_stored_scale(path, lr, scale)
+        size = stored_size(path)  # 0 if unreadable, which is reported later
+        check_earlier(lr, lr_size(size, scale), f"scale {scale:g}")
+        if hr:
+            check_earlier(hr, fitting_size(size, scale), f"scale {scale:g}")
         how = degradation_of(degrade, path.stem) if degrade else Degradation()
         make = partial(make_pair, hr=hr, lr=lr, source=path, scale=scale, matlab_uint8=matlab_uint8, degradation=how)
         recipes.append(Recipe(path, [hr, lr] if hr else [lr], make))
     make_all(recipes, source, [output, mod_output] if mod_output else [output], workers)
 
 
-def check_stored_scale(hr: Path, lr: Path, scale: float) -> None:
-    """Raises InputError if the LR image exists with another scale. Unreadable files are reported later."""
-    size, found = stored_size(hr), stored_size(lr)
-    expected = lr_size(size, scale)
-    if 0 in (*size, *found) or sorted(found) == sorted(expected):  # sorted: a photograph may lie on its side
+def check_earlier(output: Path, expected: tuple[int, int], option: str) -> None:
+    """Raises InputError if the image exists in another size, which another value of the option has made."""
+    found = stored_size(output)
+    if 0 in (*expected, *found) or sorted(found) == sorted(expected):  # sorted: a photograph may lie on its side
         return
     raise InputError(
-        f"{lr}: is {found[0]}x{found[1]}, but scale {scale:g} makes {expected[0]}x{expected[1]} of {hr}; "
+        f"{output}: is {found[0]}x{found[1]}, but {option} makes {expected[0]}x{expected[1]}; "
         "give another output folder, or delete what is there"
     )
 
@@ -186,7 +189,9 @@ def make_all(
     # no worker is started for images whose files all exist; but verifying takes time, so workers do it
     outcome = run_jobs([job for job in jobs if verify or not all(map(there, job.outputs))], workers)
     outcome.check()
-    say(f"{folders[0]}: {len(outcome.made)} images done, {len(jobs) - len(outcome.made)} were done already")
+    kept = len(jobs) - len(outcome.made)
+    how = " and are kept, with the options of then; delete them to make them anew" if kept else ""
+    say(f"{folders[0]}: {len(outcome.made)} images done, {kept} were done already{how}")
 
 
 def make_missing(recipe: Recipe, there: Callable[[Path], bool]) -> bool:

@@ -55,14 +55,15 @@ def from_pretrained(
     return Upscaler.load(path, device, precision)
 
 
-def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licence: str = "mit") -> None:
+def save_pretrained(weights: str | PathLike[str], folder: str | PathLike[str], name: str, licence: str = "mit") -> None:
     """Write the three files of weights under save/; `name` is that of the model on the Hub.
 
-    Raises InputError for weights that do not describe themselves, and for a folder with another README.md.
+    Raises InputError for weights that do not describe themselves, and for a folder that holds such files of others.
     """
-    card = folder / "README.md"
-    if card.exists() and f"library_name: {LIBRARY}\n" not in card.read_text("utf-8", "replace"):
-        raise InputError(f"{card}: is no model card of {LIBRARY}, and would be replaced; give another folder")
+    card, config_file, weights_copy = (Path(folder) / each for each in ("README.md", "config.json", WEIGHTS))
+    ours = card.exists() and f"library_name: {LIBRARY}\n" in card.read_text("utf-8", "replace")
+    if not ours and (there := next(filter(Path.exists, (card, config_file, weights_copy)), None)):
+        raise InputError(f"{there}: would be replaced, but {card} is no model card of {LIBRARY}; give another folder")
     path = weights_file(Path(weights))
     _, spec = load_model(path)
     if path.suffix != ".safetensors":
@@ -74,14 +75,14 @@ def save_pretrained(weights: str | PathLike[str], folder: Path, name: str, licen
     facts["advice"] = "" if known and (known.degrade or known.lr_files) else ADVICE
     write_atomic(card, MODEL_CARD.format(library=LIBRARY, backbone=spec.backbone, **facts).encode())
     config = {"library_name": LIBRARY, "model": spec.model_dump(mode="json")}
-    write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
-    write_atomic(folder / WEIGHTS, read_bytes(path))
+    write_atomic(config_file, json.dumps(config, indent=2).encode())
+    write_atomic(weights_copy, read_bytes(path))
 
 
 def push_to_hub(weights: str | PathLike[str], name: str, private: bool = False, licence: str = "mit") -> str:
     """Upload weights as the model `name`, USER/MODEL; returns its address. Who uploads has to be logged in there."""
     with TemporaryDirectory() as folder:
-        save_pretrained(weights, Path(folder), name, licence)
+        save_pretrained(weights, folder, name, licence)
         hub().create_repo(name, private=private, exist_ok=True)
         return str(hub().upload_folder(repo_id=name, folder_path=folder, commit_message=f"PCSR: {name}"))
 

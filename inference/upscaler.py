@@ -24,7 +24,7 @@ from models.decide import probabilities
 from models.flops import Flops
 from models.pcsr import PCSR
 from models.setting import Precision, Setting, choose, number
-from utils.device import DEVICES, pick_device
+from utils.device import pick_device
 from utils.errors import InputError
 
 
@@ -66,18 +66,19 @@ class Upscaler:
             self.restore = original_restorer(model, device, plan, self.computed)
 
     @classmethod
-    def load(cls, weights: str | PathLike[str], device: str = "auto", precision: Precision = "auto") -> "Upscaler":
+    def load(
+        cls, weights: str | PathLike[str], device: str | torch.device = "auto", precision: Precision = "auto"
+    ) -> "Upscaler":
         """From a folder under save/, a `.safetensors`, or a file of torch.save (models/published.py).
 
-        `device` is auto, cpu, cuda or mps, `precision` that of a Setting. Raises InputError, a ValueError, if there is
-        no such file, it holds no model, the device is lacking, or the precision is unknown.
+        `device` is auto, cpu, cuda, cuda:1 or mps, `precision` that of a Setting. Raises InputError, a ValueError, if
+        there is no such file, it holds no model, the device is lacking, or the precision is unknown.
         """
         return cls(load_model(Path(weights))[0], pick_device(device), precision=precision)
 
     def to(self, device: str | torch.device) -> "Upscaler":
-        """The same model on another device."""
-        chosen = pick_device(device) if isinstance(device, str) and device in DEVICES else torch.device(device)
-        return Upscaler(self.model, chosen, self.plan, self.precision)
+        """The same model on another device. Raises InputError as `load` does."""
+        return Upscaler(self.model, pick_device(device), self.plan, self.precision)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Upscaler, (self.model, self.device, self.plan, self.precision)

@@ -59,6 +59,13 @@ def plain_text(text: str) -> str:
     return text
 
 
+def count(text: str) -> int:
+    """The type of an option that is a whole number of 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return int(text)
+
+
 def say(line: str) -> None:
     """Print a line on stdout, above the progress bar if there is one."""
     tqdm.write(line, file=sys.stdout)

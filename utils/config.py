@@ -83,9 +83,9 @@ Scale = Annotated[PositiveInt | Span[Factor], or_else(WRONG_SCALE)]
 Folder = Annotated[str, Field(min_length=1)]
 Several = Annotated[tuple[Folder, ...], Field(min_length=1)]
 Folders = Annotated[Folder | Several, or_else("must be a folder, or a list of folders")]  # with their subfolders
-Level = Annotated[float, Field(ge=0, le=100)]
+Level = Annotated[float, Field(ge=0, le=100, strict=True)]  # strict: true is not 1
 Levels = Annotated[Span[Level], or_else("must be a number from 0 to 100, or a range [low, high] of them", both_ends)]
-Quality = Annotated[int, Field(ge=1, le=100)]
+Quality = Annotated[int, Field(ge=1, le=100, strict=True)]
 WRONG_QUALITY = "must be a whole number from 1 to 100, or a range [low, high] of them"
 Qualities = Annotated[Span[Quality], or_else(WRONG_QUALITY, both_ends)]
 Sampling = Literal[420, 422, 444]
@@ -103,7 +103,7 @@ class DegradeSpec(Spec):
     noise: Levels = (0, 0)  # sigma in levels of 8 bits
     jpeg: Qualities | None = None
     subsampling: Samplings = (420,)  # how the JPEG stores colours; if several are given, one is drawn
-    clean: float = Field(default=0.0, ge=0, le=1)  # share of the images that are left as they are
+    clean: float = Field(default=0.0, ge=0, le=1, strict=True)  # share of the images that are left as they are
 
     @model_validator(mode="after")
     def check_any(self) -> Self:

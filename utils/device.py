@@ -24,21 +24,27 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str | torch.device) -> torch.device:
     """The device of a name; `auto` is CUDA, else MPS, else the CPU. If it is the CPU, keep_memory is called.
 
-    Raises InputError for a device that this machine lacks, and for an unknown name.
+    A name may end in a number, as `cuda:1`. Raises InputError for a device that this machine lacks, and for an unknown
+    name.
     """
-    if name not in DEVICES:
+    kind, colon, number = str(name).partition(":")
+    if kind not in DEVICES or (colon and not (number.isdecimal() and kind != "auto")):
         raise InputError(f"device must be one of {', '.join(DEVICES)}, not {name}")
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, present in available.items() if present)
-    if not available[name]:
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    if kind == "auto":
+        kind = next(each for each, count in counts.items() if count)
+    if int(number or 0) >= counts[kind]:
         raise InputError(f"device {name} is not available here: use cpu or auto")
-    if name == "cpu":
+    if kind == "cpu":
         keep_memory()
-    return torch.device(name)
+    return torch.device(f"{kind}{colon}{number}")
 
 
 def synchronize(device: torch.device) -> None:

@@ -132,7 +132,8 @@ def misplaced_truth(content: Mapping[str, Any]) -> str | None:
         values = content.get(section)
         for key, value in values.items() if isinstance(values, dict) else ():
             kinds = [spec.model_fields[key].annotation for spec in specs if key in spec.model_fields]
-            if isinstance(value, bool) and kinds and bool not in kinds:
+            values_of_key = value if isinstance(value, list) else [value]
+            if kinds and bool not in kinds and any(isinstance(each, bool) for each in values_of_key):
                 return f"{section}.{key}"
     return None
 

@@ -170,6 +170,20 @@ def test_runtimes_give_the_same_picture(name: str, backbone: str, width: int, mo
         runtimes.session_of(name, model, Setting())
 
 
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (("--batch_size", 0), "--batch_size"),
+        (("--pixels_per_patch", -3), "--pixels"),
+        (("--ways", "zzz"), "--ways zzz"),
+    ],
+)
+def test_training_refuses(cli: Cli, options: tuple[object, ...], wrong: str) -> None:
+    small = ("--backbone", "fsrcnn", "--batch_size", 1, "--patch_size", 8, "--device", "cpu")
+    done = cli("benchmarks/training.py", *small, *options)
+    assert done.code == 2 and wrong in done.err and not Path("results").exists()
+
+
 def test_training(cli: Cli, tmp_path: Path) -> None:
     small = ("--batch_size", 2, "--patch_size", 8, "--pixels_per_patch", 100, "--device", "cpu")
     done = cli("benchmarks/training.py", "--backbone", "fsrcnn", "--rounds", 1, *small)

@@ -107,7 +107,14 @@ def test_no_gpu(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     outcome = cli("benchmarks/gpu.py")
-    assert outcome.code == 2 and outcome.err == "error: no GPU here; --device cpu --minutes 2 rehearses\n"
+    assert outcome.code == 2 and outcome.err == "error: no CUDA device here; --device cpu --minutes 2 rehearses\n"
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert cli("benchmarks/gpu.py").err == outcome.err
+    outcome = cli("benchmarks/gpu.py", "--device", "cpu", "--images", "missing")
+    assert outcome.code == 2 and "missing: no such folder" in outcome.err
+    Path("pack.npz").touch()
+    outcome = cli("benchmarks/gpu.py", "--device", "cpu", "--pack", "pack.npz", "--train_minutes", 9)
+    assert outcome.code == 2 and outcome.err == "error: --train_minutes 9: needs --minutes 10.25 or more\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -203,5 +203,5 @@ def test_bad_options(cli: Cli, tmp_path: Path, options: tuple[str, ...], message
     save_tiny(tmp_path / "original", TINY_ORIGINAL)
     make_folder(tmp_path / "a", [(48, 40)])
     done = cli("benchmarks/routing.py", "--hr_data", "a", "--model", "tiny", "--device", "cpu", *options)
-    assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
+    assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1 and not done.out
     assert not (tmp_path / "results").exists()

@@ -1,5 +1,6 @@
 """Crops in one file come out as they went in."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"junk\.png"):
         pack(folder, tmp_path / "pack.npz", 8, 4, 0)
     assert not (tmp_path / "pack.npz").exists()
-    (tmp_path / "other").write_bytes(b"something")
-    with pytest.raises(InputError, match=r"other: is no file of datasets/scripts/pack\.py"):
-        unpack(tmp_path / "other")
+    (folder / "junk.png").unlink()
+    pack(folder, tmp_path / "pack.npz", 8, 40, 0)
+    whole = (tmp_path / "pack.npz").read_bytes()
+    numbers = io.BytesIO()
+    np.save(numbers, np.arange(3))
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 255
+    for content in (b"", b"something", numbers.getvalue(), whole[: len(whole) // 2], bytes(flipped)):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(InputError, match=r"other: is no whole file of datasets/scripts/pack\.py; pack it"):
+            unpack(tmp_path / "other")

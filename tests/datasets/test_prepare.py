@@ -91,9 +91,19 @@ def test_augmentation_keeps_16_bits(tmp_path: Path) -> None:
 
 def test_lr_of_another_scale_is_not_kept(source: Path, tmp_path: Path) -> None:
     generate_mod_lr_bic(source, tmp_path / "lr", None, 2, matlab_uint8=False, workers=1)
-    with pytest.raises(InputError, match=r"a\.png: is 15x11, but scale 4 makes 7x5 of .*a\.png; give another"):
+    with pytest.raises(InputError, match=r"a\.png: is 15x11, but scale 4 makes 7x5; give another"):
         generate_mod_lr_bic(source, tmp_path / "lr", None, 4, matlab_uint8=False, workers=1)
     assert pixels(tmp_path / "lr" / "a.png").shape == (11, 15, 3)
+
+
+def test_images_of_another_cut_are_not_kept(source: Path, tmp_path: Path) -> None:
+    generate_mod_lr_bic(source, tmp_path / "lr4", tmp_path / "hr", 4, matlab_uint8=False, workers=1)
+    with pytest.raises(InputError, match=r"hr/a\.png: is 28x20, but scale 3 makes 30x21; give another output folder"):
+        generate_mod_lr_bic(source, tmp_path / "lr3", tmp_path / "hr", 3, matlab_uint8=False, workers=1)
+    assert not (tmp_path / "lr3").exists()
+    extract_subimages(source, tmp_path / "sub", size=12, step=8, remainder=2, workers=1)
+    with pytest.raises(InputError, match=r"a_s001\.png: is 12x12, but size 10 makes 10x10; give another output folder"):
+        extract_subimages(source, tmp_path / "sub", size=10, step=8, remainder=2, workers=1)
 
 
 def test_what_exists_is_kept_and_what_lacks_is_made(source: Path, tmp_path: Path) -> None:

@@ -38,9 +38,18 @@ def test_there_and_back(tmp_path: Path) -> None:
 def test_another_readme_stays(tmp_path: Path) -> None:
     weights = save_tiny(tmp_path / "tiny", TINY_PCSR)
     (tmp_path / "README.md").write_text("# mine\n")
-    with pytest.raises(InputError, match=r"README.md: is no model card of pcsr.*; give another folder"):
+    with pytest.raises(
+        InputError, match=r"README.md: would be replaced, but .* is no model card of pcsr; give another folder"
+    ):
         save_pretrained(weights, tmp_path, "somebody/tiny")
     assert not (tmp_path / "config.json").exists()
+    (tmp_path / "README.md").unlink()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("of others")
+        with pytest.raises(InputError, match=rf"{name}: would be replaced, but .*README.md is no model card of pcsr"):
+            save_pretrained(weights, str(tmp_path), "somebody/tiny")
+        assert (tmp_path / name).read_text() == "of others"
+        (tmp_path / name).unlink()
     for _ in range(2):
         save_pretrained(weights, tmp_path / "made", "somebody/tiny")
 

@@ -191,6 +191,8 @@ def test_loading(tmp_path: Path) -> None:
     for bad, device in (("missing", "cpu"), ("pcsr", "tpu")):
         with pytest.raises(InputError, match=f"{bad}|^device must be one of .*, not {device}"):
             Upscaler.load(tmp_path / bad, device)
+    with pytest.raises(InputError, match=r"^device must be one of .*, not tpu"):
+        loaded.to("tpu")
 
 
 def test_an_original_model(tmp_path: Path) -> None:

@@ -239,6 +239,7 @@ def test_bad_images(kind: str, mode: list[str], cli: Cli, work: Path) -> None:
         (["--model", "photo.png"], "photo.png"),
         (["--upscale", "--scale", "6e4"], "more than"),
         (["--opacity", "2"], "--opacity 2"),
+        (["--upscale", "--opacity", "0.9"], "--opacity: is for the image of --assignment"),
         (["--config", "configs/carn-pcsr-phase1.yaml"], "holds another model"),
     ],
 )

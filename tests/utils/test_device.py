@@ -11,7 +11,21 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("cuda")
     with pytest.raises(InputError, match=r"^device must be one of auto, cpu, cuda, mps, not tpu$"):
         pick_device("tpu")
-    assert pick_device("cpu").type == "cpu"
+    for name in ("cpu:one", "auto:0", "cpu:"):
+        with pytest.raises(InputError, match=r"^device must be one of auto, cpu, cuda, mps, not "):
+            pick_device(name)
+    with pytest.raises(InputError, match=r"^device cpu:1 is not available here"):
+        pick_device("cpu:1")
+    assert pick_device("cpu") == pick_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_one_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == pick_device(torch.device("cuda", 1)) == torch.device("cuda:1")
+    assert pick_device("auto") == torch.device("cuda")
+    with pytest.raises(InputError, match=r"^device cuda:2 is not available here"):
+        pick_device("cuda:2")
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
