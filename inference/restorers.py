@@ -85,7 +85,7 @@ def original_restorer(
         clock = Clock(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if patches:
-                sr = patches.merge([sr_of(batch) for batch in batches], lr, scale)
+                sr = patches.merge(map(sr_of, batches), lr, scale)
                 finish(sr, None, whole(sr), pixels)
             else:
                 until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels, clock))
@@ -149,9 +149,9 @@ def restore_patches(
     for setting in settings:
         result = ResultInProgress(setting, hr_size(lr, scale), bits)
         assignments = decide(log_odds, setting, engine.account).split(lengths)
-        srs = [engine.upsample(each, size, chosen) for each, chosen in zip(encoded, assignments, strict=True)]
+        srs = (engine.upsample(each, size, chosen) for each, chosen in zip(encoded, assignments, strict=True))
         if setting.refinement:
-            srs = [refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True)]
+            srs = (refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True))
         sr = patches.merge(srs, lr, scale)
         finish(sr, None, whole(sr), result.pixels)
         result.assignment[:] = patches.merge_heaviest(assignments, lr, scale)[0].cpu().numpy()

@@ -3,9 +3,9 @@
 Where patches overlap, their SR is averaged, as in the published per-patch evaluations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 import torch
 from torch import Tensor
@@ -65,15 +65,16 @@ class Patches:
             raise InputError(f"scale {scale:g}: patches do not fall on whole pixels; work on whole images")
         return [slice(round(first), round(last)) for first, last in edges]
 
-    def merge(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
-        """Batches (b,3,P,P) -> (1,3,H,W), the mean where patches overlap."""
-        patches = torch.cat(list(batches))
-        total = patches.new_zeros(1, patches.shape[1], *scaled_size(lr, scale))
-        count = patches.new_zeros(1, 1, *scaled_size(lr, scale))
-        for patch, (rows, cols) in zip(patches, self.windows(lr, scale), strict=True):
+    def merge(self, batches: Iterable[Tensor], lr: Tensor, scale: float) -> Tensor:
+        """Batches (b,3,P,P) -> (1,3,H,W), the mean where patches overlap. One batch is in memory at a time."""
+        patches = chain.from_iterable(batches)
+        first = next(patches)
+        total = first.new_zeros(1, len(first), *scaled_size(lr, scale))
+        count = first.new_zeros(1, 1, *scaled_size(lr, scale))
+        for patch, (rows, cols) in zip(chain([first], patches), self.windows(lr, scale), strict=True):
             total[0, :, rows, cols] += patch
             count[0, :, rows, cols] += 1
-        return total / count
+        return total.div_(count)
 
     def merge_heaviest(self, batches: Sequence[Tensor], lr: Tensor, scale: float) -> Tensor:
         """Assignments (b,P,P) -> (1,H,W), the heaviest upsampler where patches overlap."""
