@@ -7,6 +7,7 @@ from models.build import difference, facts, resolved
 from models.checkpoint import load_model, trained_on
 from models.pcsr import PCSR
 from models.trained import Trained
+from training.carry import carry_image
 from training.widen import widen
 from utils.config import Config, OriginalSpec, PCSRSpec
 from utils.errors import InputError, one_line
@@ -34,16 +35,19 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
         taken.append((model.tail, trained.tail))
     elif isinstance(model, PCSR) and model.classifier is not None:
         raise InputError(f"train.init: {path} is an original model, but phase 1 needs the weights of phase 0")
-    narrower = described.width < spec.width
+    note = None
     try:
         for module, source in taken:
-            if narrower and module is model.encoder:
-                widen(module, source, (spec.width, described.width))
+            if described.width < spec.width and module is model.encoder:
+                added = widen(module, source, (spec.width, described.width))
+                note = f"train.init: the encoder is widened from {described.width} to {spec.width} channels"
+                if isinstance(model, OriginalModel) and carry_image(model, added):
+                    note += ", three of which carry the image"
             else:
                 module.load_state_dict(source.state_dict())
     except (RuntimeError, ValueError):
         raise InputError(one_line(f"train.init: {path}", another)) from None
-    return f"train.init: the encoder is widened from {described.width} to {spec.width} channels" if narrower else None
+    return note
 
 
 def sizes(spec: OriginalSpec | PCSRSpec) -> object:

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor, nn
 
 
-def widen(wide: nn.Module, narrow: nn.Module, widths: tuple[int, int]) -> None:
+def widen(wide: nn.Module, narrow: nn.Module, widths: tuple[int, int]) -> range:
     """Give `wide` the weights of `narrow`, so that as many of its channels compute the same as those of `narrow`.
 
     The other channels keep their own weights, in the size of the trained ones, which take nothing from them at first.
-    `widths` are those of the two encoders. Raises ValueError if `wide` is not the same network with more channels.
+    `widths` are those of the two encoders. Returns the channels that are added to the first group. Raises ValueError if
+    `wide` is not the same network with more channels.
     """
     groups = max(conv.groups for conv in wide.modules() if isinstance(conv, nn.Conv2d))
-    parts = tuple(width // groups for width in widths)
+    parts = widths[0] // groups, widths[1] // groups
     tensors, trained = wide.state_dict(), narrow.state_dict()
     if tensors.keys() != trained.keys():
         raise ValueError("the encoders have other layers")
@@ -24,9 +25,10 @@ def widen(wide: nn.Module, narrow: nn.Module, widths: tuple[int, int]) -> None:
         elif len(places) == 1:
             tensor.fill_(source.mean())
         tensor[torch.meshgrid(*places, indexing="ij") if places else ...] = source
+    return range(parts[1], parts[0])
 
 
-def positions(sizes: tuple[int, int], parts: tuple[int, ...]) -> Tensor:
+def positions(sizes: tuple[int, int], parts: tuple[int, int]) -> Tensor:
     """Where the channels of the narrower layer are in the wider one. Each `parts` channels are widened by themselves:
     a group of a convolution, or one of several images that are put together."""
     (to, of), (wide, narrow) = sizes, parts

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from models.blocks import OriginalModel
+from models.blocks import OriginalModel, shuffle_factors
 from models.build import BACKBONES, build
+from models.carn import CARNTail
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
@@ -75,6 +77,24 @@ def test_a_narrower_encoder_is_widened(backbone: str, tmp_path: Path) -> None:
     assert 0.05 < size < 20
     feat.square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.encoder.parameters())
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_an_original_carn_begins_with_an_interpolation(scale: int, tmp_path: Path) -> None:
+    """What is left without the random weights of its tail; a convolution reads zeros beyond the image."""
+    narrow = PHASE0.model_copy(update={"backbone": "carn", "width": 8})
+    wide = TINY_ORIGINAL.model_copy(update={"backbone": "carn", "width": 20, "scale": scale})
+    model = build(wide)
+    assert isinstance(model, OriginalModel) and isinstance(model.tail, CARNTail)
+    note = start_from(model, wide, str(save_tiny(tmp_path / "source", narrow)))
+    assert note == "train.init: the encoder is widened from 8 to 20 channels, three of which carry the image"
+    lr = torch.rand(1, 3, 12, 15)
+    model.tail.exit.weight.data[:, [0, 1, *range(5, 20)]] = 0
+    expected = lr
+    for factor in shuffle_factors(scale):
+        expected = functional.interpolate(expected, scale_factor=factor, mode="bilinear")
+    inside = (..., slice(2 * scale, -2 * scale), slice(2 * scale, -2 * scale))
+    torch.testing.assert_close(model.eval()(lr)[inside], expected[inside], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
