@@ -71,10 +71,9 @@ class Step(NamedTuple):
         log = WORK / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         for path in self.makes:
-            record = path.with_name(RECORD)
-            if record.exists():  # an evaluation does not replace results of another model or setting
+            if path.parent != KEPT:  # an evaluation or a demo does not replace results of another model or setting
                 path.unlink(missing_ok=True)
-                record.unlink()
+                path.with_name(RECORD).unlink(missing_ok=True)
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
         if code:

@@ -190,7 +190,7 @@ def make_all(
     outcome = run_jobs([job for job in jobs if verify or not all(map(there, job.outputs))], workers)
     outcome.check()
     kept = len(jobs) - len(outcome.made)
-    how = " and are kept, with the options of then; delete them to make them anew" if kept else ""
+    how = " and stay as they are; delete them to make them with other options" if kept else ""
     say(f"{folders[0]}: {len(outcome.made)} images done, {kept} were done already{how}")
 
 
