@@ -98,6 +98,8 @@ class Engine:
         self.precision = precision or model.mean.dtype
         self.account = model.account
         self.model = folded(model).to(self.device)
+        if self.is_served():
+            self.model.float()  # what the kernels read
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
@@ -108,7 +110,6 @@ class Engine:
         self.compiled: CDLL | None = load_kernels() if self.is_served() else None
         self.exact = self.model.encoder  # for tiles whose features exceed the range of float16: it takes float32
         if self.compiled is not None:
-            self.model.float()  # what the kernels read
             accelerate(self.model.encoder)
         else:
             if self.precision == torch.float16:
