@@ -5,8 +5,8 @@ python app.py --host 0.0.0.0  lets other machines in; visitors are answered in t
 
 Programs can call it too, by gradio_client; docs/upscaling.md says how.
 It needs further packages: pip install -r requirements-app.txt. It offers the PCSR models under save/ that have a
-classifier. The page takes nothing from other servers and sends nothing to any; the files of visitors are deleted within
-hours, and all of them when the server ends.
+classifier, or if there is none those of this project. The page takes nothing from other servers and sends nothing to
+any; the files of visitors are deleted within hours, and all of them when the server ends.
 """
 
 import argparse
@@ -18,11 +18,12 @@ import tempfile
 from pathlib import Path
 
 from inference.options import add_precision_option
-from models.checkpoint import SAVE, found
+from models.checkpoint import SAVE, SHIPPED
 from utils.cli import Parser, run
 from utils.device import add_device_option, pick_device
 from utils.errors import InputError
-from web.session import Service, load_engines
+from web.engines import load_engines
+from web.session import Service
 
 LIMIT = 1e12  # the largest limit that can be set, more than any machine holds
 
@@ -50,7 +51,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_options()
-    engines = load_engines(found(SAVE), pick_device(args.device), args.precision)
+    engines = load_engines([SAVE, SHIPPED / SAVE], pick_device(args.device), args.precision)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does, so that its files go
     try:
         with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:

@@ -19,7 +19,7 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
-from inference.onnx import INSTALL, check_target, start, to_onnx, with_properties
+from inference.onnx import INSTALL, check_target, decides, start, to_onnx, with_properties
 from inference.onnx_check import largest_difference
 from inference.restore import possible_scale
 from models.checkpoint import load_model, of_torch
@@ -67,6 +67,8 @@ def main() -> None:
     args = parse_options()
     check_target(args.onnx)
     model, spec = load_model(args.model)
+    if args.no_refinement and not decides(model):
+        raise InputError("--no_refinement: goes with a PCSR model that has a classifier; leave it out")
     setting = Setting(refinement=not args.no_refinement, scale=possible_scale(model, args.scale))
     if setting.scale > LARGEST:
         raise InputError(f"--scale {setting.scale:g}: must be at most {LARGEST}, for the comparison with torch")

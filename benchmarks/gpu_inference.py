@@ -267,7 +267,8 @@ def inference(
         rates = {row["name"]: row["rate"] for row in machine_rates(device)}
         for precision in PRECISIONS:
             try:
-                rows = steps(pcsr, precision, lr, rates)
+                with tf32(False):
+                    rows = steps(pcsr, precision, lr, rates)
             except Exception as error:  # as above
                 rows = [{"precision": precision, "error": f"{type(error).__name__}: {error}"[:500]}]
             yield from ({**about, **row} for row in rows)

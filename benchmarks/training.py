@@ -1,7 +1,8 @@
 """Iterations per second of the training jobs against the straightforward formulation: python benchmarks/training.py
 
-All methods of a job do the same arithmetic on the same batches in the same process, alternately, so that a busy machine
-slows all of them. `published` is the formulation in benchmarks/formulation.py.
+All methods of a job work on the same batches in the same process, alternately, so that a busy machine slows all of
+them. They do the same arithmetic, unless their name says otherwise (bfloat16, fewer pixels of each patch). `published`
+is the formulation in benchmarks/formulation.py.
 """
 
 import sys

@@ -1,7 +1,6 @@
 """Options of commands that make or read data sets."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from yaml import YAMLError
 
 from utils.cli import Parser
 from utils.config import DegradeSpec
+from utils.device import usable_cores
 from utils.errors import InputError
 from utils.parse import checked, parse_value
 
@@ -21,7 +21,7 @@ def folders_parser(description: str, source: str, output: str) -> Parser:
     required = partial(parser.add_argument, type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR")
     required("--input", help=source)
     required("--output", help=output)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="images at the same time")
+    parser.add_argument("--workers", type=int, default=usable_cores(), metavar="N", help="images at the same time")
     return parser
 
 

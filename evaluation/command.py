@@ -19,12 +19,15 @@ from evaluation.report import format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, refuse_equal_names, speed_record
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
+from models.flops import PATCH
 from utils.cli import Parser, tell
 from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.patches import Patches
+
+STEP = 28  # LR pixels between patches, as published
 
 
 def eval_parser(description: str) -> Parser:
@@ -42,8 +45,8 @@ def eval_parser(description: str) -> Parser:
     parser.add_argument("--per_image", action="store_true", help="restore whole images instead of overlapping patches")
     about = "cut LR to n*step+patch_size, so that whole images and patches are measured on the same pixels"
     parser.add_argument("--crop", action="store_true", help=about)
-    parser.add_argument("--patch_size", type=int, default=32, help="LR pixels of a patch (default: 32)")
-    parser.add_argument("--step", type=int, default=28, help="LR pixels between patches (default: 28)")
+    parser.add_argument("--patch_size", type=int, help=f"LR pixels of a patch (default: {PATCH})")
+    parser.add_argument("--step", type=int, help=f"LR pixels between patches (default: {STEP})")
     parser.add_argument(
         "--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB (default) or luma"
     )
@@ -78,8 +81,7 @@ def run_evaluation(
     ranks = start_ranks(args.device)
     precision = chosen.computes_in(ranks.device, args.precision) if chosen else "float32"
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
-    if not 1 <= args.step <= args.patch_size:
-        raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
+    set_patches(args)
     for option, given in (("--skip_flat", args.skip_flat), ("--tile_size", args.tile_size)):
         if given and not args.per_image:
             raise InputError(f"{option}: goes with whole images; add --per_image")
@@ -94,7 +96,7 @@ def run_evaluation(
                 tell(f"warning: {warning}")
     about = {**model_record(chosen), "settings": settings, **protocol_record(args)}
     about |= speed_record(precision, args.skip_flat)
-    about["device"] = ranks.device.type
+    about["device"] = ranks.device.type if chosen else "cpu"  # where bicubic is computed
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:
         for data in sets:
@@ -109,6 +111,17 @@ def run_evaluation(
         if args.json:
             print(summary_json(summary))
     stop_ranks(ranks)
+
+
+def set_patches(args: argparse.Namespace) -> None:
+    """Give --patch_size and --step their defaults. Raises InputError for values that leave gaps or have no effect."""
+    for option, usual in (("patch_size", PATCH), ("step", STEP)):
+        if getattr(args, option) is None:
+            setattr(args, option, usual)
+        elif args.per_image and not args.crop:
+            raise InputError(f"--{option}: goes with patches; leave it or --per_image out")
+    if not 1 <= args.step <= args.patch_size:
+        raise InputError(f"--patch_size {args.patch_size} --step {args.step}: need 1 <= step <= patch_size")
 
 
 def degradation(args: argparse.Namespace) -> DegradeSpec | None:
@@ -178,7 +191,7 @@ def protocol_record(args: argparse.Namespace) -> dict[str, Any]:
         "crop": grid if args.crop else None,
         "float_lr": args.float_lr,
         "psnr_type": args.psnr_type,
-        "refinement": not getattr(args, "no_refinement", True),  # PCSR only
+        "refinement": "no_refinement" in args and not args.no_refinement,  # only PCSR has the option
     }
     return {**record, "degrade": str(args.degrade)} if args.degrade else record  # older records lack it
 

@@ -8,8 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from inference.options import ACCEPT_DAMAGED, OVERWRITE
 from inference.outputs import Identity, OutputFiles, Target, digest_of, identity, left_to_do, mark_line
 from inference.picture import restore_image
@@ -19,12 +17,13 @@ from inference.visual import colour_assignment
 from utils.cli import say, tell
 from utils.decode import read_image
 from utils.dist import Ranks
-from utils.encode import save_image
-from utils.errors import InputError
+from utils.encode import check_limits, save_image
+from utils.errors import InputError, refused_memory
 from utils.files import read_bytes
 from utils.image import Image
 from utils.jobs import Job, Outcome, check_outputs, run_jobs
 from utils.metadata import mark_exif
+from utils.resize import scaled_size
 
 Report = Callable[[str, Restored], None]  # called with every result: the image's name, and what the model made
 
@@ -72,10 +71,14 @@ class Upscale:
             say(f"{source}: already there, made from the same image and settings: {paths}")
             return False
         image = read_image(source, self.accept_damaged, ACCEPT_DAMAGED)
+        for target in targets:  # before the work is done
+            check_limits(target.picture, scaled_size(image.pixels[..., 0], self.scale))
         try:
             results = restore_image(image, ready.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not refused_memory(error):
+                raise
             height, width = image.pixels.shape[:2]
             raise InputError(f"{source}: {width}x{height} at x{self.scale:g} needs more memory than there is") from None
         small, large = (f"{each.shape[1]}x{each.shape[0]}" for each in (image.pixels, results[0][0].pixels))

@@ -56,7 +56,7 @@ def original_restorer(
     scale, dtype = model.scale, computes_in(model, device, precision)
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
-    if dtype == torch.float32:
+    if device.type == "cpu" and dtype == torch.float32:
         accelerate(model)
     # the features decide how much memory a pixel takes
     channels = model.encoder(torch.zeros(1, 3, PATCH, PATCH, device=device)).shape[1]

@@ -94,7 +94,8 @@ def assign_budget(log_odds: Tensor, cost: Sequence[float], flops: Sequence[float
     """
     each = torch.tensor(flops, dtype=torch.float64)
     ratios = [math.log(heavier / lighter) for lighter, heavier in pairwise(cost)]
-    limit = 1 + 2 * float(log_odds.detach().abs().amax()) / min(ratios)  # where all are light; all heavy at -limit
+    farthest = max(abs(float(end)) for end in log_odds.detach().aminmax())
+    limit = 1 + 2 * farthest / min(ratios)  # where all are light; all heavy at -limit
     whole, sample = [log_odds[..., rows, :] for rows in bands_of(log_odds)], sampled(log_odds)
 
     def taken(k: float) -> float:

@@ -83,6 +83,9 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
         describe(asked)
         return
     ranks = start_ranks(args.device)
+    # The momentum of unused weights decays to denormal numbers, which make a step on a CPU slower. Only this thread and
+    # those that start later flush them to zero, so it is set before torch starts any.
+    torch.set_flush_denormal(True)
     name, exact = args.name or Path(args.config).stem, args.name is not None
     try:
         folder, config, state = from_main(ranks, lambda: open_run(name, exact, args.resume, asked, overrides))

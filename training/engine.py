@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.cache import open_caches
 from datasets.crops import Crops
 from datasets.degrade import degraded
+from models.blocks import OriginalModel
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
+from models.pcsr import PCSR
 from training.describe import start_lines
 from training.ema import Average
 from training.log import Log
@@ -62,7 +65,7 @@ def train(
 
         due = start and (done >= 1 or start % spec.val_every == 0)
         if due and from_main(ranks, lambda: log.lacks_validation(start)):  # stopped between a state and its validation
-            log.validation(start, *validate(shipped), keep)
+            began += validated(validate, shipped, log, start, keep)
         while done < 1:
             iteration += 1
             rate = learning_rate(spec, iteration, done)  # schedule
@@ -78,12 +81,12 @@ def train(
             done = progress(spec, ranks, iteration + 1, began)  # under a time limit this waits for rank 0
             last = done >= 1
             stopping = not last and ranks.any(bool(signals))  # waits for the other processes, not for the device
-            saving = last or stopping or iteration % spec.save_every == 0
             validating = not stopping and (last or iteration % spec.val_every == 0)
+            saving = validating or stopping or iteration % spec.save_every == 0
             logging = last or iteration % spec.log_every == 0
-            if saving or validating or logging or ranks.device.type == "cpu":  # reading losses waits for the device
+            if saving or logging or ranks.device.type == "cpu":  # reading losses waits for the device
                 check_losses(unread, iteration, crops, ranks)
-            if saving or validating:
+            if saving:
                 check_weights(shipped, iteration)
             if logging:  # log
                 log.losses(iteration, {name: ranks.mean(value).item() for name, value in losses.items()}, rate)
@@ -95,7 +98,7 @@ def train(
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
                 raise stopped(signals, f"iteration {iteration} is saved in {folder}")
             if validating:  # validate, after saving, as it may take long; waits for the device with each image
-                log.validation(iteration, *validate(shipped), keep)
+                began += validated(validate, shipped, log, iteration, keep)
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
@@ -106,12 +109,8 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(task)  # over the whole batch; names in the state_dict stay
     task.to(ranks.device)
     task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if ranks.device.type == "cpu":
-        # The momentum of unused weights decays to denormal numbers, which make a step slower.
-        # This setting applies to the whole process.
-        torch.set_flush_denormal(True)
-        if spec.kernels and not (spec.amp or spec.compile):
-            accelerate(task)
+    if ranks.device.type == "cpu" and spec.kernels and not (spec.amp or spec.compile):
+        accelerate(task)
     task.train()
     if spec.frozen_bn:
         for module in task.modules():
@@ -169,6 +168,15 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
         for name, value in losses.items():
             means[name] = means.get(name, 0) + value.detach() / len(shares)
     return means
+
+
+def validated(
+    validate: Validate, model: OriginalModel | PCSR, log: Log, iteration: int, keep: Callable[[], None]
+) -> float:
+    """Validate and log the results; returns the seconds it took, which a time limit does not count."""
+    began = time.monotonic()
+    log.validation(iteration, *validate(model), keep)
+    return time.monotonic() - began
 
 
 def check_weights(model: nn.Module, iteration: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training.queries import Group
 
 FLOOR = 2e-4  # added to a patch's MSE in the psnr loss: patches much better than 37 dB hardly count
+LOWEST = -12.0  # of k - FOCUS: less than any price that matters
 FOCUS = 1.5  # the k at which the loss of a classifier that learns gains is most exact: the middle of the useful values
 
 
@@ -52,7 +53,8 @@ def gain_loss(logits: Tensor, errors: Tensor, cost: Sequence[float], price: floa
     fee = exp(FOCUS) * price * (c_m+1 - c_m) / c_heavy and x = k_m - FOCUS, the loss fee * log(1 + exp(x)) +
     gain * log(1 + exp(-x)) is lowest where exp(x) = gain / fee, for the mean gain of the pixels that look alike. So k
     becomes the logarithm of a price in gain per FLOPs, and k = 0 stands for `price`. Pixels of huge gains do not
-    dominate this loss, as they would dominate a squared error or a Poisson loss.
+    dominate this loss, as they would dominate a squared error or a Poisson loss. Below x = LOWEST the last term is
+    constant: for a negative mean gain it would fall without end.
     """
     relative = errors.unflatten(1, (group.images, -1))  # (M,images,N)
     relative = relative / (relative[-1].mean(1, keepdim=True) + FLOOR)
@@ -61,7 +63,7 @@ def gain_loss(logits: Tensor, errors: Tensor, cost: Sequence[float], price: floa
     ratios, extras = logits.new_tensor(steps).t()[..., None]  # (M-1,1) each
     fees = math.exp(FOCUS) * price * extras
     x = (logits[:, 1:] - logits[:, :-1]).t() / ratios - FOCUS  # (M-1,n); transposed, as short rows are slow on a CPU
-    return group.share * (fees * F.softplus(x) + gains * F.softplus(-x)).sum(0).mean()
+    return group.share * (fees * F.softplus(x) + gains * F.softplus(-x.clamp_min(LOWEST))).sum(0).mean()
 
 
 GroupLoss = Callable[[Sequence[Tensor], Group], Tensor]  # the rows of every table that the group reads -> a scalar

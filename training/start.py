@@ -42,7 +42,7 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
                 added = widen(module, source, (spec.width, described.width))
                 note = f"train.init: the encoder is widened from {described.width} to {spec.width} channels"
                 if isinstance(model, OriginalModel) and carry_image(model, added):
-                    note += ", three of which carry the image"
+                    note += ", three of which carry the image (only with frozen_bn=true, or BatchNorm changes it)"
             else:
                 module.load_state_dict(source.state_dict())
     except (RuntimeError, ValueError):

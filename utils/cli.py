@@ -16,9 +16,8 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from utils.errors import InputError, StoppedError
+from utils.errors import InputError, StoppedError, refused_memory
 
-NO_MEMORY = re.compile("can't allocate memory|out of memory")  # how torch says it
 LONGEST_LINE = 1500  # characters of an error line; a longer one loses its middle
 # a negative number in any notation: argparse itself knows -1 and -1.5 alone, and takes -inf for an option
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf(inity)?$", re.IGNORECASE)
@@ -102,7 +101,7 @@ def call(main: Callable[[], None]) -> None:
     except (MemoryError, RuntimeError) as error:
         if str(error).startswith("Symlink loop"):  # pathlib's message, which names the path
             raise InputError(str(error)) from error
-        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        if refused_memory(error):
             raise InputError("needs more memory than there is; try smaller pictures, patches or batches") from error
         raise
 

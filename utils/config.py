@@ -165,7 +165,7 @@ class TrainSpec(Spec):
     warmup: int = Field(default=0, ge=0)  # iterations of linear warm-up
     schedule: Literal["cosine", "stable"] = "cosine"  # stable: one rate, then a straight line down over `anneal`
     anneal: float = Field(default=0.25, gt=0, le=1)  # share of the training in which the stable schedule ends
-    time_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # minutes of training at most
+    time_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # minutes at most, without validations
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     optimizer: Literal["adam", "muon"] = "adam"  # muon: Muon for the weights, Adam for the rest
     grad_clip: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # highest norm of all gradients together
@@ -201,9 +201,15 @@ class TrainSpec(Spec):
     keep_checkpoints: PositiveInt = 2
 
     @model_validator(mode="after")
-    def check_phase1_loss(self) -> Self:
+    def check_together(self) -> Self:
         if self.phase1_loss == "gains" and self.phase != 1:
-            raise PydanticCustomError("phase1_loss", "phase1_loss gains is for phase 1; leave it out")
+            raise PydanticCustomError("together", "phase1_loss gains is for phase 1; leave it out")
+        if self.learning_rate_min > self.learning_rate:
+            raise PydanticCustomError("together", "learning_rate_min must not be above learning_rate")
+        if self.frozen_bn and self.init is None:
+            raise PydanticCustomError("together", "frozen_bn keeps the statistics of init; set init, or leave it out")
+        if self.frozen_bn and self.sync_bn:
+            raise PydanticCustomError("together", "sync_bn has no effect with frozen_bn; leave out one of them")
         return self
 
 

@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import math
+import os
 import platform
 from collections.abc import Sequence
 
@@ -45,6 +46,11 @@ def pick_device(name: str | torch.device) -> torch.device:
     if kind == "cpu":
         keep_memory()
     return torch.device(f"{kind}{colon}{number}")
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may use; a cluster often gives a job only some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def synchronize(device: torch.device) -> None:

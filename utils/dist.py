@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from utils.cli import Parser, call, print_error, run
-from utils.device import pick_device
+from utils.device import pick_device, usable_cores
 from utils.errors import InputError, StoppedError
 
 T = TypeVar("T")
@@ -73,11 +73,14 @@ def start_ranks(device_name: str) -> Ranks:
     if world == 1:
         return Ranks(0, 1, device)
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= found:
+            raise InputError(f"torchrun --nproc_per_node: there are more processes than GPUs here, {found}")
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # an hour, because the others wait for the process whose share of an evaluation has the largest images
+    # a day, because the others wait for the process that builds a cache, or whose images of an evaluation are largest
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(hours=1))
+    distributed.init_process_group(backend, timeout=timedelta(days=1))
     return Ranks(distributed.get_rank(), world, device)
 
 
@@ -183,7 +186,7 @@ def main() -> None:
             raise InputError(f"--gpu {args.gpu}: {found} of {processes} can be used here; nvidia-smi lists the GPUs")
     elif processes < 1:
         raise InputError(f"--cpu {processes}: must be 1 or more")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     if "LOGLEVEL" not in os.environ:  # torchrun and NCCL say so much about a failure that the error itself is lost
         logging.disable()
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -19,6 +19,7 @@ from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
 HOLD_ALPHA = (*HOLD_16_BITS, ".webp")
+MOST_SIDE = {".webp": 16383, ".jpg": 65535, ".jpeg": 65535}  # pixels
 QUALITY = 95  # JPEG quality, unless the user gives one
 SEGMENT = 65000  # bytes of a JPEG's block: it holds 65533, and the mark of inference/outputs.py takes some
 
@@ -45,6 +46,7 @@ def save_image(path: Path, image: Image, quality: int | None = None) -> None:
         raise InputError(f"cannot write {path}: {suffix} does not hold 16 bits per channel; use .png")
     if image.alpha is not None and suffix not in HOLD_ALPHA:
         raise InputError(f"cannot write {path}: {suffix} does not hold alpha; use .png")
+    check_limits(path, (image.pixels.shape[0], image.pixels.shape[1]))
     single = image.gray and not (deep and image.alpha is not None)
     pixels = image.pixels[:, :, 0] if single else image.pixels
     array = np.ascontiguousarray(pixels if image.alpha is None else np.dstack((pixels, image.alpha)))
@@ -55,6 +57,14 @@ def save_image(path: Path, image: Image, quality: int | None = None) -> None:
         raise InputError(f"cannot write {path}: {size} are too many for {suffix}, or {error}") from None
     # not durable: pictures can be made again, and there may be millions of them
     write_atomic(path, content, durable=False)
+
+
+def check_limits(path: Path, size: tuple[int, int]) -> None:
+    """Raises InputError if an image of this size (H, W) is too high or wide for the format that the suffix names."""
+    most = MOST_SIDE.get(path.suffix.lower())
+    if most is not None and max(size) > most:
+        limit = f"{size[1]}x{size[0]} pixels, but a side of a {path.suffix} has at most {most}; use .png"
+        raise InputError(f"cannot write {path}: {limit}")
 
 
 def encode(kind: str, array: Array, about: Image, quality: int | None) -> bytes | memoryview:

@@ -1,10 +1,12 @@
 """Bad input raises an InputError, whose message is one line that says what is wrong and how to set it right."""
 
 import difflib
+import re
 from collections.abc import Collection, Sequence
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200  # characters of the reason in it, which leaves room for the name of a file
+NO_MEMORY = re.compile("can't allocate memory|out of memory|OutOfMemory")  # how torch says it
 LISTED = 8  # up to this many known keys are listed in full
 
 
@@ -35,6 +37,11 @@ def suggested(key: str, known: Collection[str]) -> str:
     unique = list(dict.fromkeys(known))
     some = ", ".join(difflib.get_close_matches(key, unique) if len(unique) > LISTED else unique)
     return f", one of: {some}" if some else "; the configs in configs/ show those that there are"
+
+
+def refused_memory(error: Exception) -> bool:
+    """Whether an error says that the system or a GPU has no more memory."""
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(repr(error)))
 
 
 class StoppedError(Exception):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.image import Array
 
 Border = Literal["symmetric", "clamp"]
 ROWS_AT_ONCE = 64  # output rows per product: the matrix is banded, so a band needs a few input rows only
@@ -100,7 +101,7 @@ def imresize_matlab_uint8(image: Tensor, size: tuple[int, int]) -> Tensor:
     return cols.add(0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
-def scaled_size(lr: Tensor, scale: float) -> tuple[int, int]:
+def scaled_size(lr: Tensor | Array, scale: float) -> tuple[int, int]:
     """The HR size (H, W) of an LR image (..., h, w) at a scale."""
     return round(lr.shape[-2] * scale), round(lr.shape[-1] * scale)
 

@@ -187,12 +187,14 @@ class Page:
         return [self.compare, self.overlay, self.loupe]
 
     def look(self, session: Session | None, touched: gr.SelectData) -> Any:
-        """The loupe at the place of the map that was touched."""
+        """The loupe at the place of the map that was touched; nothing if the picture can no longer be read."""
         if session is None or session.shown is None:
             return None
         across, down = touched.index
         height, width = session.shown
-        return session.look(Place(down / height, across / width))
+        with suppress(InputError):
+            return session.look(Place(down / height, across / width))
+        return None
 
     def adapt(self, shrink: bool, rule: str, model: str, scale: float) -> tuple[Any, ...]:
         """Show the controls that matter, and how low the budget goes."""

@@ -7,31 +7,29 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import torch
 
 from datasets.folder import fit, mod_crop
 from evaluation.metrics import psnr, ssim
 from inference.automatic import CLEAN, PHOTOS, weights_for
 from inference.encoding import Encoding, held_bytes
 from inference.picture import as_kind_of, notes_on_colours, visible
-from inference.precision import name_of, prepared
+from inference.precision import name_of
 from inference.reduce import reduce_to
 from inference.restore import Restored
 from inference.visual import colour_assignment
-from models.checkpoint import WEIGHTS, load_model
 from models.decide import least_budget
 from models.fast.engine import Engine
-from models.pcsr import PCSR
-from models.setting import Precision, Setting
+from models.setting import Setting
 from utils.decode import read_image, stored_size
 from utils.device import give_back
-from utils.encode import QUALITY, save_image, write_image
-from utils.errors import InputError
+from utils.encode import QUALITY, check_limits, save_image, write_image
+from utils.errors import InputError, refused_memory
 from utils.image import Image, to_pixels, to_tensor
 from utils.resize import downscale, imresize, scaled_size
 from web.views import VIEW, Place, loupe_views, most_difficult, screen_size, shrunk, whole_views
@@ -83,13 +81,15 @@ class Service:
         return [self.engines[name] for name in ((CLEAN, PHOTOS) if model == AUTOMATIC else (model,))]
 
 
-def load_engines(save: Path, device: torch.device, precision: Precision = "float32") -> dict[str, Engine]:
-    """The PCSR models under save/ that have a classifier, by name. Raises InputError if there is none."""
-    models = {path.parent.name: load_model(path)[0] for path in sorted(save.glob(f"*/{WEIGHTS}"))}
-    chosen = {name: model for name, model in models.items() if isinstance(model, PCSR) and model.classifier is not None}
-    if not chosen:
-        raise InputError(f"{save}: no PCSR model with a classifier in it; train one (phase 1), or run this where it is")
-    return {name: prepared(model, device, precision) for name, model in chosen.items()}
+@contextmanager
+def memory_named() -> Iterator[None]:
+    """Where memory is refused, raise InputError, which says what helps."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not refused_memory(error):
+            raise
+        raise InputError("this needs more memory than there is: choose a smaller scale or picture") from None
 
 
 def read_upload(path: Path, most: int) -> Image:
@@ -155,10 +155,11 @@ class Picture:
             held += [array for array in (self.last[1].pixels, self.last[1].assignment) if array is not None]
         return self.encoding.nbytes + sum(each.nbytes for each in held)
 
+    @memory_named()
     def restore(self, setting: Setting) -> Restored:
         """The picture under one setting, in the model's own precision.
 
-        A budget below the least that the model can meet is raised to that.
+        A budget below the least that the model can meet is raised to that. Raises InputError if memory is refused.
         """
         setting = replace(setting, precision=name_of(self.engine.precision))
         if setting.rule == "budget":
@@ -193,17 +194,23 @@ class Session:
         self.folder = Path(tempfile.mkdtemp(dir=service.root))  # nobody can guess its name
         self.setting, self.place = Setting(), Place(0.5, 0.5)
         self.shown: tuple[int, int] | None = None  # (H,W) of the views of the whole
+        self.closed = False
 
+    @memory_named()
     def encoded(self) -> Picture:
         """The picture, encoded.
 
-        When memory runs out, those least recently used are dropped, and encoded again when needed.
+        When memory runs out, those least recently used are dropped, and encoded again when needed. Raises InputError if
+        the system refuses memory nevertheless, or if the session was closed meanwhile, by another thread.
         """
         pictures = self.service.encoded
         pictures[self] = picture = pictures.pop(self, None) or Picture(self.ask, self.service)
         for other in list(pictures)[:-1]:
             if sum(each.nbytes for each in list(pictures.values())) > self.service.memory:
                 pictures.pop(other, None)  # its visitor may have left meanwhile
+        if self.closed:
+            pictures.pop(self, None)
+            raise InputError(f"{self.ask.picture.name}: no longer here, send it again")
         return picture
 
     def answer(self, setting: Setting, kind: str = ".png") -> Iterator[Answer]:
@@ -212,6 +219,7 @@ class Session:
         kind: of the file to download, .png, .tif, .jpg or .webp. Raises InputError as Picture does.
         """
         picture = self.encoded()
+        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale))
         first = picture.last is None
         restored = picture.restore(setting)
         assert restored.assignment is not None
@@ -240,6 +248,7 @@ class Session:
     def only_file(self, folder: Path, setting: Setting, kind: str) -> tuple[Path, list[str]]:
         """The file to download and the notes of `answer`, without pictures for a screen."""
         picture = self.encoded()
+        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale))
         restored = picture.restore(setting)
         path, told = self.save(folder, as_kind_of(picture.image, restored.pixels), restored.setting, kind)
         return path, [*picture.chosen, *told]
@@ -274,5 +283,6 @@ class Session:
 
     def close(self) -> None:
         """Forget the picture, and delete what was made of it."""
+        self.closed = True
         self.service.encoded.pop(self, None)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -32,11 +32,11 @@ from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.tile import Halo, Tile, whole, with_halo
 
-PADDING = 15  # a table has at most this many channels more than its MLP, because it is padded to vectors of 16
-
 
 class Kernel(Protocol):
     """One PixelMLP on one device."""
+
+    table_channels: int  # of a table, for each pixel
 
     def table(self, feat: Tensor) -> Tensor | None:
         """feat (b,c,h,w) -> the feature part of the first layer, (b,...).
@@ -59,6 +59,7 @@ class GuardedKernel:
 
     def __init__(self, half: Kernel, exact: Kernel) -> None:
         self.half, self.exact = half, exact
+        self.table_channels = half.table_channels
 
     def table(self, feat: Tensor) -> Tensor | None:
         """See Kernel.table; of features in float32, a table in float32."""
@@ -104,7 +105,6 @@ class Engine:
         self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
         self.channels = mlps[0].in_channels  # channels of the features
-        self.table_channels = sum(mlp.linears()[0].out_features + PADDING for mlp in mlps)  # channels of all tables
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
         self.compiled: CDLL | None = load_kernels() if self.is_served() else None
@@ -116,6 +116,7 @@ class Engine:
                 self.exact = copy.deepcopy(self.model.encoder).float()
             self.model.encoder.to(self.precision)
         self.kernels = self.choose_kernels(mlps)
+        self.table_channels = sum(kernel.table_channels for kernel in self.kernels)
 
     def is_served(self) -> bool:
         """Whether there are compiled kernels for this device and precision; if so, weights stay in float32."""
@@ -157,10 +158,9 @@ class Engine:
         precision = precision or self.precision
         encoder = self.model.encoder if precision == self.precision else self.exact
         seen, inside = (lr, tile) if tile == whole(lr) else with_halo(lr, tile, self.halo)
-        centred = seen - self.model.mean
-        if self.compiled is None or knows_half(self.model.encoder):
-            centred = centred.to(precision)
-        return encoder(centred)[..., inside.rows, inside.cols].to(precision)
+        # compiled layers that know float32 alone are given that, whatever the precision
+        takes = precision if self.compiled is None or knows_half(self.model.encoder) else torch.float32
+        return encoder((seen - self.model.mean).to(takes))[..., inside.rows, inside.cols].to(precision)
 
     @torch.inference_mode()
     def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:

@@ -114,7 +114,7 @@ class TritonKernel:
         if mlp.out_channels > OUT:
             raise ValueError(f"{mlp.out_channels} outputs: the kernel has at most {OUT}")
         self.hi, self.lo = pieces(max(layer.out_features for layer in (first, *later)))
-        p = self.hi + self.lo
+        self.table_channels = p = self.hi + self.lo
         self.project = padded(first.weight[:, : mlp.in_channels], p, mlp.in_channels)
         self.bias = padded(first.bias, p)
         self.coord = padded(first.weight[:, mlp.in_channels :].t().float(), 4, p)
@@ -126,7 +126,7 @@ class TritonKernel:
 
     def table(self, feat: Tensor) -> Tensor:
         """feat (b,c,h,w) -> the first layer's feature part, (b,h*w,P)."""
-        return F.linear(rows_of(feat), self.project, self.bias).view(len(feat), -1, self.hi + self.lo)
+        return F.linear(rows_of(feat), self.project, self.bias).view(len(feat), -1, self.table_channels)
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
         """See Kernel.add_to in models/fast/engine.py."""

@@ -51,6 +51,7 @@ class PixelKernel:
     def __init__(self, mlp: PixelMLP, compiled: ctypes.CDLL) -> None:
         self.compiled, self.mlp = compiled, mlp
         first, *later = (layer.requires_grad_(False) for layer in mlp.linears())
+        self.table_channels = first.out_features
         self.coordinate = first.weight[:, mlp.in_channels :].t().contiguous()  # (4,C)
         self.widths = (ctypes.c_int * (1 + len(later)))(*(layer.out_features for layer in (first, *later)))
 

@@ -13,7 +13,7 @@ class TorchKernel:
     """One PixelMLP, see models.fast.engine.Kernel."""
 
     def __init__(self, mlp: PixelMLP) -> None:
-        self.mlp = mlp
+        self.mlp, self.table_channels = mlp, mlp.linears()[0].out_features
 
     def table(self, feat: Tensor) -> Tensor:
         return self.mlp.project(rows_of(feat)).view(len(feat), feat.shape[2] * feat.shape[3], -1)

@@ -23,6 +23,7 @@ JOBS = {
     "phase 1": ("train_pcsr.py", "fsrcnn-pcsr-phase1", ["init=zero", "amp=true", "pixels_per_patch=500"]),
 }
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8", "time_limit=null"]
+SHARE = 0.03  # sums in another order on a CPU give 0.002, a lost state of the optimizer 0.04 to 0.3
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
 
 
@@ -32,9 +33,18 @@ def arguments(job: str, name: str, device: str, *settings: str) -> list[str]:
     return [script, *options, "--set", *SMALL, *RARE, *own, *settings]
 
 
-def assert_same_weights(one: Path, two: Path, tolerance: float) -> None:
-    weights, others = (dict(load_model(folder)[0].state_dict()) for folder in (one, two))
-    torch.testing.assert_close(weights, others, rtol=0.01, atol=tolerance)
+def assert_same_steps(cli: Cli, job: str, device: str, one: Path, two: Path, *settings: str) -> None:
+    """Two trainings with these settings have taken the same steps: on a GPU, which takes sums in any order, the weights
+    differ by a small share of the way that they have come.
+    """
+    still = ["iter_max=1", "warmup=0", "learning_rate=1e-12", "learning_rate_min=1e-12"]
+    assert cli(*arguments(job, "start", device, *settings, *still)).code == 0
+    start, weights, others = (
+        torch.cat([part.detach().flatten() for part in load_model(folder)[0].parameters()])
+        for folder in (one.parent / "start", one, two)
+    )
+    apart, way = (weights - others).norm(), (weights - start).norm()
+    assert way > 0 and apart <= (0 if device == "cpu" else SHARE) * way
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -54,8 +64,7 @@ def test_resume(job: str, cli: Cli, folders: Path, device: torch.device, monkeyp
         patch.setattr(Log, "advance", advance)
         assert cli(*arguments(job, "run", device.type)).code == 128 + signal.SIGTERM
     assert cli("train_pcsr.py" if job != "original" else "train.py", "--resume", "--name", "run").code == 0
-    # sums on a GPU are taken in any order, and Adam's first steps make much of little
-    assert_same_weights(folders / "save/whole", folders / "save/run", 0.0 if device.type == "cpu" else 1e-2)
+    assert_same_steps(cli, job, device.type, folders / "save/whole", folders / "save/run")
 
 
 def test_a_state_moves_to_the_cpu(cli: Cli, folders: Path, device: torch.device) -> None:
@@ -75,7 +84,7 @@ def test_compiled(job: str, cli: Cli, folders: Path, device: torch.device) -> No
     assert plain.code == 0, plain.err
     compiled = cli(*arguments(job, "compiled", device.type, *settings, "compile=true"))
     assert compiled.code == 0, compiled.err
-    assert_same_weights(folders / "save/plain", folders / "save/compiled", 1e-2)
+    assert_same_steps(cli, job, device.type, folders / "save/plain", folders / "save/compiled", *settings)
 
 
 @pytest.mark.parametrize("job", ["x4", "pcsr-phase0", "pcsr-phase1"])

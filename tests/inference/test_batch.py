@@ -258,6 +258,24 @@ def test_bad_options(args: list[str], message: str, cli: Cli, work: Path) -> Non
     assert not (work / "out").exists() and len(written(work, "in")) == 3
 
 
+def test_sizes_that_the_format_lacks_are_refused_before_the_work(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(work / "in/wide.png", photo(1, 5000))
+    monkeypatch.setattr("inference.batch.restore_image", None)
+    outcome = upscale(cli, "--img_path", "in/wide.png", "--format", "webp")
+    assert outcome.code == 2 and outcome.err.endswith("a side of a .webp has at most 16383; use .png\n")
+
+
+def test_refused_memory_names_the_image(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("inference.batch.restore_image", refused)
+    outcome = upscale(cli, "--img_path", "in/a.png")
+    assert outcome.code == 2 and "in/a.png: " in outcome.err and "more memory than there is" in outcome.err
+
+
 def test_several_images_cannot_be_simulated(cli: Cli, work: Path) -> None:
     for given in (["in"], ["in/a.png", "in/c.webp"]):
         outcome = cli("demo.py", "--img_path", *given)

@@ -253,6 +253,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
         (("--onnx", "a.onnx", "--scale", "0.5"), "from 1 to 65536"),
         (("--onnx", "a.onnx", "--model", "original", "--scale", "2"), "x4 only"),
         (("--onnx", "a.onnx", "--model", "nothing"), "no such model"),
+        (("--onnx", "a.onnx", "--model", "original", "--no_refinement"), "--no_refinement: goes with a PCSR model"),
     ],
 )
 def test_bad_options(options: tuple[str, ...], message: str, cli: Cli, tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ def test_k_is_the_logarithm_of_the_price() -> None:
     assert set(chosen) == {0, 1, 2}
 
 
+def test_a_heavier_upsampler_that_is_worse_gives_no_loss_without_end() -> None:
+    group = Group(slice(None), torch.zeros(1), torch.zeros(1, 4), torch.zeros(1, 3), 1, 1.0)
+    errors = torch.tensor([[1.0], [2.0]])
+
+    def loss(log_odds: float) -> float:
+        return gain_loss(torch.tensor([[0.0, log_odds]]), errors, [0.3, 0.7], PRICE, group).item()
+
+    assert loss(-1e3) == pytest.approx(loss(-1e6), rel=1e-5)
+
+
 def test_phase0_stays_and_the_rest_learns() -> None:
     model = build_pcsr(spec("carn", 3))
     task = build_task(recipe(**GAINS), model, ALONE).train()

@@ -160,17 +160,6 @@ def test_phase1_moves_only_light_and_classifier() -> None:
     assert all(p.grad is None for module in task.frozen for p in module.parameters())
 
 
-def test_a_run_ends_with_its_time(cli: Cli, folders: Path) -> None:
-    limits = ["iter_max=100000", "time_limit=0.05", "schedule=stable", "val_every=100000"]
-    ran = cli("train.py", "--config", config("fsrcnn-x4"), "--name", "run", "--set", *SMALL, *limits)
-    assert ran.code == 0, ran.err
-    done = int(max((folders / "save/run/state").glob("*.pth")).stem)
-    assert 0 < done < 100_000
-    assert pd.read_csv(folders / "save/run/metrics.csv")["iteration"].tolist() == [done]
-    more = cli("train.py", "--config", config("fsrcnn-x4"), "--name", "run", "--resume", "--set", *SMALL, *limits)
-    assert more.code == 0 and int(max((folders / "save/run/state").glob("*.pth")).stem) == done  # nothing is left to do
-
-
 def test_phase0_trains_the_heavy_upsampler() -> None:
     model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
     lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)

@@ -115,6 +115,15 @@ def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
             "phase1_loss=gains",
             "train: phase1_loss gains is for phase 1; leave it out (config PATH with phase1_loss=gains)",
         ),
+        (
+            "learning_rate_min=1",
+            "train: learning_rate_min must not be above learning_rate (config PATH with learning_rate_min=1)",
+        ),
+        (
+            "frozen_bn=true",
+            "train: frozen_bn keeps the statistics of init; set init, or leave it out (config PATH with "
+            "frozen_bn=true)",
+        ),
     ],
 )
 def test_an_error_names_the_key_first_and_only_the_setting_at_fault(setting: str, message: str) -> None:

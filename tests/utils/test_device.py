@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 
-from utils.device import ALIGNED, empty, keep_memory, pick_device
+from utils.device import ALIGNED, empty, keep_memory, pick_device, usable_cores
 from utils.errors import InputError
 
 
@@ -26,6 +28,17 @@ def test_one_of_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == torch.device("cuda")
     with pytest.raises(InputError, match=r"^device cuda:2 is not available here"):
         pick_device("cuda:2")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit cores in this way")
+def test_only_the_cores_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert usable_cores() == len(allowed)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

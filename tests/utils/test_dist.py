@@ -127,7 +127,7 @@ def test_a_signal_saves_and_the_validation_is_made_up_for(folders: Path) -> None
     os.killpg(job.pid, signal.SIGTERM)
     out, err = job.communicate(timeout=60)
     assert job.returncode == 143 and err.count("\n") == 1 and "stopped by SIGTERM" in err, out + err
-    (state,) = (folders / "save/run/state").iterdir()
+    state = max((folders / "save/run/state").iterdir())
     assert f"iteration {int(state.stem)} is saved" in err
     table = folders / "save/run/metrics.csv"
     assert pd.read_csv(table)["iteration"].max() == int(state.stem) - 1
@@ -186,6 +186,15 @@ def test_a_restart_that_could_not_work_is_refused(monkeypatch: pytest.MonkeyPatc
         start_ranks("cpu")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
     start_ranks("cpu")
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.dist.pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"^torchrun --nproc_per_node: there are more processes than GPUs here, 2$"):
+        start_ranks("cuda")
 
 
 def test_evaluation_is_shared_out(cli: Cli, folders: Path) -> None:

@@ -11,7 +11,8 @@ from inference.automatic import CLEAN, PHOTOS
 from tests.conftest import TINY_PCSR, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
-from web.session import AUTOMATIC, Service, load_engines
+from web.engines import load_engines
+from web.session import AUTOMATIC, Service
 
 pytestmark = pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed
 def service(folder: Path, *names: str) -> Service:
     for name in names:
         save_tiny(folder / "save" / name, TINY_PCSR)
-    return Service(load_engines(folder / "save", torch.device("cpu")), 50_000, folder)
+    return Service(load_engines([folder / "save"], torch.device("cpu")), 50_000, folder)
 
 
 def test_the_file_chooses_the_model(tmp_path: Path) -> None:

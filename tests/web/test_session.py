@@ -14,13 +14,14 @@ from models.checkpoint import load_model
 from models.decide import least_budget
 from models.fast.engine import Engine
 from models.setting import Setting
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny
+from tests.conftest import TINY_PCSR, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.image import to_pixels, to_tensor
 from utils.resize import imresize
-from web.session import AUTOMATIC, Answer, Ask, Service, Session, load_engines
+from web.engines import load_engines
+from web.session import AUTOMATIC, Answer, Ask, Service, Session
 from web.views import Place, most_difficult
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ def service(tmp_path: Path) -> Service:
     save_tiny(tmp_path / "save" / "tiny", TINY_PCSR)
     write_image(tmp_path / "photo.png", photo(20, 28))
     (tmp_path / "root").mkdir()
-    return Service(load_engines(tmp_path / "save", CPU), 50_000, tmp_path / "root")
+    return Service(load_engines([tmp_path / "save"], CPU), 50_000, tmp_path / "root")
 
 
 def visitor(service: Service, name: str = "photo.png", **changes: object) -> Session:
@@ -52,16 +53,38 @@ def remarks(answer: Answer) -> dict[str, str]:
     return {label: remark for label, _, remark in answer.numbers}
 
 
-def test_models_that_have_something_to_decide(tmp_path: Path) -> None:
-    save = tmp_path / "save"
-    with pytest.raises(InputError, match="no PCSR model"):
-        load_engines(save, CPU)
-    save_tiny(save / "phase0", TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
-    save_tiny(save / "original", TINY_ORIGINAL)
-    with pytest.raises(InputError, match="no PCSR model"):
-        load_engines(save, CPU)
-    save_tiny(save / "phase1", TINY_PCSR)
-    assert [*load_engines(save, CPU)] == ["phase1"]
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+@pytest.mark.parametrize("step", ["features", "upsample"])
+def test_refused_memory(step: str, error: Exception, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Engine, step, refused)
+    with pytest.raises(InputError, match="more memory than there is"):
+        last(visitor(service))
+
+
+def test_a_session_that_is_closed_while_it_computes(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, features = visitor(service), Engine.features
+
+    def closing(self: Engine, *args: Any) -> Any:
+        session.close()
+        return features(self, *args)
+
+    monkeypatch.setattr(Engine, "features", closing)
+    with pytest.raises(InputError, match="no longer here"):
+        last(session)
+    assert not service.encoded and not session.folder.exists()
+
+
+def test_a_result_too_wide_for_its_file(service: Service) -> None:
+    write_image(service.root.parent / "wide.png", photo(1, 5000))
+    service.pixels = 10**6
+    session = visitor(service, "wide.png")
+    with pytest.raises(InputError, match=r"20000x4 pixels, but a side of a \.webp has at most 16383; use \.png$"):
+        next(session.answer(SETTING, ".webp"))
+    assert service.encoded[session].last is None  # nothing was restored for it
+    assert next(session.answer(SETTING, ".png")).download.exists()
 
 
 @pytest.mark.parametrize("setting", [SETTING, Setting("adaptive")], ids=str)
@@ -227,7 +250,7 @@ def test_the_file_chooses_the_model(service: Service, tmp_path: Path) -> None:
     assert service.models == ["tiny"]
     for name in (CLEAN, PHOTOS):
         save_tiny(tmp_path / "both" / name, TINY_PCSR)
-    service.engines = load_engines(tmp_path / "both", CPU)
+    service.engines = load_engines([tmp_path / "both"], CPU)
     assert service.models == [AUTOMATIC, CLEAN, PHOTOS]
     write_image(tmp_path / "photo.jpg", photo(20, 28))
     jpeg, clean = "JPEG of quality about 95: weights for photographs", "weights for clean images"

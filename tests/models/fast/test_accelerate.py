@@ -135,6 +135,17 @@ def test_batchnorm_of_nearly_constant_values() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("build", [phase0, original])
+def test_what_is_no_number_reaches_the_loss(backbone: str, build: Any) -> None:
+    """Or a training would go on with broken weights until they are saved."""
+    task = build(backbone)
+    accelerate(task)
+    with torch.no_grad():
+        next(task.model.encoder.parameters()).fill_(torch.inf)
+    assert not task(*batch())["loss"].isfinite()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_runs_agree_to_the_bit(backbone: str) -> None:
     runs = []
     for _ in range(2):

@@ -66,11 +66,12 @@ def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None
 
 
 @needs_compiler
+@pytest.mark.parametrize("backbone", ["softgate", "fsrcnn"])  # the layers of FSRCNN are torch's
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_other_types_of_weights_and_defaults(dtype: torch.dtype) -> None:
+def test_other_types_of_weights_and_defaults(dtype: torch.dtype, backbone: str) -> None:
     """The kernels read and write float32, whatever the model's weights and torch's default are."""
-    model = model_of({"backbone": "softgate"})
+    model = model_of({"backbone": backbone})
     lr, size = torch.rand(1, 3, 9, 13), (36, 52)
     expected = restored(Engine(model), lr, size)
     torch.set_default_dtype(dtype)
@@ -83,6 +84,19 @@ def test_other_types_of_weights_and_defaults(dtype: torch.dtype) -> None:
     ours = restored(Engine(rounded, precision=torch.float32), lr, size)
     torch.testing.assert_close(ours, restored(Engine(rounded.float()), lr, size))
     assert (ours - expected).abs().max() < 0.1
+
+
+@needs_compiler
+@pytest.mark.parametrize("part", ["encoder", "upsamplers"])
+@torch.inference_mode()
+def test_what_is_no_number_stays_none(part: str) -> None:
+    """Or a damaged model would make pictures that look like results."""
+    model = model_of({"backbone": "carn", "width": 8})
+    next(parameter for name, parameter in model.named_parameters() if name.startswith(part)).fill_(torch.nan)
+    size = (36, 52)
+    engine = Engine(model)
+    encoded = engine.encode(torch.rand(1, 3, 9, 13))
+    assert engine.upsample(encoded, size, torch.zeros(1, *size, dtype=torch.uint8)).isnan().all()
 
 
 def restored(engine: Engine, lr: Tensor, size: tuple[int, int]) -> Tensor:
