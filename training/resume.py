@@ -1,6 +1,6 @@
 """Which folder a training writes to; and how an earlier run is resumed, which is with the config that it saved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,24 +67,26 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, overrides:
     """
     config = make_config(saved.model_dump(mode="json"), overrides, folder)
     before, now, given = (flatten(each) for each in (saved, config, asked or config))
-    changed = {key: now.get(key) for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-    changed.pop(TIME_LIMIT, None)
-    if config.train.iter_max > saved.train.iter_max:
-        del changed[LENGTH]
-    in_file = {key: given.get(key) for key in now.keys() | given.keys() if given.get(key) != now.get(key)}
-    changed |= in_file
+    longer = {LENGTH} if config.train.iter_max > saved.train.iter_max else set()
+    by_set, by_file = differing(before, now) - {TIME_LIMIT} - longer, differing(now, given)
+    after = {**now, **{key: given.get(key) for key in by_file}}
     differences = [
-        f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(changed[key]), 20)})"
-        for key in sorted(changed.keys() - REPORTING)
+        f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(after.get(key)), 20)})"
+        for key in sorted((by_set | by_file) - REPORTING)
     ]
     if differences:
-        grow = "; iter_max may only grow" if LENGTH in changed.keys() - in_file.keys() else ""
-        grow += "; its length may be changed by --set" if in_file.keys() & {LENGTH, TIME_LIMIT} else ""
+        grow = "; iter_max may only grow" if LENGTH in by_set - by_file else ""
+        grow += "; its length may be changed by --set" if by_file & {LENGTH, TIME_LIMIT} else ""
         began = f"the run in {ending(str(folder), 30)} began otherwise"
         raise InputError(
             f"{first_few(differences, CHANGES)}: {began}{grow}; leave out what differs to go on with the run's own"
         )
     return config
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """The keys that have another value, or that only one of them has."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def flatten(config: Spec) -> dict[str, Any]:

@@ -26,27 +26,34 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
     if any(given[key] != wanted[key] for key in given.keys() & wanted.keys() if key.startswith("options.")):
         # such as a dilation, which no shape of a weight shows
         raise InputError(one_line(f"train.init: {path}", another))
-    taken: list[tuple[nn.Module, nn.Module]] = [(model.encoder, trained.encoder)]
+    also: list[tuple[nn.Module, nn.Module]] = []  # what takes the weights of what, beside the encoder
     if isinstance(model, PCSR) and isinstance(trained, PCSR):
-        taken.append((model.upsamplers[-1], trained.upsamplers[-1]))
+        also = [(model.upsamplers[-1], trained.upsamplers[-1])]
         if model.classifier is not None and trained.classifier is not None and sizes(spec) == sizes(described):
-            taken = [(model, trained)]
+            also = [(model, trained)]
     elif isinstance(model, OriginalModel) and isinstance(trained, OriginalModel):
-        taken.append((model.tail, trained.tail))
+        also = [(model.tail, trained.tail)]
     elif isinstance(model, PCSR) and model.classifier is not None:
         raise InputError(f"train.init: {path} is an original model, but phase 1 needs the weights of phase 0")
     note = None
     try:
-        for module, source in taken:
-            if described.width < spec.width and module is model.encoder:
-                added = widen(module, source, (spec.width, described.width))
-                note = f"train.init: the encoder is widened from {described.width} to {spec.width} channels"
-                if isinstance(model, OriginalModel) and carry_image(model, added):
-                    note += ", three of which carry the image (only with frozen_bn=true, or BatchNorm changes it)"
-            else:
-                module.load_state_dict(source.state_dict())
+        if described.width < spec.width:
+            note = take_narrower(model, trained, (spec.width, described.width))
+        else:
+            model.encoder.load_state_dict(trained.encoder.state_dict())
+        for module, source in also:
+            module.load_state_dict(source.state_dict())
     except (RuntimeError, ValueError):
         raise InputError(one_line(f"train.init: {path}", another)) from None
+    return note
+
+
+def take_narrower(model: OriginalModel | PCSR, trained: OriginalModel | PCSR, widths: tuple[int, int]) -> str:
+    """Widen the encoder of a trained model; returns a line that says so. Raises ValueError if they do not fit."""
+    added = widen(model.encoder, trained.encoder, widths)
+    note = f"train.init: the encoder is widened from {widths[1]} to {widths[0]} channels"
+    if isinstance(model, OriginalModel) and carry_image(model, added):
+        note += ", three of which carry the image (only with frozen_bn=true, or BatchNorm changes it)"
     return note
 
 
