@@ -172,7 +172,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
                 record["original_precision"] = other
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
-    folder = results_folder(Path(args.out_dir) / path.stem, COMPARISON, record)
+    folder = results_folder(Path(args.out_dir) / path.stem, [COMPARISON], record)
     summary = simulate(path, scale, restores, folder, args.opacity, args.accept_damaged)
     write_record(folder, record)
     print(format_table(summary))

@@ -32,7 +32,6 @@ WAYS = [
 ]
 ON_CPU = [each for each in WAYS if each[0] in ("bfloat16", "float32")]  # TF32 is of GPUs, and compiling takes long
 PIXELS = 4096  # per patch: so many the loss is taken over
-KEPT = 16  # crops for validation
 LARGEST = 16 << 20  # bytes: larger files of a run are not copied to the results
 RECIPE = [
     "optimizer=muon", "loss=psnr", "learning_rate=2e-3", "learning_rate_min=1e-6", "ema_decay=0.999",
@@ -90,8 +89,8 @@ def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Itera
 def train_in(folder: Path, options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
     """The two phases, from crops written to `folder`."""
     crops = unpack(Path(options["pack"]))
-    write_crops(crops[:-KEPT], folder / "train")
-    write_crops(crops[-KEPT:], folder / "val")
+    write_crops(crops.training, folder / "train")
+    write_crops(crops.validation, folder / "val")
     for phase, settings in enumerate(recipe(options, folder)):
         name = f"{options['run']}-phase{phase}"
         words = ["--config", f"configs/{options['backbone']}-pcsr-phase{phase}.yaml", "--name", name]

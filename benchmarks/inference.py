@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -130,7 +131,7 @@ def draw(axis: Axes, points: pd.DataFrame, cost: str) -> None:
     if len(half):
         axis.plot(half[cost], half["psnr"], "o--", label="ours, over k, float16")
     others = points.drop(index=[*ours.index, *half.index]).rename(index={"adaptive": "ours, adaptive"})
-    for mark, (name, row) in zip("*sv^x+D<>", others.iterrows(), strict=False):
+    for mark, (name, row) in zip(cycle("*sv^x+D<>"), others.iterrows(), strict=False):
         # hollow, as some lie upon one another
         axis.plot(row[cost], row["psnr"], mark, markersize=9, markerfacecolor="none", label=str(name))
     for name, row in ours.iterrows():

@@ -53,7 +53,8 @@ class Way(NamedTuple):
     def step(self, config_path: str, lr: Tensor, hr: Tensor) -> Step:
         """One iteration of the training loop on a batch: losses, gradients, Adam."""
         config = load_config(config_path)
-        spec = config.train.model_copy(update={"pixels_per_patch": self.pixels_per_patch})
+        same = {"loss": "l1", "phase1_loss": "mixture"}  # those of the published formulation
+        spec = config.train.model_copy(update={**same, "pixels_per_patch": self.pixels_per_patch})
         torch.manual_seed(0)
         task = build_task(spec, build(config.model), Ranks(0, 1, lr.device)).to(lr.device).train()
         layout = torch.contiguous_format if self.published else torch.channels_last

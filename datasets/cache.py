@@ -4,11 +4,13 @@ data/train.cache/pixels-0123456789abcdef.bin   RGB uint8, image after image, row
 data/train.cache/index.json                    the names of the images, and the place of each
 
 The name of the file of pixels is made from the images: a process that still maps old pixels never meets new ones, and
-processes that build the same cache at the same time do no harm, because they write the same.
+processes that build the same cache at the same time do no harm, because they write the same. Old pixels are kept for a
+week, because on a network disk another machine may still map them, and would be killed if they were gone.
 """
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +33,7 @@ OURS = '{"pcsr_cache": '  # the beginning of an index of ours; another file of t
 VERSION = 1  # of these files; a cache of another version is built anew
 DIGITS = 16  # of the hash in a name: so many that two hashes are never equal
 PIXELS = f"pixels-{'[0-9a-f]' * DIGITS}.bin"
+OLD = 7 * 86400.0  # seconds since pixels were last opened; later they may be deleted
 ABANDONED = 3600.0  # seconds: a temporary file that was not written to for so long is left from a killed process
 
 
@@ -89,7 +92,10 @@ def open_caches(spec: DataSpec) -> Caches:
 
 
 def source_of(path: Path, folder: Path) -> Source:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError as error:  # such as a link to a disk that is not there
+        raise InputError(f"{path}: {error.strerror}") from None
     return Source(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
 
 
@@ -138,6 +144,8 @@ def read_cache(place: Path, folder: Path, paths: Sequence[Path], sources: Sequen
             return None
         # not copy-on-write, which is refused for a file larger than the memory
         mapped = np.memmap(pixels, np.uint8, "r").reshape(-1, 3)
+        with suppress(OSError):  # a disk that is read-only
+            os.utime(pixels, (time.time(), pixels.stat().st_mtime))  # see tidy
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Cache(folder, paths, offset, height, width, np.asarray(mapped))
@@ -184,9 +192,11 @@ def decode_8_bits(path: Path) -> NDArray[np.uint8]:
 
 
 def tidy(place: Path, current: str) -> None:
-    """Delete the pixels of earlier images, and files that killed processes have left."""
+    """Delete the pixels of earlier images that are no longer used, and files that killed processes have left."""
     old = [path for path in place.glob(PIXELS) if path.name != current]
-    for path in (*old, *place.glob(f".{PIXELS}.*"), *place.glob(f".{INDEX}.*")):
+    left = [*place.glob(f".{PIXELS}.*"), *place.glob(f".{INDEX}.*")]
+    for path, seconds in (*((path, OLD) for path in old), *((path, ABANDONED) for path in left)):
         with suppress(OSError):  # another builder was faster, or may yet need it
-            if path in old or time.time() - path.stat().st_mtime > ABANDONED:
+            last = path.stat()
+            if time.time() - max(last.st_atime, last.st_mtime) > seconds:
                 path.unlink()

@@ -1,5 +1,8 @@
 """Training crops: random HR patches with flips, as uint8; and, if LR is read, LR patches of the same places."""
 
+import json
+from hashlib import sha256
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,7 +93,12 @@ class Crops:
 
     def names(self, iteration: int) -> list[str]:
         """The image files that the samples of all processes were cut from."""
-        return [self.hr.paths[image].name for image in self.images(iteration).tolist()]
+        return [str(self.hr.paths[image]) for image in self.images(iteration).tolist()]
+
+    def digest(self) -> str:
+        """Of the names and sizes of all images, which decide the samples."""
+        images = zip(self.hr.paths, self.hr.height.tolist(), self.hr.width.tolist(), strict=True)
+        return sha256(json.dumps([(path.name, *size) for path, *size in images]).encode()).hexdigest()
 
     def steps(self, iteration: int) -> NDArray[np.int64]:
         """Where the samples of all processes lie in HR, (3,B), as Pool.steps says."""

@@ -1,5 +1,6 @@
 """Checks before a training: of its folders, of all pairs of HR and LR files, and whether some pairs show the same."""
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,7 @@ from datasets.degrade import Pixels
 from datasets.folder import PairedFolder
 from utils.config import DataSpec, listed
 from utils.errors import InputError
-from utils.files import check_separate, list_images
+from utils.files import check_separate, list_images, with_subfolders
 
 SAMPLED = 8  # so many pairs are compared, which is enough to notice a wrong folder
 MIDDLE = 256  # LR pixels on a side of the square that is compared, in the middle of each image
@@ -39,10 +40,15 @@ def check_apart(val: Sequence[str], train: Sequence[str]) -> None:
     """Raises InputError if a folder of validation images shares images with one of training images."""
     for folder, other in product(val, train):
         one, two = Path(folder).resolve(), Path(other).resolve()
-        if one.is_relative_to(two) or two.is_relative_to(one):
+        if one.is_relative_to(two) or two.is_relative_to(one) or searched(folder) & searched(other):
             where = "is a folder of training images, too" if one == two else f"shares images with {other}"
             remedy = "keep validation images apart"
             raise InputError(f"{folder}: {where}, so that it would be trained on as well; {remedy}")
+
+
+def searched(folder: str) -> set[str]:
+    """The folders in which images are found, with those that links lead to."""
+    return {os.path.realpath(place) for place in with_subfolders(Path(folder))}
 
 
 def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pixels, Pixels]], scale: int) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 
 from datasets.degrade import Degradation, after_shrinking, blurred, degradation_of
 from datasets.folder import fitting_size, lr_size, mod_crop
-from utils.cli import say
+from utils.cli import say, tell
 from utils.config import DegradeSpec
 from utils.decode import is_whole, read_image, stored_size
 from utils.encode import write_image
@@ -48,7 +48,7 @@ def data_augmentation(source: Path, output: Path, scales: Sequence[float], min_s
     if min_size < 1:
         raise InputError("min_size must be at least 1")
     recipes, left_out = [], 0
-    for path in list_images(source):
+    for path in images_of(source):
         side = min(stored_size(path))  # 0 if unreadable; the error is raised when the image is read
         fitting = [scale for scale in scales if not side or round(side * scale) >= min_size]
         targets = {output / f"{path.stem}_s{scale:g}.png": scale for scale in fitting}
@@ -65,11 +65,14 @@ def extract_subimages(source: Path, output: Path, size: int, step: int, remainde
     if size < 1 or step < 1 or remainder < 0:
         raise InputError("size and step must be at least 1, remainder at least 0")
     recipes = []
-    for path in list_images(source):
-        target = f"{output / path.stem}_s"
-        make = partial(subimages, source=path, target=target, size=size, step=step, remainder=remainder)
-        check_earlier(Path(f"{target}001.png"), (size, size), f"size {size}")
-        recipes.append(Recipe(path, [Path(f"{target}001.png")], make))
+    for path in images_of(source):
+        corners = corners_of(stored_size(path), size, step, remainder)  # of a photograph on its side as many
+        *targets, further = [output / f"{path.stem}_s{number:03d}.png" for number in range(1, len(corners) + 2)]
+        check_earlier(targets[0], (size, size), f"size {size}")
+        if further.exists():
+            raise InputError(f"{further}: another size or step has made it; give another output folder, or delete it")
+        make = partial(subimages, source=path, targets=targets, size=size, step=step, remainder=remainder)
+        recipes.append(Recipe(path, targets, make))
     make_all(recipes, source, [output], workers)
 
 
@@ -86,7 +89,7 @@ def generate_mod_lr_bic(
     if not (1 <= scale < math.inf):
         raise InputError("scale must be a number of at least 1")
     recipes = []
-    for path in list_images(source):
+    for path in images_of(source):
         hr, lr = mod_output and mod_output / f"{path.stem}.png", output / f"{path.stem}.png"
         size = stored_size(path)  # 0 if unreadable, which is reported later
         check_earlier(lr, lr_size(size, scale), f"scale {scale:g}")
@@ -114,14 +117,28 @@ def augment(pixels: Array, targets: Mapping[Path, float]) -> Files:
         yield path, shrink(pixels, (round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)))
 
 
-def subimages(pixels: Array, source: Path, target: str, size: int, step: int, remainder: int) -> Files:
+def subimages(pixels: Array, source: Path, targets: Sequence[Path], size: int, step: int, remainder: int) -> Files:
     height, width = pixels.shape[:2]
     if min(height, width) < size:
         raise InputError(f"{source}: {width}x{height} pixels are too few for a {size}x{size} sub-image")
-    corners = list(product(starts(height, size, step, remainder), starts(width, size, step, remainder)))
-    for number in range(len(corners), 0, -1):  # the first comes last: where it exists the others do
-        top, left = corners[number - 1]
-        yield Path(f"{target}{number:03d}.png"), pixels[top : top + size, left : left + size]
+    corners = corners_of((height, width), size, step, remainder)
+    for path, (top, left) in zip(targets, corners, strict=True):
+        yield path, pixels[top : top + size, left : left + size]
+
+
+def corners_of(sides: tuple[int, int], size: int, step: int, remainder: int) -> list[tuple[int, int]]:
+    """The top left corners of the sub-images of an image, row by row."""
+    height, width = sides
+    return list(product(starts(height, size, step, remainder), starts(width, size, step, remainder)))
+
+
+def images_of(folder: Path) -> list[Path]:
+    """The images directly in a folder; a note says if there are subfolders with more."""
+    paths = list_images(folder)
+    below = len(list_images(folder, below=True)) - len(paths)
+    if below:
+        tell(f"note: {folder}: {below} images in subfolders are left out; name each subfolder as an input of its own")
+    return paths
 
 
 def make_pair(
@@ -183,7 +200,7 @@ def make_all(
         raise InputError("workers must be at least 1")
     if len({folder.resolve() for folder in (source, *folders)}) <= len(folders):
         raise InputError(f"{source}: input and output folders must differ from each other")
-    there = is_whole if verify else Path.exists
+    there = is_whole if verify else has_content
     jobs = [Job(each.source, each.outputs, partial(make_missing, each, there)) for each in recipes]
     check_outputs(jobs)
     # no worker is started for images whose files all exist; but verifying takes time, so workers do it
@@ -192,6 +209,11 @@ def make_all(
     kept = len(jobs) - len(outcome.made)
     how = " and stay as they are; delete them to make them with other options" if kept else ""
     say(f"{folders[0]}: {len(outcome.made)} images done, {kept} were done already{how}")
+
+
+def has_content(path: Path) -> bool:
+    """Whether a file is there and not empty, as a power cut may leave it."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def make_missing(recipe: Recipe, there: Callable[[Path], bool]) -> bool:

@@ -15,18 +15,22 @@ from datasets.folder import PairedFolder, named_folders
 from datasets.options import add_degrade_option, asked_degradation
 from evaluation.evaluate import Protocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
-from evaluation.report import format_table, summary_json, write_report
+from evaluation.report import REPORTS, format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, refuse_equal_names, speed_record
+from inference.outputs import ASSIGNED
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
 from models.flops import PATCH
+from models.pcsr import PCSR
 from utils.cli import Parser, tell
 from utils.config import DegradeSpec
 from utils.dist import Ranks, from_main, gather, start_ranks, stop_ranks
 from utils.encode import write_image
 from utils.errors import InputError
+from utils.files import list_images
 from utils.patches import Patches
 
+SR_IMAGES = "images"  # the folder of SR images among the results
 STEP = 28  # LR pixels between patches, as published
 
 
@@ -99,6 +103,8 @@ def run_evaluation(
     about["device"] = ranks.device.type if chosen else "cpu"  # where bicubic is computed
     sets = list(data_sets(args, ranks, chosen.name if chosen else "bicubic", about))
     if args.save_images:
+        for folder in args.hr_data if chosen and isinstance(chosen.model, PCSR) else ():
+            check_names(folder)
         for data in sets:
             data.pairs.check()
         gather(ranks, None)  # all shares are checked before anything is written
@@ -145,19 +151,28 @@ def data_sets(args: argparse.Namespace, ranks: Ranks, model: str, about: dict[st
         wanted = Path(args.out_dir or f"results/{model}")
         if not args.out_dir or len(named) * len(scales) > 1:
             wanted /= f"{name}-x{scale:g}{suffix}"
-        if wanted.resolve() in {Path(given).resolve() for given in (*args.hr_data, *args.lr_data)}:
+        written = {wanted, *(wanted / SR_IMAGES / setting for setting in about["settings"])}
+        if {place.resolve() for place in written} & {Path(given).resolve() for given in (*args.hr_data, *args.lr_data)}:
             raise InputError(f"--out_dir {wanted}: holds the images to evaluate; give another folder")
         images = [from_main(ranks, partial(recorded, *each)) for each in (("hr", hr), ("lr", lr))]
         record = {**about, "scale": scale, **images[0], **images[1]}
-        find = partial(results_folder, wanted, "images.csv", record, bool(args.out_dir))
+        find = partial(results_folder, wanted, REPORTS, record, bool(args.out_dir))
         yield DataSet(name, scale, pairs, from_main(ranks, find), record)
+
+
+def check_names(folder: str) -> None:
+    """Raises InputError if the assignment of an image would have the name of another image's result."""
+    names = {path.stem for path in list_images(folder)}
+    for name in sorted(names):
+        if (other := name + ASSIGNED) in names:
+            raise InputError(f"--save_images: the assignment of {name} would replace the result of {other}; rename one")
 
 
 def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: DataSet) -> pd.DataFrame:
     """Evaluate one data set and, on rank 0, write its results; returns the summary, empty on other ranks."""
 
     def keep(image: str, restored: Restored) -> None:
-        save_images(data.folder / "images" / restored.setting, image, restored)
+        save_images(data.folder / SR_IMAGES / restored.setting, image, restored)
 
     grid = Patches(args.patch_size, args.step)
     protocol = Protocol(data.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)

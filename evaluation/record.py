@@ -76,11 +76,11 @@ def images_record(kind: str, folder: str | None) -> dict[str, Any]:
 
 
 def results_folder(
-    wanted: Path, result: str, record: Mapping[str, Any], named: bool = False, decides: Sequence[str] = ()
+    wanted: Path, results: Sequence[str], record: Mapping[str, Any], named: bool = False, decides: Sequence[str] = ()
 ) -> Path:
     """Where results of this record go: `wanted` or, if results of another are there, WANTED-2 and so on, with a note.
 
-    A record, or the file `result`, tells that results are in a folder. Of a record the keys that `decides` names tell
+    A record, or a file of `results`, tells that results are in a folder. Of a record the keys that `decides` names tell
     whether results are of another, and if it names none, all of them. Raises InputError, instead of taking another
     folder, if the user has `named` this one.
     """
@@ -90,7 +90,7 @@ def results_folder(
         there = read_record(folder)
         keys = decides or {**record, **there}  # a key that only one of them has counts as well
         differ = [key for key in keys if there.get(key) != record.get(key) and (key in there or key not in CONTENTS)]
-        if not differ or not (there or (folder / result).exists()):
+        if not differ or not (there or any((folder / result).exists() for result in results)):
             break
         if not about:
             about = f"{folder} holds results that "

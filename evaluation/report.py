@@ -11,6 +11,7 @@ from evaluation.tables import format_columns, table_json, write_csv
 from utils.cli import run
 from utils.files import write_atomic
 
+REPORTS = ("images.csv", "summary.csv", "curve.png")
 SUMMARY = ["psnr", "ssim", "heavy_share", "flops_paper", "flops_executed", "seconds"]  # --json has all of these
 
 
@@ -65,14 +66,15 @@ def summary_json(summary: pd.DataFrame) -> str:
 
 
 def write_report(rows: Sequence[Row], dataset: str, scale: float, folder: Path) -> pd.DataFrame:
-    """Write images.csv, summary.csv and curve.png into a folder, each atomically; returns the summary."""
+    """Write the REPORTS into a folder, each atomically; returns the summary."""
     images = image_table(rows, dataset, scale)
     summary = summarise(images)
-    write_csv(folder / "images.csv", images)
-    write_csv(folder / "summary.csv", summary)
+    of_images, of_settings, curve = (folder / name for name in REPORTS)
+    write_csv(of_images, images)
+    write_csv(of_settings, summary)
     from evaluation.plot import plot_curve  # noqa: PLC0415 - takes long to import, and not all that import this draw
 
-    write_atomic(folder / "curve.png", plot_curve(summary))
+    write_atomic(curve, plot_curve(summary))
     return summary
 
 

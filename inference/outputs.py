@@ -19,6 +19,7 @@ from utils.files import caseless
 from utils.metadata import read_mark
 
 PROGRAM = "PCSR "
+ASSIGNED = "_assignment"  # what the name of an assignment adds to that of its image
 Identity = tuple[int, int]  # device and inode of a file, the same for all links to it
 
 
@@ -59,7 +60,7 @@ class OutputFiles:
         return made
 
     def target(self, name: str, setting: str) -> Target:
-        overlay = self.folder / f"{name}_assignment.png" if self.overlays else None
+        overlay = self.folder / f"{name}{ASSIGNED}.png" if self.overlays else None
         return Target(setting, self.folder / f"{name}{self.kind}", overlay)
 
 

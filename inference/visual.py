@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from inference.outputs import ASSIGNED
 from inference.restore import Restored
 from utils.image import Array
 from utils.patches import bands
@@ -41,7 +42,7 @@ def as_pictures(name: str, restored: Restored) -> dict[str, Array]:
     """The SR image and, for a PCSR model, the assignment in colours, under the names that their files get."""
     made = {name: restored.pixels}
     if restored.assignment is not None:
-        made[f"{name}_assignment"] = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers)
+        made[name + ASSIGNED] = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers)
     return made
 
 

@@ -122,6 +122,8 @@ def open_crops(config: Config, ranks: Ranks) -> Crops:
     """The training data. Raises InputError if it cannot be used, or its batches not be divided as configured."""
     caches = first_on_node(ranks, lambda: open_caches(config.data))  # the first builds them
     crops = Crops(caches, config.data, config.train.seed, ranks.device, ranks.rank, ranks.world)
+    if len(set(gather(ranks, crops.digest()))) > 1:
+        raise InputError("data.train: the machines of this job have other training images; give all the same ones")
     for line in crops.doubts:
         tell(line)
     share, passes = config.data.batch_size // ranks.world, config.train.accumulation

@@ -109,6 +109,8 @@ class DegradeSpec(Spec):
     def check_any(self) -> Self:
         if self.jpeg is None and not self.blur[1] and not self.noise[1]:
             raise PydanticCustomError("degrade", "give blur, noise or jpeg")
+        if self.jpeg is None and "subsampling" in self.model_fields_set and self.subsampling != (420,):
+            raise PydanticCustomError("degrade", "subsampling is for jpeg; give jpeg, or leave it out")
         return self
 
     def __str__(self) -> str:

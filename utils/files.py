@@ -25,6 +25,8 @@ UNREAD = (
 UNREAD += "raf pef srw x3f 3fr iiq rwl dcr kdc mrw erf"
 UNREAD_SUFFIXES = frozenset(f".{each}" for each in UNREAD.split())
 BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".npz": b"PK"}
+PART = ".pcsr-part"  # how the name of a file ends that is being written
+NAME = 60  # characters of the file's own name in it: names may have 255 bytes
 # a folder within a data set: HR, LR, x4, LR_bicubic, GTmod12
 PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_]?)+", re.IGNORECASE)
 
@@ -59,7 +61,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
     If anything is raised before that, the old file stays, and the new one is deleted. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name[:NAME]}.{secrets.token_hex(4)}{PART}")
     try:
         with temporary.open("xb") as file:
             yield file
@@ -73,7 +75,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
 
 def unfinished(folder: Path) -> list[Path]:
     """The new files in a folder that `replacing` began, of a process that was killed or is still writing."""
-    name = re.compile(r"\..+\.[0-9a-f]{8}")
+    name = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}")
     return [path for path in folder.glob(".*") if name.fullmatch(path.name) and path.is_file()]
 
 
@@ -126,9 +128,16 @@ def list_images(folder: str | Path, below: bool = False) -> list[Path]:
 
 
 def with_subfolders(root: Path) -> Iterator[Path]:
-    """A folder and its subfolders at any depth, without hidden ones; each once, even if several links lead to it."""
+    """A folder and its subfolders at any depth, without hidden ones; each once, even if several links lead to it.
+
+    Raises InputError for one that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: {error.strerror}")
+
     seen = set()
-    for place, folders, _ in os.walk(root, followlinks=True):
+    for place, folders, _ in os.walk(root, onerror=refuse, followlinks=True):
         target = os.path.realpath(place)
         folders[:] = [] if target in seen else sorted(name for name in folders if not name.startswith("."))
         if target not in seen:
@@ -155,8 +164,12 @@ def data_name(folder: str | Path) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image, by its name. Hidden files are not: some systems leave one beside each image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether a file is an image, by its name. Hidden files are not: some systems leave one beside each image.
+
+    A link that leads nowhere is one, so that a missing image is noticed when it is read.
+    """
+    there = path.is_file() or (path.is_symlink() and not path.exists())
+    return there and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def caseless(name: str) -> str:

@@ -19,13 +19,17 @@ SECTIONS: dict[str, Sequence[type[Spec]]] = {
 
 
 def parse_value(text: str) -> Any:
-    """A number, or whatever YAML makes of the text. Numbers are tried first, because YAML 1.1 reads 1e-4 as text."""
+    """A number, or whatever YAML makes of the text. Numbers are tried first, because YAML 1.1 reads 1e-4 as text.
+
+    A ` #` begins no comment here: it may be part of the name of a folder.
+    """
     for number in (int, float):
         try:
             return number(text)
         except ValueError:
             pass
-    return parse_yaml(text)
+    value = parse_yaml(text)
+    return text if value and isinstance(value, str) and text.startswith(value) else value
 
 
 class Loader(yaml.SafeLoader):

@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--input", type=Path, required=True, help=about)
     parser.add_argument("--output", type=output_file(".npz"), required=True, help="the file to write, .npz")
     parser.add_argument("--size", type=int, default=192, help="side of a crop in pixels (default: 192)")
-    parser.add_argument("--count", type=int, default=600, help="how many crops (default: 600)")
+    parser.add_argument("--count", type=int, default=600, help="how many crops for training (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="of the random places (default: 0)")
     args = parser.parse_args()
     size = pack(args.input, args.output, args.size, args.count, args.seed)

@@ -90,7 +90,7 @@ def test_rows_of_restoring_and_training(cli: Cli, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_training_from_packed_crops(cli: Cli, tmp_path: Path) -> None:
-    pack(make_folder(tmp_path / "train", [(80, 90)]), tmp_path / "pack.npz", 64, 20, 0)
+    pack(make_folder(tmp_path / "train", [(80, 90), (70, 80)]), tmp_path / "pack.npz", 64, 20, 0)
     job = {"backbone": "fsrcnn", "minutes": 1.0, "pack": "pack.npz", "batch_size": 2, "run": "run", "flags": []}
     settings = ["iter_max=2", "val_every=2"]
     first, second = train_run({**job, "settings": settings}, tmp_path, CPU)

@@ -28,6 +28,11 @@ def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "train", SIZES)
 
 
+@pytest.fixture(autouse=True)
+def _old_pixels_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "OLD", -1.0)
+
+
 def place(folder: Path) -> Path:
     return folder.with_name("train.cache")
 
@@ -159,6 +164,21 @@ def test_what_a_killed_builder_left_is_deleted(folder: Path) -> None:
     write_image(folder / "img_1.png", photo(50, 60, 9))
     open_cache(folder)
     assert alive.exists() and not dead.exists()
+
+
+def test_pixels_that_are_in_use_elsewhere_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network disk another machine may map them: they are deleted when nobody has opened them for a week."""
+    monkeypatch.setattr(cache_module, "OLD", 7 * 86400.0)
+    open_cache(folder)
+    before = pixels_file(folder)
+    os.utime(before, (0, 0))
+    open_cache(folder)  # now it is in use
+    for seed, there in ((8, True), (9, False)):
+        write_image(folder / "img_1.png", photo(50, 60, seed))
+        open_cache(folder)
+        assert before.exists() == there
+        if there:
+            os.utime(before, (0, 0))
 
 
 def test_two_builders_at_once_both_succeed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Several folders, their subfolders, and HR and LR images that belong together."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from datasets.cache import Cache, open_cache, open_caches
 from datasets.crops import Crops
 from datasets.folder import PairedFolder
 from datasets.pairs import check_data
-from tests.conftest import TINY_PCSR, Cli, make_folder, photo, save_tiny
-from training.engine import patches
+from tests.conftest import ROOT, TINY_PCSR, Cli, make_folder, photo, save_tiny
+from training.engine import open_crops, patches
 from training.validation import validation_pairs
 from utils.config import DataSpec
 from utils.decode import read_image
@@ -19,6 +21,7 @@ from utils.dist import Ranks
 from utils.encode import write_image
 from utils.errors import InputError
 from utils.files import check_separate, list_images
+from utils.parse import load_config
 
 CPU = torch.device("cpu")
 TRAIN = ("train_pcsr.py", "--config", "configs/fsrcnn-pcsr-phase0.yaml", "--name", "run", "--set", "iter_max=2")
@@ -54,6 +57,31 @@ def test_a_folder_is_searched_with_its_subfolders(work: Path) -> None:
     assert [str(path) for path in cache.paths] == found and len(set(zip(cache.height, cache.width, strict=True))) == 5
     again = open_cache(Path("one"))
     assert isinstance(again, Cache) and len(list(work.glob("one.cache/pixels-*"))) == 1
+
+
+def test_no_image_is_left_out_silently(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "two/gone.png").symlink_to(work / "unmounted/gone.png")
+    with pytest.raises(InputError, match=r"two/gone\.png: No such file"):
+        open_cache("two")
+    scan = os.scandir
+
+    def refusing(place: str) -> Any:
+        if Path(place).name == "deep":  # root may read everything
+            raise PermissionError(13, "Permission denied", place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match=r"one/deep: Permission denied"):
+        list_images("one", below=True)
+
+
+def test_machines_with_other_images_do_not_train_together(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(ROOT / "configs/fsrcnn-x4.yaml", ["data.train=two", "patch_size=8"])
+    monkeypatch.setattr("training.engine.gather", lambda ranks, value: [value, value])
+    assert len(open_crops(config, Ranks(0, 1, torch.device("cpu"))).hr) == 2
+    monkeypatch.setattr("training.engine.gather", lambda ranks, value: [value, "of another"])
+    with pytest.raises(InputError, match=r"^data\.train: the machines of this job have other training images"):
+        open_crops(config, Ranks(0, 1, torch.device("cpu")))
 
 
 def test_crops_come_from_all_folders(work: Path) -> None:
@@ -93,6 +121,8 @@ def test_no_image_counts_twice(folders: list[str], message: str, work: Path) -> 
 def test_training_with_several_folders(cli: Cli, work: Path) -> None:
     (work / "empty").mkdir()
     make_folder(work / "three/deep", [(40, 40)])
+    make_folder(work / "linked", [(40, 40)])
+    (work / "linked/more").symlink_to(work / "val")
     ran = cli(*TRAIN, *SMALL, "data.train=[one,two]", "data.val=[val,three]")
     assert ran.code == 0, ran.err
     assert "data: 5 images in one, two" in ran.out
@@ -107,6 +137,7 @@ def test_training_with_several_folders(cli: Cli, work: Path) -> None:
         ),
         (["data.train=[two,one]", "val=[val,./one]"], "./one: is a folder of training images, too, so that it would"),
         (["data.train=three/deep", "val=three"], "three: shares images with three/deep, so that it would"),
+        (["data.train=linked", "val=val"], "val: shares images with linked, so that it would"),
     ):
         refused = cli(*TRAIN, *SMALL, *settings)
         assert refused.code == 2 and refused.err.count("\n") == 1 and message in refused.err

@@ -17,24 +17,28 @@ from utils.files import list_images
 def test_crops_are_places_in_the_images(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "train", [(40, 64), (30, 20), (33, 48)])  # the second is too low for a crop
     size = pack(folder, tmp_path / "pack.npz", 32, 20, 0)
-    crops = unpack(tmp_path / "pack.npz")
-    assert crops.shape == (20, 32, 32, 3) and crops.dtype == np.uint8
-    assert size == (tmp_path / "pack.npz").stat().st_size < crops.nbytes
+    packed = unpack(tmp_path / "pack.npz")
+    assert packed.training.shape == (20, 32, 32, 3) and packed.validation.shape == (16, 32, 32, 3)
+    assert packed.training.dtype == packed.validation.dtype == np.uint8
+    assert size == (tmp_path / "pack.npz").stat().st_size < packed.training.nbytes + packed.validation.nbytes
     windows = [
         np.lib.stride_tricks.sliding_window_view(read_image(path).pixels, (32, 32), (0, 1)).transpose(0, 1, 3, 4, 2)
         for path in list_images(folder)
         if min(read_image(path).pixels.shape[:2]) >= 32
     ]
-    for crop in crops:
-        assert any((window == crop).all((2, 3, 4)).any() for window in windows)
-    write_crops(crops, tmp_path / "crops")
+    sources = [
+        {next(n for n, window in enumerate(windows) if (window == crop).all((2, 3, 4)).any()) for crop in crops}
+        for crops in packed
+    ]
+    assert sorted(sources) == [{0}, {1}]  # no crop for validation is of an image that is trained on
+    write_crops(packed.training, tmp_path / "crops")
     written = [read_image(path).pixels for path in list_images(tmp_path / "crops")]
-    np.testing.assert_array_equal(np.stack(written), crops)
+    np.testing.assert_array_equal(np.stack(written), packed.training)
 
 
 def test_refusals(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "train", [(20, 20)])
-    with pytest.raises(InputError, match="no image is 32x32"):
+    folder = make_folder(tmp_path / "train", [(20, 20), (32, 32), (20, 24)])
+    with pytest.raises(InputError, match="1 of 3 are 32x32 pixels or larger; two images are needed"):
         pack(folder, tmp_path / "pack.npz", 32, 4, 0)
     for wrong in ((0, 4, 0), (8, 0, 0), (8, -1, 0), (8, 4, -1)):
         with pytest.raises(InputError, match=r"^--(size|count|seed) (0|-1): must lie between"):

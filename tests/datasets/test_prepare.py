@@ -146,6 +146,24 @@ def test_interrupted_subimages_are_completed(source: Path, tmp_path: Path) -> No
     assert (out / "a_s004.png").stat().st_mtime_ns == kept
 
 
+def test_damaged_subimages_that_were_deleted_are_made_again(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extract_subimages(source, out, size=12, step=8, remainder=2, workers=1)
+    every = {path: pixels(path) for path in out.iterdir()}
+    (out / "a_s002.png").unlink()
+    (out / "a_s003.png").write_bytes(b"")  # as a power cut may leave it
+    extract_subimages(source, out, size=12, step=8, remainder=2, workers=1)
+    assert all((pixels(path) == expected).all() for path, expected in every.items())
+    with pytest.raises(InputError, match=r"a_s007\.png: another size or step has made it"):
+        extract_subimages(source, out, size=12, step=9, remainder=2, workers=1)
+
+
+def test_images_in_subfolders_are_reported(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(source / "below/c.png", picture(20, 20))
+    generate_mod_lr_bic(source, tmp_path / "lr", None, 2, matlab_uint8=False, workers=1)
+    assert f"note: {source}: 1 images in subfolders are left out" in capsys.readouterr().err
+
+
 def test_an_image_smaller_than_a_subimage_is_named(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

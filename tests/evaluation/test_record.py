@@ -10,6 +10,7 @@ from PIL import Image as Pillow
 
 from evaluation.record import images_record, incomparable, read_record, write_record
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, photo, save_tiny
+from utils.encode import write_image
 from utils.files import data_name
 
 
@@ -74,7 +75,10 @@ def test_a_folder_that_was_named_is_refused(cli: Cli, work: Path) -> None:
     about = "out holds results that differ in the colours of PSNR (RGB or luma); give another out_dir"
     assert (outcome.code, outcome.err) == (2, f"error: {about}\n")
     (work / "out/record.json").unlink()  # results from before there were records
-    assert "out holds results that do not say what they are of" in cli(*args).err
+    for name in ("images.csv", "summary.csv", "curve.png"):
+        assert "out holds results that do not say what they are of" in cli(*args).err
+        (work / "out" / name).unlink()
+    assert cli(*args).code == 0
 
 
 def test_results_of_another_kind_stay(cli: Cli, work: Path) -> None:
@@ -84,6 +88,20 @@ def test_results_of_another_kind_stay(cli: Cli, work: Path) -> None:
     outcome = cli(*PCSR, "--hr_data", "a/Set/HR", "--out_dir", "out")
     assert outcome.code == 2 and "out holds results that differ in" in outcome.err
     assert (work / "out/summary.csv").read_text() == "of a comparison"
+
+
+def test_images_to_evaluate_are_never_replaced(cli: Cli, work: Path) -> None:
+    hr = work / "images/original"
+    make_folder(hr, [(32, 32)])
+    before = {path: path.read_bytes() for path in hr.iterdir()}
+    command = ("--per_image", "--save_images", "--hr_data", "images/original", "--out_dir", ".")
+    outcome = cli("test.py", "--model", "save/original", *command)
+    assert outcome.code == 2 and "--out_dir .: holds the images to evaluate" in outcome.err
+    assert before == {path: path.read_bytes() for path in hr.iterdir()}
+    write_image(hr / "img_0_assignment.png", photo(32, 32))
+    clash = cli(*PCSR, "--per_image", "--save_images", "--hr_data", "images/original", "--out_dir", "out")
+    assert "the assignment of img_0 would replace the result of img_0_assignment; rename one" in clash.err
+    assert clash.code == 2 and not (work / "out").exists()
 
 
 def test_images_are_told_apart_by_their_content(tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
             "train: phase1_loss gains is for phase 1; leave it out (config PATH with phase1_loss=gains)",
         ),
         (
+            "degrade={noise: 4, subsampling: 444}",
+            "data.degrade: subsampling is for jpeg; give jpeg, or leave it out (config PATH with degrade={noise: 4, "
+            "subsampling: 444})",
+        ),
+        (
             "learning_rate_min=1",
             "train: learning_rate_min must not be above learning_rate (config PATH with learning_rate_min=1)",
         ),
@@ -157,6 +162,12 @@ def test_wrong_files_name_the_key(tmp_path: Path, before: str, after: str, messa
     with pytest.raises(InputError, match=message) as error:
         load_config(path)
     assert "wrong.yaml" in str(error.value)
+
+
+def test_a_sharp_is_part_of_a_name() -> None:
+    names = ["data.train=data/set #2", "val='data/set #3'", "data.cache_dir=null"]
+    data = load_config("configs/fsrcnn-x4.yaml", names).data
+    assert (data.train, data.val, data.cache_dir) == ("data/set #2", "data/set #3", None)
 
 
 def test_missing_file() -> None:
