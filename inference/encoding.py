@@ -152,10 +152,8 @@ class Encoding:
         without skipping: what an image allows does not depend on how flat it is.
         """
         account = self.engine.account
-        if self.skipped is None:
-            return decide(log_odds, setting, account)
-        if setting.rule in ("k", "heavy") or self.engine.upsampler_count == 1:
-            return decide(log_odds, setting, account).masked_fill_(self.skipped, 0)
+        if self.skipped is None or setting.rule in ("k", "heavy") or self.engine.upsampler_count == 1:
+            return self.decide_tile(log_odds, setting, (slice(None), slice(None)))
         if setting.rule == "budget":
             check_budget(setting, account)
         assignment, computed = torch.zeros_like(self.skipped, dtype=torch.uint8)[None], ~self.skipped
@@ -166,17 +164,28 @@ class Encoding:
             assignment[:, computed] = decide(log_odds[..., computed][..., None], setting, account)[..., 0]
         return assignment
 
+    def decide_tile(self, log_odds: Tensor, setting: Setting, window: tuple[slice, slice]) -> Tensor:
+        """The assignment (1,R,C) of a window of the image from its log odds (1,M-1,R,C); what is skipped is light."""
+        assignment = decide(log_odds, setting, self.engine.account)
+        return assignment if self.skipped is None else assignment.masked_fill_(self.skipped[window], 0)
+
+    def seen_first(self, settings: Sequence[Setting]) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The log odds of the whole image, and the features of each tile that are kept with them.
+
+        None, and no features, if nothing is kept and all rules decide tile by tile.
+        """
+        see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
+        if self.log_odds is not None or not see_all or (len(self.tiles) == 1 and not self.flat):
+            return self.log_odds, self.feats
+        held = 4 * self.engine.channels * self.lr.shape[2] * self.lr.shape[3]
+        return self.classify_all(keep=held <= allowance(self.engine.device))
+
     def restore_tiles(self, settings: Sequence[Setting], plan: TilePlan) -> list[Restored]:
         if plan != self.plan:
             self.begin(plan)
         engine, clock = self.engine, Clock(self.engine.device)
-        all_odds, feats = self.log_odds, self.feats
-        lr_pixels = self.lr.shape[2] * self.lr.shape[3]
         results = [ResultInProgress(setting, self.size, self.bits) for setting in settings]
-        # these rules need the log odds of all tiles before the first pixel
-        see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
-        if all_odds is None and see_all and (len(self.tiles) > 1 or self.flat):
-            all_odds, feats = self.classify_all(keep=4 * engine.channels * lr_pixels <= allowance(engine.device))
+        all_odds, feats = self.seen_first(settings)
         shared = clock.lap()
         decided: dict[Setting, Tensor] = {}
         if all_odds is not None:
@@ -194,18 +203,17 @@ class Encoding:
                 encoded = engine.project(self.lr, around, engine.features(self.lr, around) if feat is None else feat)
                 log_odds = engine.classify(encoded, self.size) if all_odds is None else None
                 shared += clock.lap()
-                rows, cols = around.window(self.lr, self.size)
+                rows, cols = window = around.window(self.lr, self.size)
                 for result in results:
                     if log_odds is None:
                         assignment = decided[result.setting][:, rows, cols].contiguous()
                     else:
-                        assignment = decide(log_odds, result.setting, engine.account)
-                        if self.skipped is not None:
-                            assignment.masked_fill_(self.skipped[rows, cols], 0)
+                        assignment = self.decide_tile(log_odds, result.setting, window)
                     result.paint(engine, encoded, assignment, tile)
                     result.seconds += clock.lap()
                 del encoded, log_odds, assignment  # before the next tile takes its memory
                 bar.update()
+        lr_pixels = self.lr.shape[2] * self.lr.shape[3]
         return [result.restored(engine.account, lr_pixels, self.division.seen, shared) for result in results]
 
     def restore_once(self, settings: Sequence[Setting]) -> list[Restored]:
