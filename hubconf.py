@@ -38,8 +38,6 @@ def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
             from models.fast.engine import triton_kernel  # noqa: PLC0415
             from utils.device import pick_device  # noqa: PLC0415
 
-            if weights is None and not path.is_dir():
-                raise ValueError(f"{shipped}: no weights ship yet; train them, or name some: weights='save/NAME'")
             model, spec = load_model(path)
             meant = shipped.partition("-")[0], "pcsr" if "-pcsr-" in shipped else "original"
             if meant != (spec.backbone, spec.kind):

@@ -34,7 +34,7 @@ QUALITY, PARITY = HERE / "quality.json", HERE / "parity.npz"
 MODELS = (
     *("carn-x4", "carn-pcsr-phase0", "carn-pcsr-phase1", "fsrcnn-x4", "fsrcnn-pcsr-phase0", "fsrcnn-pcsr-phase1"),
     *("softgate-x4", "softgate-pcsr-phase0", "softgate-pcsr-phase1", "softgate-pcsr-phase1-m3", "softgate-pcsr-photo"),
-    *("srresnet-pcsr-phase0", "srresnet-pcsr-phase1"),
+    *("srresnet-x4", "srresnet-pcsr-phase0", "srresnet-pcsr-phase1"),
 )
 RULES: dict[str, dict[str, Any]] = {"k=0": {"k": 0.0}, "all heavy": {"k": -math.inf}, "adaptive": {"adaptive": True}}
 TINY = PCSRSpec(kind="pcsr", backbone="carn", width=8, upsamplers=((4,), (8, 8)), classifier=(4,))
