@@ -11,7 +11,7 @@ from datasets.degrade import Pixels
 from datasets.folder import PairedFolder
 from utils.config import DataSpec, listed
 from utils.errors import InputError
-from utils.files import check_separate, list_images, with_subfolders
+from utils.files import check_separate, existing, list_images, with_subfolders
 
 SAMPLED = 8  # so many pairs are compared, which is enough to notice a wrong folder
 MIDDLE = 256  # LR pixels on a side of the square that is compared, in the middle of each image
@@ -48,7 +48,7 @@ def check_apart(val: Sequence[str], train: Sequence[str]) -> None:
 
 def searched(folder: str) -> set[str]:
     """The folders in which images are found, with those that links lead to."""
-    return {os.path.realpath(place) for place in with_subfolders(Path(folder))}
+    return {os.path.realpath(place) for place in with_subfolders(existing(folder))}
 
 
 def doubts(files: Sequence[tuple[Path, Path]], images: Callable[[int], tuple[Pixels, Pixels]], scale: int) -> list[str]:

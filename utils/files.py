@@ -117,14 +117,19 @@ def list_images(folder: str | Path, below: bool = False) -> list[Path]:
 
     Raises InputError if there are none.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
+    root = existing(folder)
     places = with_subfolders(root) if below else [root]
     paths = sorted(path for place in places for path in place.iterdir() if is_image(path))
     if not paths:
         raise InputError(f"{root}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return paths
+
+
+def existing(folder: str | Path) -> Path:
+    """The folder. Raises InputError if it does not exist."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return Path(folder)
 
 
 def with_subfolders(root: Path) -> Iterator[Path]:
@@ -168,8 +173,8 @@ def is_image(path: Path) -> bool:
 
     A link that leads nowhere is one, so that a missing image is noticed when it is read.
     """
-    there = path.is_file() or (path.is_symlink() and not path.exists())
-    return there and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    is_file = path.is_file() or (path.is_symlink() and not path.exists())
+    return is_file and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def caseless(name: str) -> str:

@@ -282,11 +282,9 @@ def test_a_taken_port(tmp_path: Path) -> None:
         (["--max_pixels", "nan"], "--max_pixels nan"),
         (["--max_pixels", "inf"], "--max_pixels inf"),
         (["--device", "tpu"], "--device"),
-        ([], "no PCSR model"),
     ],
 )
-def test_bad_options(args: list[str], message: str, cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "save").mkdir()
+def test_bad_options(args: list[str], message: str, cli: Cli) -> None:
     outcome = cli("app.py", *args)
     assert outcome.code == 2 and len(outcome.err.splitlines()) == 1 and message in outcome.err
 
