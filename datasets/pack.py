@@ -21,8 +21,8 @@ from utils.files import list_images, read_bytes, write_atomic
 from utils.image import Array
 
 HIGHEST = 2**32  # the largest number that options may have
-VALIDATION = 16  # crops, from one of SHARED_OUT images, or from one image if there are fewer
-SHARED_OUT = 50
+VALIDATION = 16  # crops for validation
+ONE_OF = 50  # images is for validation, and at least one
 
 
 class Pack(NamedTuple):
@@ -52,7 +52,7 @@ def pack(source: Path, output: Path, size: int, count: int, seed: int) -> int:
         wanted = "two images are needed that have this size or more, one of them for validation"
         raise InputError(f"{source}: {len(large)} of {len(paths)} are {size}x{size} pixels or larger; {wanted}")
     rng = np.random.default_rng(seed)
-    apart = np.isin(np.arange(len(paths)), rng.choice(large, max(1, len(large) // SHARED_OUT), replace=False))
+    apart = np.isin(np.arange(len(paths)), rng.choice(large, max(1, len(large) // ONE_OF), replace=False))
     packed = Pack(
         random_crops(paths, places * ~apart, size, count, rng),
         random_crops(paths, places * apart, size, VALIDATION, rng),

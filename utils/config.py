@@ -109,7 +109,7 @@ class DegradeSpec(Spec):
     def check_any(self) -> Self:
         if self.jpeg is None and not self.blur[1] and not self.noise[1]:
             raise PydanticCustomError("degrade", "give blur, noise or jpeg")
-        if self.jpeg is None and "subsampling" in self.model_fields_set and self.subsampling != (420,):
+        if self.jpeg is None and self.subsampling != (420,):
             raise PydanticCustomError("degrade", "subsampling is for jpeg; give jpeg, or leave it out")
         return self
 
