@@ -213,13 +213,18 @@ class Session:
             raise InputError(f"{self.ask.picture.name}: no longer here, send it again")
         return picture
 
+    def encoded_for(self, kind: str) -> Picture:
+        """The picture, encoded. Raises InputError also if a file of this kind cannot hold its result."""
+        picture = self.encoded()
+        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale))
+        return picture
+
     def answer(self, setting: Setting, kind: str = ".png") -> Iterator[Answer]:
         """Pictures and numbers at once; SSIM, which takes longer, follows if there is HR to compare with.
 
         kind: of the file to download, .png, .tif, .jpg or .webp. Raises InputError as Picture does.
         """
-        picture = self.encoded()
-        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale))
+        picture = self.encoded_for(kind)
         first = picture.last is None
         restored = picture.restore(setting)
         assert restored.assignment is not None
@@ -247,8 +252,7 @@ class Session:
 
     def only_file(self, folder: Path, setting: Setting, kind: str) -> tuple[Path, list[str]]:
         """The file to download and the notes of `answer`, without pictures for a screen."""
-        picture = self.encoded()
-        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale))
+        picture = self.encoded_for(kind)
         restored = picture.restore(setting)
         path, told = self.save(folder, as_kind_of(picture.image, restored.pixels), restored.setting, kind)
         return path, [*picture.chosen, *told]
