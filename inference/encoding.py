@@ -152,7 +152,7 @@ class Encoding:
         without skipping: what an image allows does not depend on how flat it is.
         """
         account = self.engine.account
-        if self.skipped is None or setting.rule in ("k", "heavy") or self.engine.upsampler_count == 1:
+        if self.skipped is None or not setting.sees_whole_image or self.engine.upsampler_count == 1:
             return self.decide_tile(log_odds, setting, (slice(None), slice(None)))
         if setting.rule == "budget":
             check_budget(setting, account)
@@ -169,13 +169,15 @@ class Encoding:
         assignment = decide(log_odds, setting, self.engine.account)
         return assignment if self.skipped is None else assignment.masked_fill_(self.skipped[window], 0)
 
-    def seen_first(self, settings: Sequence[Setting]) -> tuple[Tensor | None, list[Tensor | None]]:
+    def classified_first(self, settings: Sequence[Setting]) -> tuple[Tensor | None, list[Tensor | None]]:
         """The log odds of the whole image, and the features of each tile that are kept with them.
 
-        None, and no features, if nothing is kept and all rules decide tile by tile.
+        None, and no features, if each tile can be decided by itself: no rule sees the whole image, or one tile is it.
         """
-        see_all = any(setting.rule in ("adaptive", "budget") for setting in settings)
-        if self.log_odds is not None or not see_all or (len(self.tiles) == 1 and not self.flat):
+        one_by_one = not any(setting.sees_whole_image for setting in settings) or (
+            len(self.tiles) == 1 and not self.flat
+        )
+        if self.log_odds is not None or one_by_one:
             return self.log_odds, self.feats
         held = 4 * self.engine.channels * self.lr.shape[2] * self.lr.shape[3]
         return self.classify_all(keep=held <= allowance(self.engine.device))
@@ -185,7 +187,7 @@ class Encoding:
             self.begin(plan)
         engine, clock = self.engine, Clock(self.engine.device)
         results = [ResultInProgress(setting, self.size, self.bits) for setting in settings]
-        all_odds, feats = self.seen_first(settings)
+        all_odds, feats = self.classified_first(settings)
         shared = clock.lap()
         decided: dict[Setting, Tensor] = {}
         if all_odds is not None:

@@ -8,6 +8,7 @@ differences of the classifier's logits. Large images are worked on in bands of r
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import assert_never
 
 import torch
 from fast_pytorch_kmeans import KMeans
@@ -43,7 +44,11 @@ def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
         check_budget(setting, account)
         flops = account.per_pixel(setting.scale, with_classifier=True)
         return assign_budget(log_odds, cost, flops, setting.value * flops[-1])
-    return assign_k(log_odds, cost, -math.inf if setting.rule == "heavy" else setting.value)
+    if setting.rule == "heavy":
+        return assign_k(log_odds, cost, -math.inf)
+    if setting.rule == "k":
+        return assign_k(log_odds, cost, setting.value)
+    assert_never(setting.rule)
 
 
 def check_budget(setting: Setting, account: PCSRFlops) -> None:

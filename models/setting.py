@@ -8,7 +8,9 @@ from utils.errors import InputError
 
 Rule = Literal["k", "budget", "adaptive", "heavy"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-MOST_SCALE = 65536  # with which a single pixel becomes more than an image may have
+NUMBERED: tuple[Rule, ...] = ("k", "budget")  # rules with a number
+WHOLE_IMAGE: tuple[Rule, ...] = ("budget", "adaptive")
+MOST_SCALE = 65536  # at this scale one pixel alone would be more than an image may have
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ class Setting:
         check_precision(self.precision)
 
     def __str__(self) -> str:
-        return f"{self.rule}={self.value:g}" if self.rule in ("k", "budget") else self.rule
+        return f"{self.rule}={self.value:g}" if self.rule in NUMBERED else self.rule
+
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether the rule decides about a pixel by the probabilities of all pixels, so that no tile is enough."""
+        return self.rule in WHOLE_IMAGE
 
 
 def choose(

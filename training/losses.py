@@ -1,6 +1,6 @@
 """Training losses, and a sum over HR pixels that is taken group by group together with its gradients.
 
-A loss that is a sum over pixels needs nothing of one pixel for the gradient of another. So on a CPU a group of some
+A loss is a sum over pixels, so the gradient at one pixel needs no other pixel. So on a CPU a group of some
 thousand pixels goes through its MLPs forward and backward while its activations lie in the cache, and nothing of it is
 kept: the plain formulation writes every activation of the whole batch to memory and reads it back. Elsewhere the batch
 is a single group and autograd does the rest. Both give the same gradients but for the order of sums. Where kernels can
@@ -10,7 +10,7 @@ be built, phase 0 does without this: models/fast/pixel_errors.py takes some doze
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,25 +23,39 @@ LOWEST = -12.0  # of k - FOCUS: less than any price that matters
 FOCUS = 1.5  # the k at which the loss of a classifier that learns gains is most exact: the middle of the useful values
 
 
-def deviation(difference: Tensor, loss: str) -> Tensor:
-    """The loss of each patch, (b,), from SR - HR in any shape (b,...), values about -1 .. 1.
+class PatchLoss(NamedTuple):
+    """How a patch is rated: `of_mean` of the mean over the patch of `of_pixel`."""
 
-    l1 (paper) and mse are means; psnr is the logarithm of the MSE, so that each patch counts by its decibels, as each
-    image does in the evaluation, and not the noisiest patches the most.
-    """
-    terms = difference.flatten(1)
-    return of_error((terms.abs() if loss == "l1" else terms.square()).mean(1), loss)
+    of_pixel: Callable[[Tensor], Tensor]  # SR - HR, values about -1 .. 1, to an error of the same shape
+    of_mean: Callable[[Tensor], Tensor]  # the mean error of each patch (b,) to its loss (b,)
+    whole_patches: bool  # whether of_mean is not linear: the loss of a patch is not the mean of those of its parts
+    kernel: Literal["absolute", "squared"] | None  # of_pixel in the kernel of phase 0; None: it has no such error
 
-
-def of_error(error: Tensor, loss: str) -> Tensor:
-    """The loss of each patch, (b,), from its mean absolute error for l1, else its MSE."""
-    return (error + FLOOR).log() if loss == "psnr" else error
+    def patches(self, difference: Tensor) -> Tensor:
+        """The loss of each patch, (b,), from SR - HR in any shape (b,...)."""
+        return self.of_mean(self.of_pixel(difference.flatten(1)).mean(1))
 
 
-def group_loss(values: Tensor, group: Group, loss: str) -> Tensor:
+def unchanged(error: Tensor) -> Tensor:
+    return error
+
+
+def log_mse(mse: Tensor) -> Tensor:
+    """Natural logarithms, so that each patch counts by its PSNR, as each image does in the evaluation."""
+    return (mse + FLOOR).log()
+
+
+LOSSES = {
+    "l1": PatchLoss(torch.abs, unchanged, whole_patches=False, kernel="absolute"),  # paper
+    "mse": PatchLoss(torch.square, unchanged, whole_patches=False, kernel="squared"),
+    "psnr": PatchLoss(torch.square, log_mse, whole_patches=True, kernel="squared"),
+}
+
+
+def group_loss(values: Tensor, group: Group, loss: PatchLoss) -> Tensor:
     """What a group adds to the batch's loss, a scalar; values (n,3) are what the upsamplers give for it."""
     difference = (values - group.target).unflatten(0, (group.images, -1))
-    return group.share * deviation(difference, loss).mean()
+    return group.share * loss.patches(difference).mean()
 
 
 def gain_loss(logits: Tensor, errors: Tensor, cost: Sequence[float], price: float, group: Group) -> Tensor:

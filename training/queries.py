@@ -34,14 +34,14 @@ class Queries(NamedTuple):
     coords: Tensor  # (b,N,4)
     target: Tensor  # (b,N,3)
 
-    def groups(self, loss: str) -> list[Group]:
-        """On a CPU small groups of single images, for the psnr loss whole images; elsewhere the batch as one group."""
+    def groups(self, whole_images: bool = False) -> list[Group]:
+        """On a CPU small groups of single images, or all pixels of each image; elsewhere the batch as one group."""
         batch, count = self.nearest.shape
         if self.nearest.device.type not in CACHED:
             image = torch.arange(batch, device=self.nearest.device)[:, None] * self.positions
             nearest = (image + self.nearest).flatten()
             return [Group(slice(None), nearest, self.coords.flatten(0, 1), self.target.flatten(0, 1), batch, 1.0)]
-        size = count if loss == "psnr" else GROUP_PIXELS
+        size = count if whole_images else GROUP_PIXELS
         groups = []
         for b in range(batch):
             rows = slice(b * self.positions, (b + 1) * self.positions)

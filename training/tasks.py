@@ -14,7 +14,7 @@ from models.fast.pixels import bilinear_window
 from models.grid import bilinear
 from models.mlp import PixelMLP, rows_of
 from models.pcsr import PCSR
-from training.losses import deviation, gain_loss, group_loss, of_error, summed
+from training.losses import LOSSES, gain_loss, group_loss, summed
 from training.queries import Group, Interpolate, queries
 from utils.config import TrainSpec
 from utils.dist import Ranks
@@ -32,13 +32,14 @@ class Task(nn.Module, Generic[Model]):
         super().__init__()
         self.model: Model = model
         self.spec = spec
+        self.loss = LOSSES[spec.loss]
 
 
 class OriginalTask(Task[OriginalModel]):
     """The loss between SR and HR, L1 in the paper."""
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        return {"loss": deviation(self.model(lr) - hr, self.spec.loss).mean()}
+        return {"loss": self.loss.patches(self.model(lr) - hr).mean()}
 
 
 class Phase0(Task[PCSR]):
@@ -46,16 +47,18 @@ class Phase0(Task[PCSR]):
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
         (heavy,) = self.model.mlps()
-        chosen, loss = queries(lr, hr, self.spec.pixels_per_patch, interpolation(heavy, lr)), self.spec.loss
+        chosen = queries(lr, hr, self.spec.pixels_per_patch, interpolation(heavy, lr))
         table = heavy.project(rows_of(self.model.encode(lr)))  # (b*h*w,C)
-        if isinstance(heavy, FastMLP) and heavy.trains_from(table):
+        if self.loss.kernel and isinstance(heavy, FastMLP) and heavy.trains_from(table):
             pixels = chosen.across, chosen.nearest, chosen.coords, chosen.target
-            return {"loss": of_error(pixel_errors(heavy, table, *pixels, absolute=loss == "l1"), loss).mean()}
+            errors = pixel_errors(heavy, table, *pixels, absolute=self.loss.kernel == "absolute")  # (b,)
+            return {"loss": self.loss.of_mean(errors).mean()}
 
         def reconstruction(tables: Sequence[Tensor], group: Group) -> Tensor:
-            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, loss)
+            return group_loss(heavy.at(tables[0], group.nearest, group.coords), group, self.loss)
 
-        return {"loss": summed(reconstruction, [table], list(heavy.parameters()), chosen.groups(loss))}
+        groups = chosen.groups(self.loss.whole_patches)
+        return {"loss": summed(reconstruction, [table], list(heavy.parameters()), groups)}
 
 
 class Phase1(Task[PCSR]):
@@ -79,7 +82,7 @@ class Phase1(Task[PCSR]):
         return self
 
     def tables(self, lr: Tensor) -> list[Tensor]:
-        """The table (b*h*w,C) of each upsampler and of the classifier, from lr (b,3,h,w)."""
+        """The table (b*h*w,C) of each of `mlps()`: light .. heavy, then the classifier; from lr (b,3,h,w)."""
         # the kernels of CPUs then need not keep anything for gradients; elsewhere torch 2.11 cannot compile it
         with torch.inference_mode(lr.device.type == "cpu"), torch.no_grad():
             feat = rows_of(self.encoder(lr - self.model.mean))  # (b*h*w,c)
@@ -90,7 +93,7 @@ class Phase1(Task[PCSR]):
         *light, heavy, classifier = self.model.mlps()
         tables, spec = self.tables(lr), self.spec
         chosen = queries(lr, hr, spec.pixels_per_patch, interpolation(heavy, lr))
-        groups, pixels = chosen.groups(spec.loss), chosen.nearest.numel()
+        groups, pixels = chosen.groups(self.loss.whole_patches), chosen.nearest.numel()
 
         def probabilities(tables: Sequence[Tensor], group: Group) -> Tensor:
             """(M,n); transposed, as a softmax along a dimension of two is several times slower on a CPU."""
@@ -112,14 +115,14 @@ class Phase1(Task[PCSR]):
             mixed = prob[-1, :, None] * heavy_sr
             for j, mlp in enumerate(light):
                 mixed = mixed + prob[j, :, None] * mlp.at(tables[j], group.nearest, group.coords)
-            reconstruction = group_loss(mixed, group, spec.loss)
+            reconstruction = group_loss(mixed, group, self.loss)
             return spec.loss_l1_w * reconstruction + spec.loss_avg_w * sign * 2 * prob[-1].sum() / pixels
 
         learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
         loss = summed(weighted, tables, learnt, groups) - spec.loss_avg_w * sign
-        average = (2 * heavy_share - 1).abs()
-        reconstruction = (loss.detach() - spec.loss_avg_w * average) / spec.loss_l1_w
-        return {"loss": loss, spec.loss: reconstruction, "average": average, "heavy_share": heavy_share}
+        balance = (2 * heavy_share - 1).abs()
+        reconstruction = (loss.detach() - spec.loss_avg_w * balance) / spec.loss_l1_w
+        return {"loss": loss, spec.loss: reconstruction, "balance": balance, "heavy_share": heavy_share}
 
 
 class Phase1Gains(Phase1):
@@ -141,14 +144,14 @@ class Phase1Gains(Phase1):
             with torch.no_grad():
                 heavy_values = heavy.at(tables[-2], group.nearest, group.coords)  # (n,3), as are the others
                 errors = torch.stack([(sr - group.target).square().mean(1) for sr in (*values, heavy_values)])
-            reconstruction = torch.stack([group_loss(sr, group, spec.loss) for sr in values]).sum()
+            reconstruction = torch.stack([group_loss(sr, group, self.loss) for sr in values]).sum()
             *lighter, own = logits.detach().t()
             is_heavy = torch.stack([own > other for other in lighter]).all(0)
             logged.append(torch.stack([reconstruction.detach(), group.share * is_heavy.float().mean()]))
             return reconstruction + gain_loss(logits, errors, cost, spec.gain_price, group)
 
         learnt = [parameter for mlp in (*light, classifier) for parameter in mlp.parameters()]
-        loss = summed(losses, tables, learnt, chosen.groups("psnr"))  # whole images, as a gain is relative to its patch
+        loss = summed(losses, tables, learnt, chosen.groups(whole_images=True))  # as a gain is relative to its patch
         reconstruction, heavy_share = torch.stack(logged).sum(0)
         gains = loss.detach() - reconstruction
         return {"loss": loss, spec.loss: reconstruction, "gains": gains, "heavy_share": heavy_share}

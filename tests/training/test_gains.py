@@ -16,7 +16,7 @@ from models.fast.accelerate import accelerate
 from models.grid import grid_over
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, Cli, save_tiny
-from tests.training.test_losses import ALONE, LOSSES, gradients, recipe, spec
+from tests.training.test_losses import ALONE, PLAIN, gradients, recipe, spec
 from tests.training.test_training import SMALL, config, folders  # noqa: F401 - a fixture
 from training.losses import FLOOR, FOCUS, gain_loss
 from training.queries import Group
@@ -34,7 +34,7 @@ def plain_gains(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     cost = model.account.cost(hr.shape[3] / lr.shape[3])
     errors = [(sr.detach() - hr).square().mean(1) for sr in each]  # (b,H,W)
     unit = errors[-1].mean((1, 2), keepdim=True) + FLOOR
-    total = torch.stack([LOSSES[loss](sr - hr) for sr in each[:-1]]).sum()
+    total = torch.stack([PLAIN[loss](sr - hr) for sr in each[:-1]]).sum()
     before = torch.zeros_like(errors[0])
     for m, (lighter, heavier) in enumerate(pairwise(cost)):
         k = (log_odds[:, m] - before) / math.log(heavier / lighter)

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 import training.queries
+import training.tasks
 from models.build import build_pcsr
 from models.decide import probabilities
 from models.fast.accelerate import accelerate
@@ -17,7 +19,7 @@ from models.fast.pixel_errors import pixel_errors
 from models.grid import grid_over
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, config_for
-from training.losses import FLOOR
+from training.losses import FLOOR, LOSSES
 from training.queries import drawn, queries
 from training.tasks import Phase0, Phase1, Task
 from utils.config import PCSRSpec, TrainSpec
@@ -38,7 +40,7 @@ def recipe(**settings: object) -> TrainSpec:
     return config_for(TINY_PCSR, **settings).train
 
 
-LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda difference: difference.abs().mean(),
     "mse": lambda difference: difference.square().mean(),
     "psnr": lambda difference: (difference.square().mean((1, 2, 3)) + FLOOR).log().mean(),
@@ -48,7 +50,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 def plain_phase0(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     grid = grid_over(lr, (hr.shape[2], hr.shape[3]))
     sr = model.upsample_by(lr, model.encode(lr), grid, -1)
-    return LOSSES[loss](sr - hr)
+    return PLAIN[loss](sr - hr)
 
 
 def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
@@ -57,7 +59,7 @@ def plain_phase1(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     each = [model.upsample_by(lr, feat, grid, j) for j in range(len(model.upsamplers))]
     mixed = sum(prob[:, j : j + 1] * sr for j, sr in enumerate(each))
     half = prob[:, -1].numel() / 2
-    return 1000 * LOSSES[loss](mixed - hr) + 3 * (prob[:, -1].sum() - half).abs() / half
+    return 1000 * PLAIN[loss](mixed - hr) + 3 * (prob[:, -1].sum() - half).abs() / half
 
 
 def gradients(task: Task[PCSR], loss: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -78,6 +80,18 @@ def assert_same(
     whole = torch.cat([gradient.flatten() for gradient in reference.values()]).norm()
     for name, gradient in ours.items():  # one that nearly cancels has the rounding of what it is the sum of
         assert (gradient - reference[name]).norm() <= 1e-4 * reference[name].norm() + 1e-7 * whole, name
+
+
+def test_configs_know_all_losses() -> None:
+    assert list(get_args(TrainSpec.model_fields["loss"].annotation)) == list(LOSSES) == list(PLAIN)
+
+
+def test_a_loss_needs_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, "l1", LOSSES["l1"]._replace(kernel=None))
+    task = Phase0(build_pcsr(spec("fsrcnn", 1)), recipe(loss="l1")).train()
+    accelerate(task)
+    monkeypatch.setattr(training.tasks, "pixel_errors", None)
+    assert_same(task, plain_phase0, torch.rand(3, 3, 8, 8), torch.rand(3, 3, 32, 32))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -236,4 +250,4 @@ def test_the_processes_agree_on_the_average_losss_sign() -> None:
     for name in ours:
         if "classifier" in name:
             torch.testing.assert_close(ours[name], -theirs[name], rtol=1e-4, atol=1e-7)
-    assert alone(lr, hr)["average"] == pytest.approx(1 - 2 * alone(lr, hr)["heavy_share"].item())
+    assert alone(lr, hr)["balance"] == pytest.approx(1 - 2 * alone(lr, hr)["heavy_share"].item())
