@@ -44,7 +44,7 @@ from inference.precision import computes_in, name_of
 from inference.restore import Restore, possible_scale
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
-from models.blocks import OriginalModel
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from utils.cli import Parser, tell
 from utils.decode import stored_lossy

@@ -4,7 +4,7 @@ from evaluation.command import eval_parser, run_evaluation
 from inference.options import chosen_model, tile_plan
 from inference.restore import possible_scale
 from inference.restorers import bicubic_restorer, original_restorer
-from models.blocks import OriginalModel
+from models.original import OriginalModel
 from models.setting import check_scale
 from utils.dist import run_rank
 from utils.errors import InputError

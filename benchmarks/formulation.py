@@ -69,7 +69,7 @@ def restore(model: PCSR, lr: Tensor, size: tuple[int, int], k: float) -> tuple[T
         return torch.cat(values)
 
     prob = at(classifier, coords).softmax(-1).t().view(1, -1, *size)
-    cost = torch.tensor(model.account.cost(size[0] / lr.shape[2]), device=lr.device)
+    cost = torch.tensor(model.flops.cost(size[0] / lr.shape[2]), device=lr.device)
     assignment = (prob / cost[:, None, None] ** k).argmax(1)
     residual = torch.empty(len(coords), 3, device=lr.device)
     for j, mlp in enumerate(upsamplers):

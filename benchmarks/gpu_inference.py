@@ -25,13 +25,13 @@ from benchmarks.common import SCALE, timed
 from benchmarks.ways import AS_PUBLISHED, MB, SETTINGS
 from evaluation.metrics import psnr
 from inference.restorers import original_restorer, pcsr_restorer
-from models.blocks import OriginalModel
 from models.build import build
 from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.decide import decide
 from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import network_flops
+from models.original import OriginalModel
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
 from models.tile import whole
@@ -105,7 +105,7 @@ def on_device(engine: Engine, lr: Tensor, setting: Setting) -> Tensor:
     """As Encoding.restore, but the result is not rounded and stays on the device."""
     size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
     encoded = engine.encode(lr)
-    assignment = decide(engine.classify(encoded, size), setting, engine.account)
+    assignment = decide(engine.classify(encoded, size), setting, engine.flops)
     return refine(engine.upsample(encoded, size, assignment), assignment)
 
 
@@ -200,13 +200,13 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
     feat = engine.features(lr, tile)
     encoded = engine.project(lr, tile, feat)
     log_odds = engine.classify(encoded, size)
-    assignment = decide(log_odds, setting, engine.account)
+    assignment = decide(log_odds, setting, engine.flops)
     sr = engine.upsample(encoded, size, assignment)
     counts = torch.bincount(assignment.flatten().long(), minlength=engine.upsampler_count).tolist()
-    lr_pixels, pixels, account = lr.shape[2] * lr.shape[3], math.prod(size), engine.account
+    lr_pixels, pixels, parts = lr.shape[2] * lr.shape[3], math.prod(size), engine.flops
     tables = sum(table.nbytes for table in encoded.tables)
     channels = tables / feat.element_size() / lr_pixels
-    spent = sum(count * flops.executed for count, flops in zip(counts, account.upsamplers, strict=True))
+    spent = sum(count * flops.executed for count, flops in zip(counts, parts.upsamplers, strict=True))
     encoder = folded(pcsr).encoder.to(lr.device, engine.precision)
     moved = convolution_bytes(encoder, (lr - engine.model.mean).to(engine.precision))
     # the call, its FLOPs, its bytes
@@ -219,10 +219,10 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
         ),
         "classify": (
             lambda: engine.classify(encoded, size),
-            account.classifier.executed * pixels,
+            parts.classifier.executed * pixels,
             encoded.tables[-1].nbytes + log_odds.nbytes,
         ),
-        "decide": (lambda: decide(log_odds, setting, account), 0, log_odds.nbytes + assignment.nbytes),
+        "decide": (lambda: decide(log_odds, setting, parts), 0, log_odds.nbytes + assignment.nbytes),
         "upsample": (
             lambda: engine.upsample(encoded, size, assignment),
             spent,

@@ -127,8 +127,8 @@ class Router:
         for rule, share, assignment, seconds in self.decisions(Scene(self.engine, encoded, size, gain, self.seed)):
             sr, pixels = compose(light, heavy, assignment), assignment.numel()
             chosen = int(assignment.sum(dtype=torch.int64))
-            account = self.alone if rule == ALONE else self.engine.account
-            flops = account.total(pair.lr[0, 0].numel(), [pixels - chosen, chosen])
+            parts = self.alone if rule == ALONE else self.engine.flops
+            flops = parts.total(pair.lr[0, 0].numel(), [pixels - chosen, chosen])
             rows.append(
                 {
                     "image": pair.name,
@@ -156,8 +156,8 @@ class Router:
 
     def without_classifier(self, share: float) -> float:
         """The share of heavy pixels with as many FLOPs without the classifier as `share` has with it."""
-        light, heavy = self.engine.account.upsamplers
-        return min(1.0, share + self.engine.account.classifier.paper / (heavy.paper - light.paper))
+        light, heavy = self.engine.flops.upsamplers
+        return min(1.0, share + self.engine.flops.classifier.paper / (heavy.paper - light.paper))
 
     def clocked(self, call: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """The result of a call, and its median seconds."""

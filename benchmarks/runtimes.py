@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from inference.onnx import start, to_onnx
 from inference.onnx_check import TOLERANCE, largest_difference
-from models.blocks import OriginalModel
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.image import Array

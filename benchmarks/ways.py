@@ -19,11 +19,11 @@ from benchmarks import formulation
 from benchmarks.common import SCALE, load_pcsr
 from benchmarks.runtimes import OURS, session_of, usable
 from inference.restorers import original_restorer, pcsr_restorer
-from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, load_model
 from models.fast.build import has_half
 from models.fast.fold import folded
 from models.flops import Flops, PCSRFlops, both, network_flops
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.device import pick_device
@@ -67,10 +67,10 @@ def load_models(weights: Path, original: Path | None) -> tuple[PCSR, OriginalMod
     return pcsr, model
 
 
-def spent(account: PCSRFlops, lr: Tensor, assignment: Tensor) -> Flops:
+def spent(flops: PCSRFlops, lr: Tensor, assignment: Tensor) -> Flops:
     """The FLOPs of an image with this assignment (1,H,W)."""
-    counts = torch.bincount(assignment.flatten(), minlength=len(account.upsamplers)).tolist()
-    return account.total(lr.shape[2] * lr.shape[3], counts)
+    counts = torch.bincount(assignment.flatten(), minlength=len(flops.upsamplers)).tolist()
+    return flops.total(lr.shape[2] * lr.shape[3], counts)
 
 
 def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str, Callable[[], Way]]:
@@ -108,20 +108,20 @@ def ways_of_original(original: OriginalModel, device: torch.device) -> dict[str,
 
 def ways(pcsr: PCSR, original: OriginalModel | None, device: torch.device) -> dict[str, Callable[[], Way]]:
     """All methods that work here, by name; each is made when it is called for, from its own copy of the model."""
-    account, encoder = pcsr.account, network_flops(pcsr.encoder)
+    parts, encoder = pcsr.flops, network_flops(pcsr.encoder)
 
     def exported() -> Way:
         session, k = session_of(OURS, pcsr, AS_PUBLISHED), np.array(AS_PUBLISHED.value, np.float32)
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:
             sr, assignment = map(torch.from_numpy, session.run(None, {"lr": lr.numpy(), "k": k}))
-            return sr, spent(account, lr, assignment)  # it executes the same as ours
+            return sr, spent(parts, lr, assignment)  # it executes the same as ours
 
         return way
 
     def as_published() -> Way:
         model = copy.deepcopy(pcsr).to(device)
-        mlps = [both(flops.paper) for flops in (account.classifier, *account.upsamplers)]  # it executes all of that
+        mlps = [both(flops.paper) for flops in (parts.classifier, *parts.upsamplers)]  # it executes all of that
         published = PCSRFlops(encoder, mlps[0], tuple(mlps[1:]))
 
         def way(lr: Tensor) -> tuple[Tensor, Flops]:

@@ -15,8 +15,8 @@ from inference.picture import notes_on_colours
 from inference.restore import Restore
 from inference.restorers import bicubic_restorer
 from inference.visual import busiest, colour_assignment, panel
-from models.blocks import OriginalModel
 from models.checkpoint import SAVE, WEIGHTS, found, load_model
+from models.original import OriginalModel
 from utils.cli import say, tell
 from utils.decode import read_image
 from utils.encode import write_image

@@ -57,15 +57,15 @@ class ResultInProgress:
     def count(self, assignment: Tensor, upsamplers: int) -> None:
         self.counts.update({j: int(torch.count_nonzero(assignment == j)) for j in range(upsamplers)})
 
-    def restored(self, account: PCSRFlops, lr_pixels: int, seen: int, shared_seconds: float) -> Restored:
+    def restored(self, flops: PCSRFlops, lr_pixels: int, seen: int, shared_seconds: float) -> Restored:
         """Of an image of `lr_pixels`, of which the encoder saw `seen`."""
-        upsamplers = len(account.upsamplers)
+        upsamplers = len(flops.upsamplers)
         counts = [self.counts[j] for j in range(upsamplers)]
         pixels = sum(counts) + self.interpolated
-        flops = account.total(seen, counts)
-        heavy = account.total(lr_pixels, [0] * (upsamplers - 1) + [pixels])
+        heavy = flops.total(lr_pixels, [0] * (upsamplers - 1) + [pixels])
         share, seconds = counts[-1] / pixels, shared_seconds + self.seconds
-        return Restored(str(self.setting), self.pixels, self.assignment, upsamplers, share, flops, heavy, seconds)
+        spent = flops.total(seen, counts)
+        return Restored(str(self.setting), self.pixels, self.assignment, upsamplers, share, spent, heavy, seconds)
 
 
 class Encoding:
@@ -151,22 +151,22 @@ class Encoding:
         Rules that depend on the image see the computed pixels only. Raises InputError for a budget that cannot be met
         without skipping: what an image allows does not depend on how flat it is.
         """
-        account = self.engine.account
+        flops = self.engine.flops
         if self.skipped is None or not setting.sees_whole_image or self.engine.upsampler_count == 1:
             return self.decide_tile(log_odds, setting, (slice(None), slice(None)))
         if setting.rule == "budget":
-            check_budget(setting, account)
+            check_budget(setting, flops)
         assignment, computed = torch.zeros_like(self.skipped, dtype=torch.uint8)[None], ~self.skipped
         if count := int(computed.count_nonzero()):
             if setting.rule == "budget":
-                value = budget_left(setting.value, account, self.scale, computed.numel(), count, self.division.seen)
+                value = budget_left(setting.value, flops, self.scale, computed.numel(), count, self.division.seen)
                 setting = replace(setting, value=value)
-            assignment[:, computed] = decide(log_odds[..., computed][..., None], setting, account)[..., 0]
+            assignment[:, computed] = decide(log_odds[..., computed][..., None], setting, flops)[..., 0]
         return assignment
 
     def decide_tile(self, log_odds: Tensor, setting: Setting, window: tuple[slice, slice]) -> Tensor:
         """The assignment (1,R,C) of a window of the image from its log odds (1,M-1,R,C); what is skipped is light."""
-        assignment = decide(log_odds, setting, self.engine.account)
+        assignment = decide(log_odds, setting, self.engine.flops)
         return assignment if self.skipped is None else assignment.masked_fill_(self.skipped[window], 0)
 
     def classified_first(self, settings: Sequence[Setting]) -> tuple[Tensor | None, list[Tensor | None]]:
@@ -216,7 +216,7 @@ class Encoding:
                 del encoded, log_odds, assignment  # before the next tile takes its memory
                 bar.update()
         lr_pixels = self.lr.shape[2] * self.lr.shape[3]
-        return [result.restored(engine.account, lr_pixels, self.division.seen, shared) for result in results]
+        return [result.restored(engine.flops, lr_pixels, self.division.seen, shared) for result in results]
 
     def restore_once(self, settings: Sequence[Setting]) -> list[Restored]:
         """As `restore`, but `seconds` hold the encoding too."""

@@ -127,11 +127,11 @@ def stretches_of(used: Array, joined: int) -> list[slice]:
     return [slice(int(first), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]
 
 
-def budget_left(budget: float, account: PCSRFlops, scale: float, pixels: int, computed: int, seen: int) -> float:
+def budget_left(budget: float, flops: PCSRFlops, scale: float, pixels: int, computed: int, seen: int) -> float:
     """The budget of the HR pixels that are `computed`, with which all `pixels` of an image take `budget`.
 
     The encoder sees `seen` LR pixels. The result is not less than `budget`, and at most 1.
     """
-    heavy = account.per_pixel(scale, with_classifier=True)[-1]
-    halo = account.per_lr.paper * (seen - computed / scale**2)
+    heavy = flops.per_pixel(scale, with_classifier=True)[-1]
+    halo = flops.per_lr.paper * (seen - computed / scale**2)
     return min(1.0, max(budget, (budget * heavy * pixels - halo) / (heavy * computed)))

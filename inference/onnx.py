@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # public, but missing in __all__
 from torch.onnx.operators import shape_as_tensor
 
-from models.blocks import OriginalModel
 from models.decide import assign_k
 from models.fast.fold import folded
 from models.grid import Grid, axis
+from models.original import OriginalModel
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.config import OriginalSpec, PCSRSpec
@@ -64,7 +64,7 @@ class PCSRGraph(nn.Module):
         super().__init__()
         self.model = folded(model)
         self.setting = setting
-        self.cost = model.account.cost(setting.scale)
+        self.cost = model.flops.cost(setting.scale)
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from inference.onnx import decides, first_line
-from models.blocks import OriginalModel
 from models.decide import offsets
 from models.grid import grid_over
+from models.original import OriginalModel
 from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.errors import InputError
@@ -60,7 +60,7 @@ def compared(
         grid = grid_over(lr, size, model.cells)
         assignment = assigned[0] if assigned else torch.zeros(1, *size, dtype=torch.uint8)
         if k is not None:
-            check_assignment(assignment, model.classify(feat, grid), model.account.cost(setting.scale), k)
+            check_assignment(assignment, model.classify(feat, grid), model.flops.cost(setting.scale), k)
         expected = model.upsample(lr, feat, grid, assignment)
         expected = refine(expected, assignment) if setting.refinement else expected
     else:

@@ -11,9 +11,9 @@ import torch
 from inference.outputs import OutputFiles
 from inference.precision import computes_in, name_of
 from inference.tiles import TilePlan
-from models.blocks import OriginalModel
-from models.build import backbone_parts, difference, facts, resolved
+from models.build import backbone_named, difference, facts, resolved
 from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
 from models.trained import Trained
@@ -135,7 +135,7 @@ class Chosen(NamedTuple):
 
     def __str__(self) -> str:
         kind = "PCSR on" if isinstance(self.model, PCSR) else "original"
-        title = backbone_parts(self.spec.backbone).title or self.spec.backbone
+        title = backbone_named(self.spec.backbone).title or self.spec.backbone
         count = sum(parameter.numel() for parameter in self.model.parameters())
         trained = f", trained at {self.trained}" if self.trained else ""
         return f"{kind} {title}, {count:,} parameters{trained}"

@@ -4,9 +4,9 @@ from typing import cast
 
 import torch
 
-from models.blocks import OriginalModel
 from models.fast.build import has_half
 from models.fast.engine import Engine
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Precision, check_precision
 

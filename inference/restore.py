@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.blocks import OriginalModel
 from models.flops import Flops
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import check_scale, number
 from utils.device import synchronize

@@ -11,12 +11,12 @@ from inference.finish import canvas, finish
 from inference.precision import computes_in, prepared
 from inference.restore import Clock, Restore, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, until_it_fits
-from models.blocks import OriginalModel
 from models.decide import decide
 from models.fast.accelerate import accelerate
 from models.fast.engine import Engine
 from models.fast.fold import folded
 from models.flops import PATCH, Flops
+from models.original import OriginalModel
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
 from models.tile import whole, with_halo
@@ -148,7 +148,7 @@ def restore_patches(
     results = []
     for setting in settings:
         result = ResultInProgress(setting, hr_size(lr, scale), bits)
-        assignments = decide(log_odds, setting, engine.account).split(lengths)
+        assignments = decide(log_odds, setting, engine.flops).split(lengths)
         srs = (engine.upsample(each, size, chosen) for each, chosen in zip(encoded, assignments, strict=True))
         if setting.refinement:
             srs = (refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True))
@@ -160,4 +160,4 @@ def restore_patches(
         result.seconds = clock.lap()
         results.append(result)
     lr_pixels = sum(lengths) * batches[0].shape[2] * batches[0].shape[3]
-    return [result.restored(engine.account, lr_pixels, lr_pixels, shared) for result in results]
+    return [result.restored(engine.flops, lr_pixels, lr_pixels, shared) for result in results]

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.blocks import OriginalModel
 from models.fast.engine import Engine
+from models.original import OriginalModel
 from models.tile import Tile, whole
 from utils.errors import InputError
 

@@ -18,10 +18,10 @@ from inference.precision import computes_in, name_of, prepared
 from inference.restore import Restored, possible_scale
 from inference.restorers import original_restorer, settings_for
 from inference.tiles import TilePlan
-from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.decide import probabilities
 from models.flops import Flops
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Precision, Setting, choose, number
 from utils.device import pick_device

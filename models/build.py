@@ -1,4 +1,4 @@
-"""Builds modules from specs; the only file that knows the names of the backbones."""
+"""Builds modules from specs; the only file that knows how each backbone is built."""
 
 import contextlib
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ import torch
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from torch import nn
 
-from models.blocks import OriginalModel
+from models.backbone import Backbone, Maker, options_of, outside_backbone
 from models.carn import CARNEncoder, CARNTail
 from models.flops import mlp_flops
 from models.fsrcnn import FSRCNNEncoder, FSRCNNTail
 from models.mlp import PixelMLP
-from models.parts import Maker, Parts, options_of, outside_parts
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.softgate import SoftgateEncoder, SoftgateTail
 from models.srresnet import SRResNetEncoder, SRResNetTail
@@ -24,48 +24,49 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 SIZE = (9, 11)  # (h,w) of a test image that every encoder must accept; odd, to find networks that need even sizes
 
 BACKBONES = {
-    "carn": Parts(CARNEncoder, CARNTail, mean=DIV2K_MEAN, title="CARN"),
-    "srresnet": Parts(SRResNetEncoder, SRResNetTail, residual=True, title="SRResNet"),
-    "softgate": Parts(SoftgateEncoder, SoftgateTail, mean=DIV2K_MEAN, residual=True, title="Softgate"),
-    "fsrcnn": Parts(FSRCNNEncoder, FSRCNNTail, title="FSRCNN"),
+    "carn": Backbone(CARNEncoder, CARNTail, mean=DIV2K_MEAN, title="CARN"),
+    "srresnet": Backbone(SRResNetEncoder, SRResNetTail, residual=True, title="SRResNet"),
+    "softgate": Backbone(SoftgateEncoder, SoftgateTail, mean=DIV2K_MEAN, residual=True, title="Softgate"),
+    "fsrcnn": Backbone(FSRCNNEncoder, FSRCNNTail, title="FSRCNN"),
 }
 
 
-def backbone_parts(name: str) -> Parts:
+def backbone_named(name: str) -> Backbone:
     """A backbone of this project, or MODULE:NAME from outside. Raises InputError for an unknown name."""
     if ":" in name:
-        return outside_parts(name)
+        return outside_backbone(name)
     if name not in BACKBONES:
         choices = f"{', '.join(BACKBONES)}, or MODULE:NAME of your own"
         raise InputError(f"model.backbone: unknown backbone {name!r}, one of: {choices}")
     return BACKBONES[name]
 
 
-def makers(spec: OriginalSpec | PCSRSpec) -> list[tuple[Maker, int]]:
-    """The makers of a backbone's modules, each with the number of its first parameters that are not options."""
-    parts = backbone_parts(spec.backbone)
+def makers(spec: OriginalSpec | PCSRSpec) -> list[Maker]:
+    """The makers of the encoder and, for an original model, of the tail. Raises InputError if there is no tail."""
+    backbone = backbone_named(spec.backbone)
     if isinstance(spec, PCSRSpec):
-        return [(parts.encoder, 1)]
-    if parts.tail is None:
+        return [Maker(backbone.encoder, sizes=1)]
+    if backbone.tail is None:
         raise InputError(f"model.backbone: {spec.backbone} has no tail, so that there is no original model of it")
-    return [(parts.encoder, 1), (parts.tail, 2)]
+    return [Maker(backbone.encoder, sizes=1), Maker(backbone.tail, sizes=2)]
 
 
 def build_original(spec: OriginalSpec) -> OriginalModel:
     """An original model. Raises InputError for an unknown backbone, or for a scale that its tail does not support."""
     if spec.scale not in (2, 3, 4):
         raise InputError(f"model.scale: original models exist for x2, x3 and x4, not for x{spec.scale}")
-    parts, ((encoder, _), (tail, _)) = backbone_parts(spec.backbone), makers(spec)
-    for_encoder, for_tail = options_of(makers(spec), spec.options, spec.backbone)
-    modules = encoder(spec.width, **for_encoder), tail(spec.width, spec.scale, **for_tail)
-    check_shape(modules[0], "encoder", (3, *SIZE), (spec.width, *SIZE))
-    check_shape(modules[1], "tail", (spec.width, *SIZE), (3, SIZE[0] * spec.scale, SIZE[1] * spec.scale))
-    return OriginalModel(*modules, spec.scale, parts.mean, parts.residual)
+    backbone, (of_encoder, of_tail) = backbone_named(spec.backbone), makers(spec)
+    for_encoder, for_tail = options_of([of_encoder, of_tail], spec.options, spec.backbone)
+    encoder = of_encoder.make(spec.width, **for_encoder)
+    tail = of_tail.make(spec.width, spec.scale, **for_tail)
+    check_shape(encoder, "encoder", (3, *SIZE), (spec.width, *SIZE))
+    check_shape(tail, "tail", (spec.width, *SIZE), (3, SIZE[0] * spec.scale, SIZE[1] * spec.scale))
+    return OriginalModel(encoder, tail, spec.scale, backbone.mean, backbone.residual)
 
 
 def build_pcsr(spec: PCSRSpec) -> PCSR:
     """A PCSR model with any number of upsamplers. Raises InputError for an unknown backbone or a missing classifier."""
-    parts = backbone_parts(spec.backbone)
+    backbone = backbone_named(spec.backbone)
     count = len(spec.upsamplers)
     if (spec.classifier is None) != (count == 1):
         raise InputError("model.classifier: needed with several upsamplers, null with a single one (phase 0)")
@@ -75,9 +76,9 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
         raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
     (options,) = options_of(makers(spec), spec.options, spec.backbone)
-    encoder = parts.encoder(spec.width, **options)
+    encoder = backbone.encoder(spec.width, **options)
     check_shape(encoder, "encoder", (3, *SIZE), (spec.width, *SIZE))
-    return PCSR(encoder, upsamplers, classifier, parts.mean)
+    return PCSR(encoder, upsamplers, classifier, backbone.mean)
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from models.blocks import OriginalModel
 from models.build import build, resolved
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.published import SUFFIXES, Described, read_published
 from models.trained import TRAINED, Trained, record_of, with_metadata

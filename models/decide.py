@@ -30,7 +30,7 @@ HALVINGS = 100  # the most steps of a search, as float64 is coarser than RESOLUT
 LARGE = 1e30  # the largest |k| that is used, as float32 holds its products; no log odds come near them
 
 
-def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
+def decide(log_odds: Tensor, setting: Setting, flops: PCSRFlops) -> Tensor:
     """log_odds (b,M-1,H,W) -> assignment (b,H,W) by the setting's rule; b patches of one image are decided together.
 
     Raises InputError for a budget that cannot be met.
@@ -39,11 +39,11 @@ def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
         return torch.zeros(len(log_odds), *log_odds.shape[2:], dtype=torch.uint8, device=log_odds.device)
     if setting.rule == "adaptive":
         return assign_adaptive(log_odds)
-    cost = account.cost(setting.scale)
+    cost = flops.cost(setting.scale)
     if setting.rule == "budget":
-        check_budget(setting, account)
-        flops = account.per_pixel(setting.scale, with_classifier=True)
-        return assign_budget(log_odds, cost, flops, setting.value * flops[-1])
+        check_budget(setting, flops)
+        per_pixel = flops.per_pixel(setting.scale, with_classifier=True)
+        return assign_budget(log_odds, cost, per_pixel, setting.value * per_pixel[-1])
     if setting.rule == "heavy":
         return assign_k(log_odds, cost, -math.inf)
     if setting.rule == "k":
@@ -51,9 +51,9 @@ def decide(log_odds: Tensor, setting: Setting, account: PCSRFlops) -> Tensor:
     assert_never(setting.rule)
 
 
-def check_budget(setting: Setting, account: PCSRFlops) -> None:
+def check_budget(setting: Setting, flops: PCSRFlops) -> None:
     """Raises InputError for a budget that all pixels light would exceed."""
-    if not (least := least_budget(account, setting.scale)) <= setting.value <= 1:
+    if not (least := least_budget(flops, setting.scale)) <= setting.value <= 1:
         ends = f"{least:.3f} (all pixels light) and 1 (all pixels heavy)"
         raise InputError(f"budget {setting.value:g}: must lie between {ends}")
 
@@ -84,10 +84,10 @@ def offsets(cost: Sequence[float], k: float | Tensor) -> list[float | Tensor]:
     return [k * math.log(each / cost[0]) for each in cost[1:]]
 
 
-def least_budget(account: PCSRFlops, scale: float) -> float:
+def least_budget(flops: PCSRFlops, scale: float) -> float:
     """The smallest budget that can be met: the share of the all-heavy model's FLOPs that all pixels light take."""
-    flops = account.per_pixel(scale, with_classifier=True)
-    return flops[0] / flops[-1]
+    per_pixel = flops.per_pixel(scale, with_classifier=True)
+    return per_pixel[0] / per_pixel[-1]
 
 
 def assign_budget(log_odds: Tensor, cost: Sequence[float], flops: Sequence[float], allowed: float) -> Tensor:

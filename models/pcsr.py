@@ -49,7 +49,7 @@ class PCSR(nn.Module):
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.cells = ANY  # the limits of rel_cell: those of the training, once trained weights are loaded
-        self.account = pcsr_flops(encoder, upsamplers, classifier)  # FLOPs of the parts, which decisions need
+        self.flops = pcsr_flops(encoder, upsamplers, classifier)  # FLOPs of the parts, which decisions need
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
         """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.
@@ -78,7 +78,7 @@ class PCSR(nn.Module):
 
     def decide(self, log_odds: Tensor, setting: Setting) -> Tensor:
         """log_odds (b,M-1,H,W) -> assignment (b,H,W) uint8 by the setting's rule."""
-        return decide(log_odds.detach(), setting, self.account)
+        return decide(log_odds.detach(), setting, self.flops)
 
     def upsample(self, lr: Tensor, feat: Tensor, grid: Grid, assignment: Tensor) -> Tensor:
         """sr (b,3,H,W): bilinear(lr), and at each pixel what the upsampler that assignment (b,H,W) names adds."""

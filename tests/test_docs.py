@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.tables import fill, texts
-from models.build import backbone_parts
+from models.build import backbone_named
 from models.checkpoint import load_model
 from models.flops import network_flops
 from models.halo import find_halo
@@ -227,7 +227,7 @@ def test_the_backbone_of_the_docs(
         Path(path).write_text(shortened(config))
     for command in commands(BACKBONE, "sh"):
         run_command(command, monkeypatch)
-    parts = backbone_parts("resnet5:network")
+    parts = backbone_named("resnet5:network")
     assert load_model("save/my-phase1")[1].options == {"depth": 5} and parts.tail is not None
     encoder, tail = parts.encoder(16), parts.tail(16, 4)
     assert find_halo(encoder) == Halo(11)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from models.blocks import OriginalModel
 from models.carn import CARNEncoder, CARNTail
+from models.original import OriginalModel
 
 CARRIED = 3  # red, green and blue
 LIFT = 1.0  # added to the values of the image on its way: more than the mean that is subtracted, so ReLUs keep them

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from datasets.pairs import check_data
-from models.blocks import OriginalModel
 from models.build import build
+from models.original import OriginalModel
 from training.describe import model_lines
 from training.engine import train
 from training.resume import open_run

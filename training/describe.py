@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from datasets.crops import Crops
-from models.blocks import OriginalModel
 from models.flops import PATCH, Flops, mlp_flops, network_flops
 from models.mlp import PixelMLP
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from training.tasks import Task
 from utils.config import Config, DataSpec, OriginalSpec, listed
@@ -41,7 +41,7 @@ def flops_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, F
         rows.append((f"{name}, hidden {widths(mlp)}", per_lr * lr_pixels + per_hr * hr_pixels))
     for j, name in enumerate(names):
         assigned = [float(hr_pixels) if i == j else 0.0 for i in range(len(names))]
-        rows.append((f"all pixels to the {name}", model.account.total(lr_pixels, assigned)))
+        rows.append((f"all pixels to the {name}", model.flops.total(lr_pixels, assigned)))
     return rows
 
 

@@ -5,7 +5,7 @@ import copy
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from models.blocks import OriginalModel
+from models.original import OriginalModel
 from models.pcsr import PCSR
 
 

@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.cache import open_caches
 from datasets.crops import Crops
 from datasets.degrade import degraded
-from models.blocks import OriginalModel
 from models.checkpoint import save_weights
 from models.fast.accelerate import accelerate
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from training.describe import start_lines
 from training.ema import Average

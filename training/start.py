@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from models.blocks import OriginalModel
 from models.build import difference, facts, resolved
 from models.checkpoint import load_model, trained_on
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.trained import Trained
 from training.carry import carry_image

@@ -6,13 +6,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.blocks import OriginalModel
 from models.fast.accelerate import FastMLP, fast
 from models.fast.fold import folded
 from models.fast.pixel_errors import pixel_errors
-from models.fast.pixels import bilinear_window
+from models.fast.pixels import bilinear_compiled
 from models.grid import bilinear
 from models.mlp import PixelMLP, rows_of
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from training.losses import LOSSES, gain_loss, group_loss, summed
 from training.queries import Group, Interpolate, queries
@@ -135,7 +135,7 @@ class Phase1Gains(Phase1):
         *light, heavy, classifier = self.model.mlps()
         tables, spec = self.tables(lr), self.spec
         chosen = queries(lr, hr, spec.pixels_per_patch, interpolation(heavy, lr))
-        cost = self.model.account.cost(hr.shape[-1] / lr.shape[-1])
+        cost = self.model.flops.cost(hr.shape[-1] / lr.shape[-1])
         logged: list[Tensor] = []  # what each group adds to the losses of the upsamplers, and to the heavy share
 
         def losses(tables: Sequence[Tensor], group: Group) -> Tensor:
@@ -159,7 +159,7 @@ class Phase1Gains(Phase1):
 
 def interpolation(mlp: PixelMLP, lr: Tensor) -> Interpolate:
     """The fastest way to the bilinear residual: a kernel where the model has been given kernels."""
-    return bilinear_window if isinstance(mlp, FastMLP) and fast(lr, torch.float32) else bilinear
+    return bilinear_compiled if isinstance(mlp, FastMLP) and fast(lr, torch.float32) else bilinear
 
 
 def build_task(spec: TrainSpec, model: OriginalModel | PCSR, ranks: Ranks) -> Task[Any]:

@@ -16,7 +16,7 @@ from evaluation.evaluate import Protocol, evaluate, gather_rows
 from inference.restore import Restored
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import as_pictures
-from models.blocks import OriginalModel
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from utils.cli import tell

@@ -55,9 +55,7 @@ class Page:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        floor = (
-            math.floor(100 * min(least_budget(each.account, max(SCALES)) for each in service.engines.values())) / 100
-        )
+        floor = math.floor(100 * min(least_budget(each.flops, max(SCALES)) for each in service.engines.values())) / 100
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(SWEEP, EXPIRES)) as self.blocks:
             # closed when its visitor has left for an hour, or has moved nothing for EXPIRES seconds
             self.session = gr.State(time_to_live=EXPIRES, delete_callback=lambda session: session and session.close())
@@ -198,7 +196,7 @@ class Page:
 
     def adapt(self, shrink: bool, rule: str, model: str, scale: float) -> tuple[Any, ...]:
         """Show the controls that matter, and how low the budget goes."""
-        least = dict.fromkeys(f"{least_budget(each.account, scale):.2f}" for each in self.service.behind(model))
+        least = dict.fromkeys(f"{least_budget(each.flops, scale):.2f}" for each in self.service.behind(model))
         info = f"1 is all heavy; all light is {' or '.join(least)}"
         budget = gr.Slider(visible=rule == "budget", info=info)
         return gr.Accordion(visible=not shrink), gr.Slider(visible=rule == "k"), budget

@@ -163,7 +163,7 @@ class Picture:
         """
         setting = replace(setting, precision=name_of(self.engine.precision))
         if setting.rule == "budget":
-            least = least_budget(self.engine.account, self.scale)
+            least = least_budget(self.engine.flops, self.scale)
             setting = replace(setting, value=max(setting.value, least))
         if self.last is None or self.last[0] != setting:
             self.last = setting, self.encoding.restore([setting])[0]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from models.fast.accelerate import accelerate, knows_half
 from models.fast.build import has_half, load_kernels
 from models.fast.fold import folded
-from models.fast.pixels import PixelKernel, bilinear_window
+from models.fast.pixels import PixelKernel, bilinear_compiled
 from models.fast.plain import TorchKernel
 from models.grid import Grid, bilinear, grid_over
 from models.halo import find_halo
@@ -97,7 +97,7 @@ class Engine:
         """Without `device` and `precision`, those of the model are used."""
         self.device = device or model.mean.device
         self.precision = precision or model.mean.dtype
-        self.account = model.account
+        self.flops = model.flops
         self.model = folded(model).to(self.device)
         if self.is_served():
             self.model.float()  # what the kernels read
@@ -198,7 +198,7 @@ class Engine:
 
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
         """As models.grid.bilinear; runs compiled code where it exists."""
-        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_window(lr, grid)
+        return bilinear(lr, grid).contiguous() if self.compiled is None else bilinear_compiled(lr, grid)
 
     def add(self, planes: Tensor, encoded: Encoded, grid: Grid, index: int, assignment: Tensor | None = None) -> None:
         """Add the outputs of MLP `index` to planes (b,n,H,W), at the pixels whose assignment (b,H,W) is `index`."""

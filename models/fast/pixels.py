@@ -97,7 +97,7 @@ class PixelKernel:
             self.add_to(planes, table.float(), grid, w, left, 1)
 
 
-def bilinear_window(lr: Tensor, grid: Grid) -> Tensor:
+def bilinear_compiled(lr: Tensor, grid: Grid) -> Tensor:
     """models.grid.bilinear as compiled code, in float32."""
     lr = lr.float().contiguous()
     planes = lr.new_empty(len(lr), 3, len(grid.rows.low), len(grid.cols.low))

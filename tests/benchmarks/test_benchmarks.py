@@ -14,8 +14,8 @@ from benchmarks import formulation, inference, runtimes
 from benchmarks.tables import speed
 from benchmarks.ways import IN_HALF, SETTINGS, Way, halves, load_models, ways
 from inference.onnx import INSTALL
-from models.blocks import OriginalModel
 from models.build import build, build_original, build_pcsr
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import ROOT, TINY_ORIGINAL, TINY_PCSR, Cli, config_for, make_folder, save_tiny

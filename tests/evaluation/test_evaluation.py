@@ -126,7 +126,7 @@ def test_patches_see_the_same_pixels_with_crop(cli: Cli, work: Path) -> None:
     expected = {"whole": (14 * 18 + 10 * 10) / 2, "patches": (12 * 36 + 4 * 36) / 2}
     for name, row in (("whole", whole), ("patches", patches)):
         pixels = expected[name]
-        assert row["flops_paper"] == pytest.approx(model.account.total(pixels, [0, 16 * pixels]).paper)
+        assert row["flops_paper"] == pytest.approx(model.flops.total(pixels, [0, 16 * pixels]).paper)
     assert abs(patches["psnr"] - whole["psnr"]) < 0.5
 
 

@@ -146,8 +146,8 @@ def test_decisions(rule: tuple[Rule, float], count: int, device: torch.device) -
     light, heavy = spec_of("carn", "pcsr-phase1").upsamplers
     model: PCSR = model_of("carn", upsamplers=[LIGHTEST, light, heavy][-count:])
     log_odds = torch.randn(1, count - 1, 157, 203)
-    expected = decide(log_odds, Setting(*rule), model.account)
-    found = decide(log_odds.to(device), Setting(*rule), model.account).cpu()
+    expected = decide(log_odds, Setting(*rule), model.flops)
+    found = decide(log_odds.to(device), Setting(*rule), model.flops).cpu()
     assert (found == expected).float().mean() > 0.9999  # but for pixels on the threshold
 
 

@@ -64,7 +64,7 @@ def test_refusals() -> None:
     engine, lr = Engine(build_pcsr(TINY_PCSR)), torch.rand(1, 3, 8, 8)
     with pytest.raises(InputError, match="pixels are more than"):
         Encoding(engine, lr, 1e6)
-    encoding, least = Encoding(engine, lr, 4), least_budget(engine.account, 4)
+    encoding, least = Encoding(engine, lr, 4), least_budget(engine.flops, 4)
     assert encoding.restore([Setting("budget", least)])[0].heavy_share == 0
     with pytest.raises(InputError, match="must lie between"):
         encoding.restore([Setting("budget", least - 0.01)])

@@ -141,7 +141,7 @@ def border(mask: Array) -> Array:
 def test_a_budget_is_that_of_the_whole_image(share: float, refinement: bool) -> None:
     spec = TINY_PCSR.model_copy(update={"upsamplers": ((2,), (8,), (60, 60))})
     model, lr, plan = build_pcsr(spec).eval(), sky(), TilePlan(skip_flat=LEVELS)
-    least = least_budget(model.account, 4)
+    least = least_budget(model.flops, 4)
 
     def taken(rule: Rule, value: float) -> float:
         (result,) = pcsr_restorer(model, [Setting(rule, value, refinement)], CPU, plan)(lr)
@@ -168,7 +168,7 @@ def test_what_the_encoder_sees() -> None:
     assert result.assignment is not None and encoding.skipped is not None
     heavy = int((result.assignment == 1).sum())
     light = encoding.skipped.numel() - int(encoding.skipped.sum()) - heavy
-    assert result.flops == engine.account.total(sum(seen), [light, heavy])
+    assert result.flops == engine.flops.total(sum(seen), [light, heavy])
     assert result.heavy_share == heavy / encoding.skipped.numel()
 
 

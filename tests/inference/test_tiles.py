@@ -94,7 +94,7 @@ def test_to_find_the_halo_is_no_time_of_an_image(monkeypatch: pytest.MonkeyPatch
 
         return call
 
-    monkeypatch.setattr("models.blocks.find_halo", noted("halo", find_halo))
+    monkeypatch.setattr("models.original.find_halo", noted("halo", find_halo))
     monkeypatch.setattr(Clock, "lap", noted("lap", Clock.lap))
     restore: Any = original_restorer(model_of(TINY_ORIGINAL, "fsrcnn"), CPU, TilePlan(30))
     restore(torch.rand(1, 3, 81, 96))

@@ -15,9 +15,9 @@ from PIL import Image as Pillow
 from inference.precision import computes_in
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.upscaler import Upscaler
-from models.blocks import OriginalModel
 from models.build import build
 from models.checkpoint import load_model
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, photo, save_tiny

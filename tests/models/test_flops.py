@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.backbone import Backbone
 from models.build import BACKBONES, build, build_original, build_pcsr
 from models.flops import RULES, Flops, network_flops
 from models.grid import grid_over
-from models.parts import Parts
 from tests.conftest import ROOT
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
@@ -40,16 +40,16 @@ def test_paper_account_equals_the_published_counter(backbone: str) -> None:
     original, encoder, heavy, light, classifier = (value * 1e6 for value in PUBLISHED[backbone])
     assert network_flops(build_original(original_spec)).paper * LR_PIXELS == pytest.approx(original, abs=5001)
     model = build_pcsr(pcsr_spec)
-    account = model.account
-    assert account.per_lr.paper * LR_PIXELS == pytest.approx(encoder, abs=5001)
-    assert account.upsamplers[1].paper * HR_PIXELS == pytest.approx(heavy, abs=5001)
-    assert account.upsamplers[0].paper * HR_PIXELS == pytest.approx(light, abs=5001)
-    assert account.classifier.paper * HR_PIXELS == pytest.approx(classifier, abs=5001)
+    parts = model.flops
+    assert parts.per_lr.paper * LR_PIXELS == pytest.approx(encoder, abs=5001)
+    assert parts.upsamplers[1].paper * HR_PIXELS == pytest.approx(heavy, abs=5001)
+    assert parts.upsamplers[0].paper * HR_PIXELS == pytest.approx(light, abs=5001)
+    assert parts.classifier.paper * HR_PIXELS == pytest.approx(classifier, abs=5001)
 
 
 def test_cost_of_carn() -> None:
     model = build_pcsr(specs("carn")[1])
-    assert model.account.cost(4) == pytest.approx([0.3188, 0.6812], abs=1e-4)
+    assert model.flops.cost(4) == pytest.approx([0.3188, 0.6812], abs=1e-4)
 
 
 def batch_norm_flops(module: torch.nn.Module, positions: int) -> float:
@@ -76,7 +76,7 @@ def test_executed_account_equals_torchs_counter(backbone: str) -> None:
         model.upsample(lr, feat, grid, assignment)
     counted = counter.get_total_flops() + batch_norm_flops(model, 42)
     heavy = int(assignment.sum())
-    assert model.account.total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)
+    assert model.flops.total(42, [24 * 28 - heavy, heavy]).executed == pytest.approx(counted)
 
 
 class Twice(nn.Module):
@@ -217,7 +217,7 @@ def test_what_a_backbone_lacks_is_an_error_when_it_is_built(
     network: nn.Module, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = nn.PixelShuffle(4)
-    monkeypatch.setitem(BACKBONES, "fsrcnn", Parts(partial(whatever, network), lambda width, scale: tail))
+    monkeypatch.setitem(BACKBONES, "fsrcnn", Backbone(partial(whatever, network), lambda width, scale: tail))
     for spec in specs("fsrcnn"):
         with pytest.raises(InputError, match=reason):
             build(spec.model_copy(update={"width": 48}))
@@ -225,6 +225,6 @@ def test_what_a_backbone_lacks_is_an_error_when_it_is_built(
 
 def test_a_tail_of_another_scale_is_an_error_when_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = partial(whatever, nn.Conv2d(3, 48, 1))
-    monkeypatch.setitem(BACKBONES, "fsrcnn", Parts(encoder, lambda width, scale: nn.PixelShuffle(4)))
+    monkeypatch.setitem(BACKBONES, "fsrcnn", Backbone(encoder, lambda width, scale: nn.PixelShuffle(4)))
     with pytest.raises(InputError, match=r"the tail must .* make \(b,3,27,33\) of \(b,48,9,11\), not \(3, 36, 44\)"):
         build(OriginalSpec(kind="original", backbone="fsrcnn", width=48, scale=3))

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.tiles import TilePlan
-from models.blocks import OriginalModel
 from models.build import build
 from models.fast.engine import Engine
 from models.halo import find_halo
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from models.tile import Halo, Tile

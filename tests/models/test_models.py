@@ -147,7 +147,7 @@ def test_forward_is_the_method_in_order(rule: Rule, value: float, refinement: bo
     each = [plain(model, lr, size, j).permute(0, 3, 1, 2) + bilinear(lr, grid_over(lr, size)) for j in (0, 1)]
     expected_prob = plain(model, lr, size, 2).softmax(-1).permute(0, 3, 1, 2)
     torch.testing.assert_close(prob, expected_prob, atol=1e-5, rtol=0)
-    assert torch.equal(assignment, decide((prob[:, 1:] / prob[:, :1]).log(), setting, model.account))
+    assert torch.equal(assignment, decide((prob[:, 1:] / prob[:, :1]).log(), setting, model.flops))
     expected = torch.where(assignment[:, None] == 1, each[1], each[0])
     expected = refine(expected, assignment) if refinement else expected
     torch.testing.assert_close(sr, expected, atol=1e-5, rtol=0)

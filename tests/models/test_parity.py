@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.blocks import OriginalModel
 from models.checkpoint import load_model
 from models.flops import network_flops
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 
@@ -60,8 +60,8 @@ def test_pcsr(case: Case, pcsr: PCSR, scale: float) -> None:
     h, w = case.lr.shape[-2:]
     size = (round(h * scale), round(w * scale))
     keep: tuple[NDArray[Any], ...] = np.ix_(settled(h, size[0]), settled(w, size[1]))
-    account = pcsr.account
-    assert account.cost(scale) == pytest.approx(case.numbers[f"x{scale}_cost"], abs=1e-5)
+    parts = pcsr.flops
+    assert parts.cost(scale) == pytest.approx(case.numbers[f"x{scale}_cost"], abs=1e-5)
     for name, k in KS.items():
         if name in ("k1", "kminus0.5") and scale != 4:
             continue  # the reference has these at x4 only
@@ -74,7 +74,7 @@ def test_pcsr(case: Case, pcsr: PCSR, scale: float) -> None:
         compared = neighbours_settled(h, w, size) if refined else keep
         assert error[:, *compared].max() < 1e-4, name
         heavy = float(assignment.sum())
-        flops = account.total(h * w, [assignment.numel() - heavy, heavy]).paper
+        flops = parts.total(h * w, [assignment.numel() - heavy, heavy]).paper
         assert flops == pytest.approx(case.numbers[f"x{scale}_{name}_flops_paper"], rel=0.005), name
 
 
@@ -93,5 +93,5 @@ def test_adaptive(case: Case, pcsr: PCSR) -> None:
     assignment = pcsr(case.lr, (4 * h, 4 * w), Setting("adaptive")).assignment
     assert abs(float(assignment.float().mean()) - case.arrays["x4_adm_assignment"].mean()) < 0.03
     heavy = float(assignment.sum())
-    flops = pcsr.account.total(h * w, [assignment.numel() - heavy, heavy]).paper
+    flops = pcsr.flops.total(h * w, [assignment.numel() - heavy, heavy]).paper
     assert flops == pytest.approx(case.numbers["x4_adm_flops_paper"], rel=0.03)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.blocks import OriginalModel
 from models.checkpoint import load_model, trained_on
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Setting
 from tests.models.published import BACKBONES, Weights, carn_encoder, original, pcsr, pixels, restored

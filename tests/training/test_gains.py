@@ -31,7 +31,7 @@ def plain_gains(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     feat, grid = model.encode(lr), grid_over(lr, (hr.shape[2], hr.shape[3]))
     each = [model.upsample_by(lr, feat, grid, j) for j in range(len(model.upsamplers))]
     log_odds = model.classify(feat, grid)  # (b,M-1,H,W)
-    cost = model.account.cost(hr.shape[3] / lr.shape[3])
+    cost = model.flops.cost(hr.shape[3] / lr.shape[3])
     errors = [(sr.detach() - hr).square().mean(1) for sr in each]  # (b,H,W)
     unit = errors[-1].mean((1, 2), keepdim=True) + FLOOR
     total = torch.stack([PLAIN[loss](sr - hr) for sr in each[:-1]]).sum()

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.blocks import OriginalModel, shuffle_factors
+from models.blocks import shuffle_factors
 from models.build import BACKBONES, build
 from models.carn import CARNTail
 from models.checkpoint import load_model
+from models.original import OriginalModel
 from models.pcsr import PCSR
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, config_for, save_tiny
 from training.start import check_scales, start_from

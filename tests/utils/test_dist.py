@@ -15,10 +15,10 @@ from torch import nn
 from datasets.folder import PairedFolder
 from evaluation.evaluate import Protocol, evaluate
 from inference.restorers import original_restorer
-from models.blocks import OriginalModel
 from models.build import build_original
 from models.checkpoint import load_model
 from models.flops import network_flops
+from models.original import OriginalModel
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
 from training.engine import settle, train
 from training.tasks import OriginalTask

@@ -134,7 +134,7 @@ def test_the_knob_moves_pictures_and_numbers(service: Service) -> None:
     assert values(answers[0])["Work"] == "100.0 %"
     heavy, light = (read_image(answer.download).pixels for answer in answers)
     assert (heavy != light).any()
-    least = least_budget(service.engines["tiny"].account, 4)
+    least = least_budget(service.engines["tiny"].flops, 4)
     answers = [last(session, Setting("budget", share)) for share in (0.01, least)]
     assert values(answers[0])["Difficult pixels"] == values(answers[1])["Difficult pixels"] == "0.0 %"
     assert service.encoded == {session: picture}  # not encoded again

@@ -19,7 +19,7 @@ NETWORK = """
 from torch import Tensor, nn
 
 from models.blocks import conv3x3
-from models.parts import Parts
+from models.backbone import Backbone
 
 
 class Encoder(nn.Module):
@@ -53,12 +53,12 @@ class Failing(Encoder):
         raise RuntimeError("out of\\npaper")
 
 
-class Described:  # as Parts, without this project
+class Described:  # as Backbone, without this project
     encoder = Encoder
     mean = (0.5, 0.5, 0.5)
 
 
-network = Parts(Encoder, Tail, residual=True)
+network = Backbone(Encoder, Tail, residual=True)
 number = 3
 """
 

@@ -1,4 +1,4 @@
-"""The modules of a backbone, the import of one from outside this repository, and the options that it declares."""
+"""What a backbone is, the import of one from outside this repository, and the options that it declares."""
 
 import importlib
 import inspect
@@ -13,26 +13,33 @@ from torch import nn
 
 from utils.errors import InputError
 
-Maker = Callable[..., nn.Module]
+MakeModule = Callable[..., nn.Module]
 
 
-class Parts(NamedTuple):
-    """A backbone. `encoder` takes a width, `tail` a width and an integer scale.
+class Backbone(NamedTuple):
+    """How the modules of a network are made. `encoder` takes a width, `tail` a width and an integer scale.
 
     Their further parameters are the options in `model.options`; the annotations declare their types.
     """
 
-    encoder: Maker
-    tail: Maker | None = None  # None: there is no original model
+    encoder: MakeModule
+    tail: MakeModule | None = None  # None: there is no original model
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     residual: bool = False  # the original model adds bilinear(lr)
     title: str = ""  # the name in texts, where it is written differently
 
 
-def outside_parts(name: str) -> Parts:
+class Maker(NamedTuple):
+    """What makes a module, and how many of its first parameters are sizes, which are not options."""
+
+    make: MakeModule
+    sizes: int
+
+
+def outside_backbone(name: str) -> Backbone:
     """The backbone MODULE:NAME, from the working folder or PYTHONPATH. The import runs the code of that module.
 
-    NAME is an encoder class, or an object with the attributes of Parts. Raises InputError if it cannot be found.
+    NAME is an encoder class, or an object with the attributes of Backbone. Raises InputError if it cannot be found.
     """
     module, _, path = name.partition(":")
     folder = str(Path.cwd())
@@ -51,22 +58,21 @@ def outside_parts(name: str) -> Parts:
         for entry in added:
             sys.path.remove(entry)
     if isinstance(found, type) and issubclass(found, nn.Module):
-        return Parts(found, title=found.__name__)
-    # the attributes are checked and not the class, because torch.hub may have loaded models.parts twice
-    given = {field: getattr(found, field) for field in Parts._fields if hasattr(found, field)}
-    if not callable(given.get("encoder")) or not callable(given.get("tail") or Parts):
-        kinds = "an encoder's class, or models.parts.Parts(encoder, tail)"
+        return Backbone(found, title=found.__name__)
+    # the attributes are checked and not the class, because torch.hub may have loaded models.backbone twice
+    given = {field: getattr(found, field) for field in Backbone._fields if hasattr(found, field)}
+    if not callable(given.get("encoder")) or not callable(given.get("tail") or Backbone):
+        kinds = "an encoder's class, or models.backbone.Backbone(encoder, tail)"
         raise InputError(f"model.backbone: {name} must be {kinds}, not {type(found).__name__}")
-    return Parts(**given)
+    return Backbone(**given)
 
 
-def options_of(makers: Sequence[tuple[Maker, int]], given: Mapping[str, Any], backbone: str) -> list[dict[str, Any]]:
+def options_of(makers: Sequence[Maker], given: Mapping[str, Any], backbone: str) -> list[dict[str, Any]]:
     """The options of each maker: the given values, and its defaults for the others.
 
-    The number beside a maker counts its first parameters, which are not options. Raises InputError, naming the key, for
-    an option that is unknown, missing or of another type.
+    Raises InputError, naming the key, for an option that is unknown, missing or of another type.
     """
-    declared = [declared_options(*maker) for maker in makers]
+    declared = [declared_options(maker) for maker in makers]
     known = dict.fromkeys(name for each in declared for name in each)
     for name in given:
         if name not in known:
@@ -80,13 +86,13 @@ def options_of(makers: Sequence[tuple[Maker, int]], given: Mapping[str, Any], ba
     return found
 
 
-def declared_options(maker: Maker, sizes: int) -> dict[str, inspect.Parameter]:
-    """The parameters that are options: all that can be passed by name, except the first `sizes`."""
+def declared_options(maker: Maker) -> dict[str, inspect.Parameter]:
+    """The parameters that are options: all that can be passed by name, except the sizes."""
     try:
-        signature = inspect.signature(maker, eval_str=True)
+        signature = inspect.signature(maker.make, eval_str=True)
     except Exception as error:  # annotations are code, which may raise
-        raise InputError(f"model.backbone: the parameters of {maker} cannot be read: {error!r}") from error
-    every = list(signature.parameters.values())[sizes:]
+        raise InputError(f"model.backbone: the parameters of {maker.make} cannot be read: {error!r}") from error
+    every = list(signature.parameters.values())[maker.sizes :]
     return {each.name: each for each in every if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
 
 
