@@ -21,6 +21,7 @@ from tqdm import tqdm
 from benchmarks.page import MISSING
 from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
 from evaluation.record import RECORD
+from evaluation.report import REPORTS
 from evaluation.tables import write_csv
 from inference.automatic import CLEAN, PHOTOS
 from models.checkpoint import SAVE, WEIGHTS
@@ -72,8 +73,8 @@ class Step(NamedTuple):
         log.parent.mkdir(parents=True, exist_ok=True)
         for path in self.makes:
             if path.parent != KEPT:  # an evaluation or a demo does not replace results of another model or setting
-                path.unlink(missing_ok=True)
-                path.with_name(RECORD).unlink(missing_ok=True)
+                for name in (path.name, RECORD, *REPORTS):
+                    path.with_name(name).unlink(missing_ok=True)
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
         if code:

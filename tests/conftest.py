@@ -9,17 +9,28 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from models.build import build
 from models.checkpoint import save_weights
+from models.grid import grid_over
 from models.pcsr import PCSR
 from utils.config import Config, DataSpec, ModelSpec, OriginalSpec, PCSRSpec, TrainSpec
 from utils.encode import write_image
 from utils.parse import load_config
+from utils.resize import scaled_size
 
 ROOT = Path(__file__).parents[1]
 TINY_PCSR = PCSRSpec(kind="pcsr", backbone="fsrcnn", width=6, upsamplers=((4,), (8, 8)), classifier=(4,))
 TINY_ORIGINAL = OriginalSpec(kind="original", backbone="fsrcnn", width=6, scale=4)
+
+
+SHIPPED = (  # weights in save/
+    *("carn-x4", "carn-pcsr-phase0", "carn-pcsr-phase1", "fsrcnn-x4", "fsrcnn-pcsr-phase0", "fsrcnn-pcsr-phase1"),
+    *("softgate-x4", "softgate-pcsr-phase0", "softgate-pcsr-phase1", "softgate-pcsr-phase1-m3"),
+    *("softgate-pcsr-photo-phase0", "softgate-pcsr-photo"),
+    *("srresnet-x4", "srresnet-pcsr-phase0", "srresnet-pcsr-phase1"),
+)
 
 
 class Outcome(NamedTuple):
@@ -122,6 +133,17 @@ def save_tiny(folder: Path, spec: PCSRSpec | OriginalSpec) -> Path:
                 parameter.mul_(0.05)
     save_weights(folder, model, config_for(spec))
     return folder
+
+
+@torch.no_grad()
+def balance(model: PCSR, lr: Tensor, scale: float) -> None:
+    """Stretch and shift the classifier's logits so that k = 0 chooses each upsampler in lr (1,3,h,w), few by a hair."""
+    log_odds = model.classify(model.encode(lr), grid_over(lr, scaled_size(lr, scale)))
+    last, spread = model.mlps()[-1].linears()[-1], log_odds.std()
+    for parameter in (last.weight, last.bias):
+        parameter.div_(spread)
+    last.bias[1:] -= log_odds.mean((0, 2, 3)) / spread
+    last.bias[1:-1] += 0.5  # between the others there must be room
 
 
 @pytest.fixture

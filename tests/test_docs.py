@@ -28,7 +28,7 @@ from models.checkpoint import load_model
 from models.flops import network_flops
 from models.halo import find_halo
 from models.tile import Halo
-from tests.conftest import ROOT, Cli, make_folder, photo
+from tests.conftest import ROOT, SHIPPED, Cli, make_folder, photo
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BACKBONE = ROOT / "docs/backbone.md"
@@ -74,8 +74,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
         (tmp_path / "configs" / path.name).write_text(shortened(path.read_text()))
-    for path in (ROOT / "save").glob("*/model.safetensors"):
-        shutil.copytree(path.parent, tmp_path / "save" / path.parent.name, ignore=shutil.ignore_patterns("state"))
+    for name in SHIPPED:
+        shutil.copytree(ROOT / "save" / name, tmp_path / "save" / name)
     for name, count in SIZES.items():
         make_folder(tmp_path / "data" / name, [(224, 240) if name == "DIV2K_train_HR" else (96, 112)] * count)
     (tmp_path / "data/DIV8K").mkdir()

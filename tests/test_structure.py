@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHIPPED
+from tests.utils.test_config import CONFIGS
 
 FILES = sorted(
     p for p in ROOT.rglob("*.py") if not {".venv", "data", "save", "results"} & set(p.relative_to(ROOT).parts)
@@ -28,6 +29,7 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not any(alias.name == "*" for alias in node.names), f"star import in {path}"
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)  # of a package: a module
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -37,6 +39,16 @@ def test_imports_run_downwards(path: Path) -> None:
         top = name.partition(".")[0]
         below = top not in LEVELS or top == package or LEVELS[top] < LEVELS[package]
         assert below, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_what_ships_is_listed() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    words = ["git", "ls-files", "configs/*.yaml", "save/*/model.safetensors"]
+    paths = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    weights = {Path(path).parent.name for path in paths if path.startswith("save/")}
+    assert weights == set(SHIPPED)
+    assert {Path(path).stem for path in paths if path.startswith("configs/")} == set(CONFIGS)
 
 
 def test_no_import_cycles() -> None:

@@ -57,9 +57,10 @@ def test_too_little_memory(kind: str, device: torch.device) -> None:
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(0.6 * needed / total)
+    torch.cuda.reset_peak_memory_stats(device)
     try:
         found = restore(lr)[0].pixels
-        assert torch.cuda.max_memory_allocated(device) <= needed
+        assert torch.cuda.max_memory_allocated(device) <= 0.6 * needed
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert_alike(found, expected, 0.999)

@@ -18,8 +18,8 @@ from models.build import build
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Setting
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, save_tiny
-from tests.inference.test_graph import balance, model_of
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, balance, save_tiny
+from tests.inference.test_graph import model_of
 from tests.models.test_halo import WIDTH, Cells, Squeezed, Windows
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
@@ -81,7 +81,7 @@ def test_upsamplers_run_on_their_own_pixels_only(tmp_path: Path) -> None:
     import onnxruntime  # noqa: PLC0415  # optional
 
     model = model_of({})  # of its layers only the heavy upsampler's are 8 wide
-    balance(model, 4)
+    balance(model, torch.rand(1, 3, 30, 30), 4)
     options = onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
     session = onnxruntime.InferenceSession(to_onnx(model), options, providers=["CPUExecutionProvider"])

@@ -7,10 +7,9 @@ import torch
 
 from inference.onnx import PCSRGraph
 from models.build import build_pcsr
-from models.grid import grid_over
 from models.pcsr import PCSR
 from models.setting import Setting
-from tests.conftest import TINY_PCSR
+from tests.conftest import TINY_PCSR, balance
 from utils.resize import scaled_size
 
 SPECS = {
@@ -27,22 +26,12 @@ def model_of(changes: dict[str, object]) -> PCSR:
     return model.eval()
 
 
-@torch.no_grad()
-def balance(model: PCSR, scale: float) -> None:
-    """Shift the classifier's logits so that k = 0 chooses each upsampler somewhere."""
-    lr = torch.rand(1, 3, 30, 30)
-    log_odds = model.classify(model.encode(lr), grid_over(lr, scaled_size(lr, scale)))
-    bias = model.mlps()[-1].linears()[-1].bias
-    bias[1:] -= log_odds.mean((0, 2, 3))
-    bias[1:-1] += log_odds.std() / 2  # between the others there must be room
-
-
 @pytest.mark.parametrize("scale", [1, 2.6, 4])
 @pytest.mark.parametrize("changes", SPECS.values(), ids=SPECS.keys())
 @torch.inference_mode()
 def test_graph_equals_model(changes: dict[str, object], scale: float) -> None:
     model = model_of(changes)
-    balance(model, scale)
+    balance(model, torch.rand(1, 3, 30, 30), scale)
     graphs = {refinement: PCSRGraph(model, Setting(refinement=refinement, scale=scale)) for refinement in (True, False)}
     seen = set()
     for height, width in ((1, 1), (2, 3), (13, 8)):

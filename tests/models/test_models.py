@@ -11,7 +11,7 @@ from models.decide import decide
 from models.grid import axis, bilinear, grid_over
 from models.pcsr import PCSR, refine
 from models.setting import Rule, Setting
-from tests.conftest import TINY_PCSR
+from tests.conftest import TINY_PCSR, balance
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import InputError
 
@@ -138,16 +138,18 @@ def test_refine_equals_a_loop() -> None:
     assert torch.equal(refine(sr[..., :2, :], assignment[:, :2]), sr[..., :2, :])
 
 
-@pytest.mark.parametrize("rule,value", [("k", 0.1), ("budget", 0.998), ("adaptive", 0.0), ("heavy", 0.0)])
+@pytest.mark.parametrize("rule,value", [("k", 0.0), ("k", 0.1), ("budget", 0.998), ("adaptive", 0.0), ("heavy", 0.0)])
 @pytest.mark.parametrize("refinement", [True, False])
 def test_forward_is_the_method_in_order(rule: Rule, value: float, refinement: bool) -> None:
     model, lr, size = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 9, 13), (36, 52)
+    balance(model, lr, 4)
     setting = Setting(rule, value, refinement)
     sr, assignment, prob = model(lr, size, setting)
+    assert assignment.unique().tolist() == ([1] if rule == "heavy" else [0, 1])
     each = [plain(model, lr, size, j).permute(0, 3, 1, 2) + bilinear(lr, grid_over(lr, size)) for j in (0, 1)]
     expected_prob = plain(model, lr, size, 2).softmax(-1).permute(0, 3, 1, 2)
     torch.testing.assert_close(prob, expected_prob, atol=1e-5, rtol=0)
-    assert torch.equal(assignment, decide((prob[:, 1:] / prob[:, :1]).log(), setting, model.flops))
+    assert torch.equal(assignment, decide((prob[:, 1:] / prob[:, :1]).detach().log(), setting, model.flops))
     expected = torch.where(assignment[:, None] == 1, each[1], each[0])
     expected = refine(expected, assignment) if refinement else expected
     torch.testing.assert_close(sr, expected, atol=1e-5, rtol=0)

@@ -23,6 +23,7 @@ from models.build import build_pcsr
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
+from tests.conftest import SHIPPED
 from utils.config import PCSRSpec
 from utils.decode import read_image
 from utils.image import to_tensor
@@ -31,11 +32,6 @@ from utils.resize import downscale, scaled_size
 HERE = Path(__file__).parent
 SAVE = HERE.parents[1] / "save"
 QUALITY, PARITY = HERE / "quality.json", HERE / "parity.npz"
-MODELS = (
-    *("carn-x4", "carn-pcsr-phase0", "carn-pcsr-phase1", "fsrcnn-x4", "fsrcnn-pcsr-phase0", "fsrcnn-pcsr-phase1"),
-    *("softgate-x4", "softgate-pcsr-phase0", "softgate-pcsr-phase1", "softgate-pcsr-phase1-m3", "softgate-pcsr-photo"),
-    *("srresnet-x4", "srresnet-pcsr-phase0", "srresnet-pcsr-phase1"),
-)
 RULES: dict[str, dict[str, Any]] = {"k=0": {"k": 0.0}, "all heavy": {"k": -math.inf}, "adaptive": {"adaptive": True}}
 TINY = PCSRSpec(kind="pcsr", backbone="carn", width=8, upsamplers=((4,), (8, 8)), classifier=(4,))
 CROP = "chelsea"  # the one that the tiny model works on
@@ -116,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parity", action="store_true", help="write the outputs of the tiny model as well")
     args = parser.parse_args()
-    QUALITY.write_text(json.dumps({name: measure(name) for name in MODELS}, indent=2) + "\n", encoding="utf-8")
+    QUALITY.write_text(json.dumps({name: measure(name) for name in SHIPPED}, indent=2) + "\n", encoding="utf-8")
     if args.parity:
         np.savez_compressed(PARITY, **parity(tiny_model()))  # type: ignore[arg-type]  # numpy types its options so
 

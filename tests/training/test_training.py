@@ -13,7 +13,7 @@ from models.decide import probabilities
 from models.grid import grid_over
 from models.pcsr import PCSR
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder, save_tiny
-from tests.utils.test_config import SHIPPED
+from tests.utils.test_config import CONFIGS
 from training.tasks import Phase0, Phase1
 from training.validation import open_validation
 from utils.config import OriginalSpec
@@ -42,7 +42,7 @@ def config(name: str) -> Path:
 def test_every_recipe_trains(backbone: str, cli: Cli, folders: Path) -> None:
     original = cli("train.py", "--config", config(f"{backbone}-x4"), "--set", *SMALL, "iter_max=2")
     assert original.code == 0, original.err
-    recipes = sorted(name for name in SHIPPED if name.startswith(f"{backbone}-pcsr-"))  # phase 0 first
+    recipes = sorted(name for name in CONFIGS if name.startswith(f"{backbone}-pcsr-"))  # phase 0 first
     for name in recipes:
         trained = cli("train_pcsr.py", "--config", config(name), "--set", *SMALL, "iter_max=2")
         assert trained.code == 0, trained.err

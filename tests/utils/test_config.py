@@ -17,7 +17,18 @@ PUBLISHED = (
     *(f"fsrcnn-pcsr-phase1-{variant}" for variant in ("multiscale", "m3", "hidden", "avg0", "avg10")),
     *("carn-pcsr-phase1-m3", "fsrcnn-pcsr-phase0-multiscale"),
 )
-SHIPPED = (*PUBLISHED, *(f"softgate-{kind}" for kind in ("x4", "pcsr-phase0", "pcsr-phase1", "pcsr-phase1-m3")))
+CONFIGS = (
+    *PUBLISHED,
+    *(f"softgate-{kind}" for kind in ("x4", "pcsr-phase0", "pcsr-phase1", "pcsr-phase1-m3")),
+    *("softgate-pcsr-photo-phase0", "softgate-pcsr-photo"),
+)
+AXES = {
+    "multiscale": {"scale", "init"},
+    "m3": {"upsamplers"},
+    "hidden": {"classifier"},
+    "avg0": {"loss_avg_w"},
+    "avg10": {"loss_avg_w"},
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -37,19 +48,12 @@ def test_shipped_configs_hold_the_published_recipe(name: str) -> None:
         assert (config.train.loss_l1_w, config.train.loss_avg_w) == (1000, int(average) if average.isdigit() else 3)
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name.count("-") == 3])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.rpartition("-")[2] in AXES])
 def test_a_variant_differs_in_its_axis_alone(name: str) -> None:
     variant, plain = (load_config(ROOT / f"configs/{stem}.yaml") for stem in (name, name.rpartition("-")[0]))
-    keys = {
-        "multiscale": {"scale", "init"},
-        "m3": {"upsamplers"},
-        "hidden": {"classifier"},
-        "avg0": {"loss_avg_w"},
-        "avg10": {"loss_avg_w"},
-    }
     sections = [(getattr(variant, section), getattr(plain, section)) for section in ("model", "data", "train")]
     changed = {key for one, other in sections for key in vars(one) if vars(one)[key] != vars(other)[key]}
-    assert changed == keys[name.rpartition("-")[2]] - ({"init"} if variant.train.phase == 0 else set())
+    assert changed == AXES[name.rpartition("-")[2]] - ({"init"} if variant.train.phase == 0 else set())
 
 
 def test_overrides() -> None:
@@ -175,10 +179,10 @@ def test_missing_file() -> None:
         load_config("nowhere.yaml")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_the_commands_of_a_header_belong_together(name: str) -> None:
     """What they train they evaluate, from the phase 0 that its own header trains, and never the weights that ship."""
-    trained = {other: set(re.findall(r"--name (\S+)", header(other))) for other in SHIPPED}
+    trained = {other: set(re.findall(r"--name (\S+)", header(other))) for other in CONFIGS}
     (own,) = trained[name]
     assert sum(own in others for others in trained.values()) == 1
     assert all(f"--config configs/{name}.yaml --name" in line for line in header(name).splitlines() if "train" in line)

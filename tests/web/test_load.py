@@ -84,7 +84,6 @@ def test_eight_visitors_at_once(server: str, tmp_path: Path) -> None:
         list(pool.map(functools.partial(one, moves=2), range(VISITORS)))  # to warm up
         before = memory()
         list(pool.map(functools.partial(one, moves=MOVES), range(VISITORS)))
-    assert VISITORS * MOVES > 100
     wait_for(lambda: memory() < 1.2 * before)
 
 
