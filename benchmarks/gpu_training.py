@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def training(backbone: str, device: torch.device) -> Iterator[Row]:
                     step = way._replace(pixels_per_patch=PIXELS).step(f"configs/{backbone}-{JOBS[job][0]}.yaml", lr, hr)
                     timed(step, device)  # compiles
                     timed(step, device, queue)
-                    seconds = min(timed(step, device, queue) for _ in range(rounds))
-                row |= {"seconds": seconds, "it_per_s": 1 / seconds}
+                    seconds = [timed(step, device, queue) for _ in range(rounds)]
+                row |= {"seconds": median(seconds), "fastest": min(seconds), "it_per_s": 1 / median(seconds)}
                 row["peak_mb"] = torch.cuda.max_memory_allocated(device) / MB if cuda else None
             except Exception as error:  # one failure must not stop the others
                 row["error"] = f"{type(error).__name__}: {error}"[:500]

@@ -139,7 +139,7 @@ def measurements(data: Path) -> list[Step]:
         benchmark(name, "inference", *options, reads=reads, plot=name in PLOTTED)
     benchmark("training", "training", "--rounds", 15)
     for name in ("routing", "patchwise"):
-        given = ["--hr_data", *folders, "--model", CARN, "--rounds", 1]
+        given = ["--hr_data", *folders, "--model", CARN, "--rounds", 3]
         each = ["--images_csv", WORK / f"{name}-images.csv"]
         reads = [CARN / WEIGHTS, *(path for folder in folders for path in list_images(folder))]
         benchmark(name, name, *given, *each, reads=reads, plot=name == "routing")

@@ -160,7 +160,8 @@ class Router:
         return min(1.0, share + self.engine.flops.classifier.paper / (heavy.paper - light.paper))
 
     def clocked(self, call: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        """The result of a call, and its median seconds."""
+        """The result of a call, and its median seconds after a first one, which is slower."""
+        call()
         clock, seconds = Clock(self.engine.device), []
         for _ in range(self.rounds):
             result = call()

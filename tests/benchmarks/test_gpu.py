@@ -1,6 +1,7 @@
 """The command for GPUs: what it does first, how long its jobs may take, and a rehearsal on the CPU."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -87,6 +88,26 @@ def test_rows_of_restoring_and_training(cli: Cli, monkeypatch: pytest.MonkeyPatc
     rows = list(training("fsrcnn", CPU))
     assert len(rows) == 2 * len(ON_CPU) and all(row["it_per_s"] > 0 for row in rows)
     assert {row["way"] for row in rows} == {"bfloat16", "float32"}
+
+
+def test_results_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file whose tests pass, fail, skip and hang; the last is interrupted in time."""
+    test = "import time\nimport pytest\npytestmark = pytest.mark.gpu\n"
+    test += "def test_good(): pass\ndef test_bad(): assert 1 == 2\ndef test_left_out(): pytest.skip('no reason')\n"
+    (tmp_path / "test_some.py").write_text(test + "def test_hanging(): time.sleep(60)\n")
+    monkeypatch.setattr(gpu, "TESTS", ("", os.path.relpath(tmp_path / "test_some.py", ROOT / "tests")))
+    monkeypatch.setattr(gpu, "REHEARSED", "test")
+    began = time.monotonic()
+    rows = {row["test"].rpartition("::")[2]: row for row in gpu.tests(tmp_path, CPU, gpu.WRITING + gpu.START + 20)}
+    assert time.monotonic() - began < 50
+    outcomes = {name: row["outcome"] for name, row in rows.items()}
+    assert outcomes == {
+        "test_good": "passed",
+        "test_bad": "failure",
+        "test_left_out": "skipped",
+        gpu.TESTS[1]: "interrupted",
+    }
+    assert "1 == 2" in rows["test_bad"]["message"] and "no reason" in rows["test_left_out"]["message"]
 
 
 def test_a_training_from_packed_crops(cli: Cli, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Large images in tiles: the numbers of the whole, for every backbone, scale and rule."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from models.halo import find_halo
 from models.pcsr import PCSR, refine
 from models.setting import Rule, Setting
 from models.tile import Tile, whole
-from tests.conftest import TINY_ORIGINAL, TINY_PCSR
+from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.config import OriginalSpec, PCSRSpec
+from utils.decode import read_image
 from utils.patches import Patches
 
 BACKBONES = {"carn": 19, "srresnet": 33, "softgate": 14, "fsrcnn": 6}  # halos
@@ -117,6 +119,25 @@ def test_an_original_beyond_float16_is_computed_in_float32(growth: float, patche
     )
     difference = np.abs(half.pixels.astype(int) - single.pixels.astype(int)).max()
     assert difference <= 1 if growth > 1 else 1 < difference < 600  # of 65535
+
+
+@pytest.mark.parametrize("option", ["--tile_size", "--part_size"])
+def test_the_option_of_the_commands(option: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(tmp_path / "tiny", TINY_PCSR)
+    make_folder(tmp_path / "in", [(40, 52)])
+    counts, plain = [], TilePlan.cut
+
+    def counting(*args: Any) -> list[Tile]:
+        tiles = plain(*args)
+        counts.append(len(tiles))
+        return tiles
+
+    monkeypatch.setattr(TilePlan, "cut", counting)
+    given = ("demo.py", "in/img_0.png", "--upscale", "--model", "tiny", "--device", "cpu", "--out_dir")
+    assert cli(*given, "whole").code == cli(*given, "tiles", option, "20").code == 0
+    assert counts[0] == 1 < counts[1]
+    whole, tiles = (read_image(tmp_path / name / "img_0_x4.png").pixels.astype(int) for name in ("whole", "tiles"))
+    assert abs(whole - tiles).max() <= 1
 
 
 @pytest.mark.parametrize("spec", [TINY_PCSR, TINY_ORIGINAL], ids=["pcsr", "original"])

@@ -3,10 +3,16 @@
 import json
 
 import pytest
+import torch
 
+from datasets.degrade import compressed
+from evaluation.metrics import psnr
+from inference.automatic import CLEAN, PHOTOS
+from inference.upscaler import Upscaler
 from models.setting import Precision
 from tests.conftest import SHIPPED
-from tests.quality.pin import QUALITY, Scores, measure
+from tests.quality.pin import QUALITY, SAVE, Scores, crops, levels, measure
+from utils.resize import downscale
 
 PINNED: dict[str, Scores] = json.loads(QUALITY.read_text(encoding="utf-8"))
 LOSS = 0.02  # dB that a model may lose
@@ -26,6 +32,18 @@ def test_no_shipped_model_gets_worse(name: str) -> None:
         before = pinned[setting]
         assert score["psnr"] >= before["psnr"] - LOSS, f"{name}, {setting}: PSNR fell; {REMEDY}"
         assert score["heavy_share"] <= before["heavy_share"] + GROWTH, f"{name}, {setting}: more heavy pixels; {REMEDY}"
+
+
+def test_weights_for_photographs_are_better_on_jpegs() -> None:
+    scores = {}
+    for name in (CLEAN, PHOTOS):
+        upscaler, found = Upscaler.load(SAVE / name, "cpu", "float32"), []
+        for hr in crops().values():
+            stored = compressed(levels(downscale(hr, 4)).permute(1, 2, 0).numpy(), 75)
+            lr = torch.from_numpy(stored.copy()).permute(2, 0, 1)
+            found.append(psnr(upscaler.upscale(lr, k=0.0)[0][None] / 255, hr, shave=4))
+        scores[name] = sum(found) / len(found)
+    assert scores[PHOTOS] > scores[CLEAN] + 0.2, scores
 
 
 @pytest.mark.parametrize("precision,loss", [("float16", 0.003), ("bfloat16", 0.01)])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import ROOT
 from utils.decode import read_image
 from utils.errors import InputError
 from utils.resize import downscale, imresize, imresize_matlab_uint8, round_8bit
@@ -61,6 +62,22 @@ def test_downscale_rounds_to_8_bits_unless_told() -> None:
     assert torch.equal((lr * 255).round() / 255, lr)
     assert not torch.equal(downscale(hr, 2.5, eight_bit=False), lr)
     assert torch.equal(round_8bit(torch.tensor([-1.0, 0.5 / 255, 0.49 / 255, 2.0])), torch.tensor([0, 1 / 255, 0, 1.0]))
+
+
+def test_matlab_mode_gives_these_values() -> None:
+    """Those of a picture of our own, where the test below, of MATLAB's own values, has passed."""
+    hr = load(ROOT / "tests/quality/crops/chelsea.png")[:1, :32, :32]
+    expected = [
+        [126, 151, 168, 163, 144, 163, 169, 164],
+        [163, 149, 150, 155, 163, 162, 167, 169],
+        [158, 151, 164, 162, 164, 172, 175, 176],
+        [135, 156, 150, 154, 163, 166, 177, 183],
+        [110, 104, 126, 148, 161, 166, 177, 175],
+        [143, 140, 150, 159, 155, 156, 161, 153],
+        [160, 155, 177, 178, 181, 183, 179, 160],
+        [160, 154, 166, 186, 190, 192, 190, 175],
+    ]
+    assert imresize_matlab_uint8(hr, (8, 8))[0].tolist() == expected
 
 
 def load(path: Path) -> Tensor:
