@@ -104,7 +104,7 @@ def model_chooser(args: argparse.Namespace, ranks: Ranks) -> Callable[[Path], tu
         if ranks.main:
             chosen.introduce(precision, scale)
         faster = speed_record(precision, args.skip_flat).values()
-        made_by = digest_of(fingerprint(chosen.model), not args.no_refinement, *faster)
+        made_by = digest_of(chosen.fingerprint(), not args.no_refinement, *faster)
         return Ready(restore, names, scale, chosen.name, made_by)
 
     def choose(source: Path) -> tuple[Ready, str]:
@@ -153,7 +153,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
     # here, because pandas, which these import, takes 0.2 s that an upscaling need not wait for
     from evaluation.record import model_record, results_folder, write_record  # noqa: PLC0415
     from evaluation.report import format_table, summary_json  # noqa: PLC0415
-    from evaluation.simulate import COMPARISON, original_beside, simulate  # noqa: PLC0415
+    from evaluation.simulate import original_beside, simulate, simulated_files  # noqa: PLC0415
 
     chosen, scale = load(args, args.config)
     restore, names = restorer(args, chosen.model, device, scale)
@@ -172,7 +172,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
                 record["original_precision"] = other
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
-    folder = results_folder(Path(args.out_dir) / path.stem, [COMPARISON], record)
+    folder = results_folder(Path(args.out_dir) / path.stem, simulated_files(names), record)
     summary = simulate(path, scale, restores, folder, args.opacity, args.accept_damaged)
     write_record(folder, record)
     print(format_table(summary))

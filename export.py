@@ -30,7 +30,8 @@ from utils.files import write_atomic
 from utils.image import to_tensor
 from utils.resize import downscale
 
-LARGEST = 64  # scale: beyond it, comparing the pictures with torch would take too much memory
+LARGEST = 64  # scale: beyond it, the pictures that are compared with torch would be of a few LR pixels
+MOST_COMPARED = 1 << 20  # HR pixels of such a picture: torch takes nearly a kilobyte for each
 
 
 def parse_options() -> argparse.Namespace:
@@ -47,10 +48,11 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pictures() -> list[Tensor]:
-    """A picture of 128x128, a window of it with odd sides, and a single pixel, (1,3,h,w)."""
-    lr = downscale(to_tensor(skimage.data.astronaut()), 4)
-    return [lr, lr[..., 3:64, 37:].contiguous(), lr[..., :1, :1].contiguous()]
+def pictures(scale: float) -> list[Tensor]:
+    """A picture of up to 128x128 pixels, a window of it with other sides, and a single pixel, (1,3,h,w)."""
+    side = min(128, int(MOST_COMPARED**0.5 / scale))
+    lr = downscale(to_tensor(skimage.data.astronaut()), 4)[..., :side, :side]
+    return [part.contiguous() for part in (lr, lr[..., 3 : side // 2, side // 3 + 1 :], lr[..., :1, :1])]
 
 
 @torch.no_grad()
@@ -58,7 +60,7 @@ def takes(encoder: nn.Module, lr: Tensor) -> bool:
     """Whether an encoder works on images of this size; mirrored borders, for example, need several pixels."""
     try:
         encoder(lr)
-    except RuntimeError:
+    except Exception:  # whatever a network may raise
         return False
     return True
 
@@ -76,7 +78,7 @@ def main() -> None:
     exported = with_properties(to_onnx(model, setting), model, spec, setting, licence)
     verdict = f"not compared with torch, as onnxruntime is not installed ({INSTALL})"
     if find_spec("onnxruntime"):
-        images = [lr for lr in pictures() if takes(model.encoder, lr)]
+        images = [lr for lr in pictures(setting.scale) if takes(model.encoder, lr)]
         difference = largest_difference(start(exported), model, setting, images)
         sizes = ", ".join(f"{lr.shape[3]}x{lr.shape[2]}" for lr in images)
         verdict = f"ONNX Runtime differs from torch by {difference:.1e} at most (LR of {sizes})"

@@ -142,7 +142,7 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
 
 
 def summarise_differences(images: pd.DataFrame) -> pd.DataFrame:
-    """Means of the table of `compare`, for each data set, scale and pair of settings.
+    """Means of the table of `paired_differences`, for each data set, scale and pair of settings.
 
     `low` and `high` bound the mean difference, `better` counts the images on which a has the higher PSNR; `ssim_low`,
     `ssim_high` and `ssim_better` say the same of SSIM.
@@ -177,7 +177,7 @@ def format_comparison(summary: pd.DataFrame) -> str:
     return "\n\n".join(tables)
 
 
-def compare(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
+def paired_differences(a: Path, b: Path, setting_a: str | None = None, setting_b: str | None = None) -> pd.DataFrame:
     """The per-image differences of two evaluations, each given as a folder or its images.csv.
 
     They are taken between the named settings, or the only ones; if none is named and both files have the same settings,
@@ -214,7 +214,7 @@ def main() -> None:
         raise InputError(f"{len(given)} folders of results are given; give two (see --help)")
     if args.csv and args.csv.resolve() in {images_csv(path).resolve() for path in given}:
         raise InputError(f"--csv {args.csv}: is one of the two files that are compared; give another name")
-    images = compare(given[0], given[1], args.setting_a, args.setting_b)
+    images = paired_differences(given[0], given[1], args.setting_a, args.setting_b)
     summary = summarise_differences(images)
     print(format_comparison(summary))
     if args.csv:

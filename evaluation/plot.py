@@ -59,6 +59,7 @@ def draw_curve(summary: pd.DataFrame) -> Figure:
 
 def draw(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
     """The marks and curves of one data set."""
+    group = group[np.isfinite(group["psnr"])]  # that of an image that is restored exactly is infinite
     for names, rows in group.groupby(["model", group["setting"].str.partition("=")[0]], sort=False):
         model, rule = map(str, names)
         points, label = rows.sort_values("gflops"), ", ".join(filter(None, (model, rule)))
@@ -83,7 +84,7 @@ def place_labels(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> No
     """Label each setting that has a number, clear of marks, curves and other labels; without room there is no label."""
     drawn = np.concatenate([dense(line.get_transform().transform(line.get_xydata())) for line in axis.lines])
     boxes: list[Bbox] = []
-    numbered = group[group["setting"].str.contains("=")]
+    numbered = group[group["setting"].str.contains("=") & np.isfinite(group["psnr"])]
     for name, model, x, y in zip(*(numbered[key] for key in ("setting", "model", "gflops", "psnr")), strict=True):
         colour = colours[model]
         line = {"arrowstyle": "-", "linewidth": 0.5, "color": colour}

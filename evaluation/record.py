@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.options import Chosen
-from inference.outputs import digest_of, fingerprint
+from inference.outputs import digest_of
 from utils.cli import tell
 from utils.errors import InputError
 from utils.files import list_images, read_bytes, write_atomic
@@ -61,7 +61,7 @@ def model_record(chosen: Chosen | None) -> dict[str, Any]:
     """The model of the results; bicubic if there is none."""
     if chosen is None:
         return {"model": "bicubic", "backbone": None, "weights": None}
-    return {"model": chosen.name, "backbone": chosen.spec.backbone, "weights": fingerprint(chosen.model)}
+    return {"model": chosen.name, "backbone": chosen.spec.backbone, "weights": chosen.fingerprint()}
 
 
 def images_record(kind: str, folder: str | None) -> dict[str, Any]:

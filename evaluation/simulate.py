@@ -25,7 +25,7 @@ from utils.files import write_atomic
 from utils.image import Array, to_pixels, to_tensor
 from utils.resize import downscale
 
-COMPARISON = "comparison.png"
+COMPARISON, REPORT = "comparison.png", "report.csv"
 FIRST_CALL = 128  # LR pixels on a side of a first, untimed call: enough for set-up and memory, as seconds are shown
 
 
@@ -48,6 +48,13 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
         return None
     say(f"original model: {folder}")
     return model
+
+
+def simulated_files(settings: Sequence[str]) -> list[str]:
+    """The names of all files that a simulation of these settings may write."""
+    endings = ["", *(f"_{setting}" for setting in settings)]
+    decided = [name + ending for name in ("pcsr", "assignment") for ending in endings]
+    return [COMPARISON, REPORT, *(f"{name}.png" for name in ("hr", "lr", "bicubic", "original", *decided))]
 
 
 def simulate(
@@ -89,7 +96,7 @@ def simulate(
         write_image(folder / f"{name}.png", pixels)
     write_atomic(folder / COMPARISON, panel(row, *place_shown(assignments, results[-1].pixels, files["hr"])))
     summary = summarise(table)
-    write_csv(folder / "report.csv", summary)
+    write_csv(folder / REPORT, summary)
     return summary
 
 

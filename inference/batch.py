@@ -74,7 +74,7 @@ class Upscale:
         for target in targets:  # before the work is done
             check_limits(target.picture, scaled_size(image.pixels[..., 0], self.scale))
         try:
-            results = restore_image(image, ready.restore)
+            results = restored_from(source, image, ready)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
         except (MemoryError, RuntimeError) as error:
             if not refused_memory(error):
@@ -102,6 +102,14 @@ class Upscale:
             colours = colour_assignment(restored.pixels, restored.assignment, restored.upsamplers, self.output.opacity)
             save(target.overlay, Image(colours, None, gray=False))
         return notes
+
+
+def restored_from(source: Path, image: Image, ready: Ready) -> list[tuple[Image, Restored]]:
+    """As restore_image, but the error names the file."""
+    try:
+        return restore_image(image, ready.restore)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def upscale_all(sources: Sequence[Path], how: Upscale, report: Report, ranks: Ranks | None = None) -> Outcome:

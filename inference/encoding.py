@@ -179,7 +179,7 @@ class Encoding:
         )
         if self.log_odds is not None or one_by_one:
             return self.log_odds, self.feats
-        held = 4 * self.engine.channels * self.lr.shape[2] * self.lr.shape[3]
+        held = feature_bytes(self.engine) * self.lr.shape[2] * self.lr.shape[3]
         return self.classify_all(keep=held <= allowance(self.engine.device))
 
     def restore_tiles(self, settings: Sequence[Setting], plan: TilePlan) -> list[Restored]:
@@ -246,7 +246,13 @@ def pixel_bytes(engine: Engine, scale: float) -> float:
     return on_lr + 4 * HR_FLOATS * scale**2
 
 
+def feature_bytes(engine: Engine) -> int:
+    """Bytes that the features of one LR pixel take."""
+    return engine.precision.itemsize * engine.channels
+
+
 def held_bytes(engine: Engine, lr: Tensor, scale: float) -> int:
     """Bytes that an Encoding of lr (1,3,h,w) keeps, but for the few pixels that its tiles share."""
     height, width = hr_size(lr, scale)
-    return 4 * (lr.shape[2] * lr.shape[3] * (3 + engine.channels) + height * width * (engine.upsampler_count - 1))
+    per_lr, per_hr = 12 + feature_bytes(engine), 4 * (engine.upsampler_count - 1)  # lr and log odds are float32
+    return per_lr * lr.shape[2] * lr.shape[3] + per_hr * height * width

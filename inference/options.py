@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 
 import torch
 
-from inference.outputs import OutputFiles
+from inference.outputs import OutputFiles, digest_of, fingerprint
 from inference.precision import computes_in, name_of
 from inference.tiles import TilePlan
 from models.build import backbone_named, difference, facts, resolved
@@ -33,7 +33,8 @@ def add_model_options(parser: Parser, precision: Precision = "auto") -> None:
     """`precision` is the default of --precision."""
     parser.add_argument("--config", help="configs/NAME.yaml of a training; the weights are those in save/NAME")
     parser.add_argument("--model", help="other weights: a folder under save/, a .safetensors, a .pth, .pt or .ckpt")
-    about = "cut large images into tiles of about the area of N x N LR pixels (default: as the memory allows)"
+    about = "cut large images into tiles of about the area of N x N LR pixels, at least 32 on a side (default: as the "
+    about += "memory allows)"
     parser.add_argument("--tile_size", "--part_size", type=int, metavar="N", help=about)
     parser.set_defaults(skip_flat=0.0)  # for commands without the options of a decision
     parser.add_argument("--json", action="store_true", help="end with the summary as one line of JSON")
@@ -139,6 +140,11 @@ class Chosen(NamedTuple):
         count = sum(parameter.numel() for parameter in self.model.parameters())
         trained = f", trained at {self.trained}" if self.trained else ""
         return f"{kind} {title}, {count:,} parameters{trained}"
+
+    def fingerprint(self) -> str:
+        """A digest of all that the model's results depend on: its weights, what it was built from, and its limits."""
+        limits = self.model.cells if isinstance(self.model, PCSR) else ()
+        return digest_of(fingerprint(self.model), self.spec.model_dump_json(), limits)
 
     def computes_in(self, device: torch.device, precision: Precision) -> Precision:
         """The precision that is meant on a device, which is never `auto`."""

@@ -11,7 +11,7 @@ from inference.finish import canvas, finish
 from inference.precision import computes_in, prepared
 from inference.restore import Clock, Restore, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, until_it_fits
-from models.decide import decide
+from models.decide import check_budget, decide
 from models.fast.accelerate import accelerate
 from models.fast.engine import Engine
 from models.fast.fold import folded
@@ -98,8 +98,14 @@ def original_restorer(
 
 
 def settings_for(model: PCSR, settings: Sequence[Setting]) -> list[Setting]:
-    """The settings; for a model with one upsampler, the rule `heavy`. Raises InputError if it is given another one."""
+    """The settings; for a model with one upsampler, the rule `heavy`.
+
+    Raises InputError if that is given another rule, and for a budget that cannot be met.
+    """
     if model.classifier is not None:
+        for setting in settings:
+            if setting.rule == "budget":
+                check_budget(setting, model.flops)
         return list(settings)
     if [(setting.rule, setting.value) for setting in settings] not in ([("k", 0.0)], [("heavy", 0.0)]):
         raise InputError("a model of phase 0 has one upsampler and nothing to decide: leave out k, budget and adaptive")
@@ -111,7 +117,7 @@ def pcsr_restorer(
 ) -> Restore:
     """Restore with a PCSR model at the scale and in the precision of the settings, from one encoding of each image.
 
-    Raises InputError for settings of a model that has nothing to decide; the restorer, for settings that differ in
+    Raises InputError for settings that the model cannot follow; the restorer, for settings that differ in
     their scale or precision.
     """
     settings = settings_for(model, settings)

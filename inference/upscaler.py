@@ -161,7 +161,7 @@ class Upscaler:
     ) -> tuple[list[Restored], NDArray[np.float32] | None]:
         """One image, lr (1,3,h,w), under each setting; and the probabilities, if asked for."""
         if not isinstance(self.model, PCSR):
-            plain = ("k", 0.0)
+            plain = ("k", 0.0)  # with or without refinement, so that one loop serves all models
             if prob or len(settings) != 1 or (settings[0].rule, settings[0].value) != plain:
                 raise InputError("an original model has nothing to decide: leave out k, budget, adaptive and prob")
             return self.restore(lr, bits=bits), None

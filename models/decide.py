@@ -158,9 +158,15 @@ def bands_of(log_odds: Tensor) -> Iterator[slice]:
 
 
 def sampled(log_odds: Tensor) -> Tensor:
-    """About SAMPLE pixels, (1,M-1,n), at an odd stride, as an even one would see few sub-pixel positions."""
-    flat = log_odds.transpose(0, 1).flatten(1)
-    return flat[None, :, :: max(1, flat.shape[1] // SAMPLE) | 1]
+    """About SAMPLE pixels, (1,M-1,n), at a stride that has no factor in common with the width.
+
+    So all columns are seen, and with them all sub-pixel positions.
+    """
+    flat, width = log_odds.transpose(0, 1).flatten(1), log_odds.shape[-1]
+    stride = max(1, flat.shape[1] // SAMPLE) | 1
+    while math.gcd(stride, width) > 1:
+        stride += 2
+    return flat[None, :, ::stride]
 
 
 def total_flops(assignment: Tensor, flops: Tensor) -> float:

@@ -1,5 +1,6 @@
 """The PSNR-FLOPs plot: what it shows, and that its labels can be read."""
 
+import warnings
 from itertools import combinations
 
 import pandas as pd
@@ -54,3 +55,13 @@ def test_models_and_rules_are_in_the_legend() -> None:
     (legend,) = draw_curve(pd.concat(tables, ignore_index=True)).legends
     shown = {text.get_text() for text in legend.get_texts()}
     assert shown == {"a, k", "a, budget", "a, adaptive", "x4, original", "bicubic"}
+
+
+def test_a_result_without_error_is_left_out() -> None:
+    points = {"k=0": (1.0, float("inf")), "k=1": (0.5, 30.0), "bicubic": (0.0, float("inf"))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw_curve(rows("a", points))
+        figure.draw_without_rendering()
+    for axis in figure.axes:
+        assert [text.get_text() for text in axis.texts if isinstance(text, Annotation)] == ["k=1"]

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from models.checkpoint import load_model, save_weights
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.metadata import read_mark
+from utils.parse import load_config
 
 
 @pytest.fixture
@@ -69,6 +71,22 @@ def test_other_weights_make_it_again(cli: Cli, work: Path) -> None:
     save_tiny(work / "save" / "pcsr", TINY_PCSR)  # of another seed's state
     upscale(cli, "--img_path", "in/a.png")
     assert before.keys() == written(work).keys() and before != written(work)
+
+
+def test_another_limit_makes_it_again(cli: Cli, work: Path) -> None:
+    """The same weights, of a training at other scales: the limits of rel_cell decide the result as well."""
+    weights = work / "save/pcsr"
+    assert upscale(cli, "--img_path", "in/a.png").code == 0
+    save_weights(weights, load_model(weights)[0], load_config(weights / "config.yaml", ["data.scale=2"]))
+    assert "already there" not in upscale(cli, "--img_path", "in/a.png").out
+    assert "already there" in upscale(cli, "--img_path", "in/a.png").out
+
+
+def test_what_no_image_can_have(cli: Cli, work: Path) -> None:
+    outcome = upscale(cli, "--img_path", "in", "--budget", "0.01")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "budget 0.01: must lie between" in outcome.err
+    outcome = upscale(cli, "--img_path", "in", "--scale", "60000")
+    assert outcome.code == 2 and all(f"error: in/{name}: scale 60000" in outcome.err for name in ("a.png", "b ü.jpg"))
 
 
 def test_one_that_fails_stops_no_other(cli: Cli, work: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.runtimes import OpenVINO
+from export import LARGEST, MOST_COMPARED, pictures
 from inference.onnx import INSTALL, PCSRGraph, start, to_onnx
 from inference.onnx_check import check_assignment, largest_difference
 from models.build import build
@@ -277,3 +278,10 @@ def test_without_the_packages(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     outcome = cli("export.py", "--model", "tiny", "--onnx", "a.onnx")
     assert outcome.code == 0 and "not compared" in outcome.out and (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.parametrize("scale", [1, 4, 11.5, LARGEST])
+def test_pictures_are_not_too_large_to_compare(scale: float) -> None:
+    sizes = [lr.shape[2:] for lr in pictures(scale)]
+    assert all(h * w * scale**2 <= MOST_COMPARED and min(h, w) >= 1 for h, w in sizes)
+    assert len(set(sizes)) == 3 and (scale > 8 or sizes[0] == (128, 128))

@@ -119,6 +119,14 @@ def test_sampled_thresholds_see_every_sub_pixel_position(monkeypatch: pytest.Mon
         assert mean_spend(assign_budget(odds(prob), COST, SPEND, budget), SPEND) == pytest.approx(budget, abs=0.001)
 
 
+@pytest.mark.parametrize("size", [(1296, 1944), (768, 768), (1536, 2100), (321, 481)])
+def test_all_columns_are_sampled(size: tuple[int, int]) -> None:
+    """At x3, for example, each width is a multiple of 3, as the stride may be."""
+    column = torch.arange(size[1]).expand(1, 1, *size)
+    counts = torch.bincount(decide.sampled(column).flatten())
+    assert len(counts) == size[1] and counts.max() <= counts.min() + 1
+
+
 def test_adaptive_survives_an_outlier_outside_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decide, "SAMPLE", 1000)
     heavy = 0.2 + 1e-4 * torch.rand(1, 200, 200)
