@@ -54,7 +54,7 @@ Job = dict[str, Any]  # the kind of job, and options of that kind
 def plan(args: argparse.Namespace) -> list[Job]:
     """All jobs, the most important first."""
     own, sizes = args.train_backbone, list(gpu_inference.SIZES)
-    others = [name for name in ("carn", "srresnet", "softgate", "fsrcnn") if name != own]
+    others = [name for name in BACKBONES if name != own]
     images = None if args.images is None else str(args.images.resolve())
     jobs: list[Job] = [
         {"kind": "machine"},

@@ -19,11 +19,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.page import MISSING
-from benchmarks.tables import BACKBONES, ROOT, SETS, fill, texts
+from benchmarks.tables import ROOT, SETS, fill, texts
 from evaluation.record import RECORD
 from evaluation.report import REPORTS
 from evaluation.tables import write_csv
 from inference.automatic import CLEAN, PHOTOS
+from models.build import BACKBONES
 from models.checkpoint import SAVE, WEIGHTS
 from utils.cli import Parser, run
 from utils.errors import InputError

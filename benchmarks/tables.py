@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.routing_report import heavy_way
+from models.build import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"(<!-- table ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -22,7 +23,6 @@ CHOICES = {
     "k=1": "`--k 1`",
     "k=inf": "all light (`--k inf`)",
 }
-BACKBONES = {"carn": "CARN", "softgate": "Softgate", "srresnet": "SRResNet", "fsrcnn": "FSRCNN"}
 
 
 def texts(root: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def read_summary(kept: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Means by model, data set and setting; and the backbones that have weights, with their titles."""
     summary = pd.read_csv(kept / "summary.csv").set_index(["model", "dataset", "setting"])
     models = set(summary.index.get_level_values("model"))
-    return summary, {name: title for name, title in BACKBONES.items() if f"{name}-pcsr-phase1" in models}
+    return summary, {name: backbone.title for name, backbone in BACKBONES.items() if f"{name}-pcsr-phase1" in models}
 
 
 def results(kept: Path) -> str:

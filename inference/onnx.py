@@ -68,7 +68,7 @@ class PCSRGraph(nn.Module):
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (
-            axis(n, (n.double() * self.setting.scale).round().long(), self.model.cells)  # type: ignore[arg-type]  # tensors, as a trace wants them
+            axis(n, (n.double() * self.setting.scale).round().long(), self.model.cell_limits)  # type: ignore[arg-type]  # tensors, as a trace wants them
             for n in shape_as_tensor(lr)[2:].unbind()
         )
         grid = Grid(rows, cols)

@@ -57,7 +57,7 @@ def compared(
         raise InputError("sr holds numbers that are not finite")
     if isinstance(model, PCSR):
         size, feat = scaled_size(lr, setting.scale), model.encode(lr)
-        grid = grid_over(lr, size, model.cells)
+        grid = grid_over(lr, size, model.cell_limits)
         assignment = assigned[0] if assigned else torch.zeros(1, *size, dtype=torch.uint8)
         if k is not None:
             check_assignment(assignment, model.classify(feat, grid), model.flops.cost(setting.scale), k)

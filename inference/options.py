@@ -143,7 +143,7 @@ class Chosen(NamedTuple):
 
     def fingerprint(self) -> str:
         """A digest of all that the model's results depend on: its weights, what it was built from, and its limits."""
-        limits = self.model.cells if isinstance(self.model, PCSR) else ()
+        limits = self.model.cell_limits if isinstance(self.model, PCSR) else ()
         return digest_of(fingerprint(self.model), self.spec.model_dump_json(), limits)
 
     def computes_in(self, device: torch.device, precision: Precision) -> Precision:

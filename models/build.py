@@ -25,8 +25,8 @@ SIZE = (9, 11)  # (h,w) of a test image that every encoder must accept; odd, to 
 
 BACKBONES = {
     "carn": Backbone(CARNEncoder, CARNTail, mean=DIV2K_MEAN, title="CARN"),
-    "srresnet": Backbone(SRResNetEncoder, SRResNetTail, residual=True, title="SRResNet"),
     "softgate": Backbone(SoftgateEncoder, SoftgateTail, mean=DIV2K_MEAN, residual=True, title="Softgate"),
+    "srresnet": Backbone(SRResNetEncoder, SRResNetTail, residual=True, title="SRResNet"),
     "fsrcnn": Backbone(FSRCNNEncoder, FSRCNNTail, title="FSRCNN"),
 }
 

@@ -39,7 +39,7 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
 
 
 def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | PCSRSpec]:
-    """Build the model a file describes, in eval mode on the CPU; a PCSR model gets the limits of rel_cell, `cells`.
+    """Build the model a file describes, in eval mode on the CPU; a PCSR model gets the `cell_limits` of its training.
 
     `path` is a folder under save/, a `.safetensors` file of this project, or a `.pth`, `.pt` or `.ckpt` file of the
     paper's repository or with a state dict of such a network. Raises InputError if it is missing, damaged, not finite,
@@ -63,7 +63,7 @@ def load_model(path: str | Path) -> tuple[OriginalModel | PCSR, OriginalSpec | P
         reason = "not a model of this project or of the paper's repository, or damaged"
         raise InputError(one_line(path, reason)) from error
     if isinstance(model, PCSR) and (record := trained_on(path)):
-        model.cells = record.cells
+        model.cell_limits = record.cell_limits
     return model.eval(), spec
 
 

@@ -39,18 +39,21 @@ class Grid(NamedTuple):
     cols: Axis
 
 
-def grid_over(lr: Tensor, size: tuple[int, int], cells: Limits = ANY, tile: Tile | None = None) -> Grid:
+def grid_over(lr: Tensor, size: tuple[int, int], cell_limits: Limits = ANY, tile: Tile | None = None) -> Grid:
     """The grid of an HR image of `size` = (H,W) over lr (b,3,h,w), or its window over a tile of lr."""
     rows, cols = tile or (None, None)
-    return Grid(axis(lr.shape[2], size[0], cells, lr.device, rows), axis(lr.shape[3], size[1], cells, lr.device, cols))
+    return Grid(
+        axis(lr.shape[2], size[0], cell_limits, lr.device, rows),
+        axis(lr.shape[3], size[1], cell_limits, lr.device, cols),
+    )
 
 
 def axis(
-    n: int, size: int, cells: Limits = ANY, device: torch.device | str = "cpu", stretch: slice | None = None
+    n: int, size: int, cell_limits: Limits = ANY, device: torch.device | str = "cpu", stretch: slice | None = None
 ) -> Axis:
     """The `size` HR positions along `n` LR pixels; with `stretch`, only those whose nearest LR pixel is in that slice.
 
-    A cell outside of the limits `cells` becomes the nearer limit. An MLP that was trained at a single scale has learned
+    A cell outside of its limits becomes the nearer limit. An MLP that was trained at a single scale has learned
     nothing about its weights for rel_cell, a constant there, and at other scales they would add an arbitrary colour.
 
     The centre of HR pixel i sits at -1 + (2i + 1) / size and that of LR pixel m at -1 + (2m + 1) / n. In units of half
@@ -69,7 +72,7 @@ def axis(
     lists, device = (index - first, offset, low, high, weight), torch.device(device)
     cuda = device.type == "cuda"  # where the copy need not be waited for
     index, offset, low, high, weight = (values.to(device, non_blocking=cuda) for values in lists)
-    return Axis(index, offset, limited(2.0 / size * n, cells), low, high, weight)
+    return Axis(index, offset, limited(2.0 / size * n, cell_limits), low, high, weight)
 
 
 def limited(cell: float | Tensor, limits: Limits) -> float | Tensor:

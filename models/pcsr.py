@@ -48,15 +48,16 @@ class PCSR(nn.Module):
         self.upsamplers = nn.ModuleList(upsamplers)
         self.classifier = classifier
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
-        self.cells = ANY  # the limits of rel_cell: those of the training, once trained weights are loaded
+        self.cell_limits = ANY  # of rel_cell: those of the training, once trained weights are loaded
         self.flops = pcsr_flops(encoder, upsamplers, classifier)  # FLOPs of the parts, which decisions need
 
     def forward(self, lr: Tensor, size: tuple[int, int], setting: Setting) -> Output:
         """lr (b,3,h,w) in [0,1] -> an HR image of `size` = (H,W) under one setting.
 
+        The scale of the setting only prices the upsamplers; `size` alone decides how large the result is.
         Raises InputError for a budget that cannot be met.
         """
-        grid = grid_over(lr, size, self.cells)
+        grid = grid_over(lr, size, self.cell_limits)
         feat = self.encode(lr)  # (b,c,h,w)
         log_odds = self.classify(feat, grid)  # (b,M-1,H,W)
         assignment = self.decide(log_odds, setting)  # (b,H,W)
@@ -84,20 +85,23 @@ class PCSR(nn.Module):
         """sr (b,3,H,W): bilinear(lr), and at each pixel what the upsampler that assignment (b,H,W) names adds."""
         chosen = assignment.flatten()  # (b*H*W,)
         values = feat.new_zeros(chosen.shape[0], 3)
-        for j, upsampler in enumerate(self.mlps()[: len(self.upsamplers)]):
+        for j, upsampler in enumerate(self.pixel_upsamplers):
             where = (chosen == j).nonzero()[:, 0]  # waits for the device: the count decides the shape
             values = values.index_put((where,), upsampler.at_pixels(feat, grid, where))  # not in place: differentiable
         return values.view(*assignment.shape, 3).permute(0, 3, 1, 2) + bilinear(lr, grid)
 
     def upsample_by(self, lr: Tensor, feat: Tensor, grid: Grid, index: int) -> Tensor:
         """sr (b,3,H,W) with upsampler `index`, which may count from the end, at every pixel."""
-        upsampler = self.mlps()[range(len(self.upsamplers))[index]]
-        return upsampler(feat, grid).permute(0, 3, 1, 2) + bilinear(lr, grid)
+        return self.pixel_upsamplers[index](feat, grid).permute(0, 3, 1, 2) + bilinear(lr, grid)
+
+    @property
+    def pixel_upsamplers(self) -> list[PixelMLP]:
+        """The upsamplers, light .. heavy, with the type that nn.ModuleList does not know."""
+        return cast("list[PixelMLP]", list(self.upsamplers))
 
     def mlps(self) -> list[PixelMLP]:
         """All per-pixel MLPs: upsamplers light .. heavy, then the classifier if there is one."""
-        upsamplers = cast("list[PixelMLP]", list(self.upsamplers))
-        return upsamplers if self.classifier is None else [*upsamplers, self.classifier]
+        return [*self.pixel_upsamplers, *([] if self.classifier is None else [self.classifier])]
 
 
 def refine(sr: Tensor, assignment: Tensor) -> Tensor:

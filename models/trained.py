@@ -26,7 +26,7 @@ class Trained(Spec):
         return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
 
     @property
-    def cells(self) -> tuple[float, float]:
+    def cell_limits(self) -> tuple[float, float]:
         """The smallest and the largest rel_cell of the training: that of scale s is 2 / s."""
         low, high = self.limits
         return 2 / high, 2 / low

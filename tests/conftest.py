@@ -1,8 +1,10 @@
 """Shared fixtures: a fixed seed, tiny models and pictures, the reference data where it is at hand."""
 
+import getpass
 import os
 import runpy
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +56,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in MARKERS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What libraries and processes leave in the folder for temporary files, such as Gradio's downloads, is deleted."""
+    tmp_path_factory.getbasetemp()  # stays where it is, for who looks into a failure
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    with (
+        tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", compiled)  # compiled code is kept for the next time
+        yield
 
 
 @pytest.fixture(autouse=True)

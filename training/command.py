@@ -10,7 +10,7 @@ from datasets.pairs import check_data
 from models.build import build
 from models.original import OriginalModel
 from training.describe import model_lines
-from training.engine import train
+from training.loop import train
 from training.resume import open_run
 from training.start import check_scales, start_from
 from training.tasks import build_task

@@ -105,7 +105,7 @@ def states(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class State:
-    """The state from which a run is resumed. It holds no random generators: training.engine seeds each iteration."""
+    """The state from which a run is resumed. It holds no random generators: training.loop seeds each iteration."""
 
     model: nn.Module
     average: nn.Module | None

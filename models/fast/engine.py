@@ -174,7 +174,7 @@ class Engine:
     @torch.inference_mode()
     def classify(self, encoded: Encoded, size: tuple[int, int]) -> Tensor:
         """As PCSR.classify: log(prob_j / prob_0) of the upsamplers j = 1 .. M-1, (b,M-1,H,W) over the tile."""
-        grid = grid_over(encoded.lr, size, self.model.cells, encoded.tile)
+        grid = grid_over(encoded.lr, size, self.model.cell_limits, encoded.tile)
         shape = (len(encoded.lr), self.upsampler_count - 1, len(grid.rows.index), len(grid.cols.index))
         log_odds = encoded.lr.new_zeros(shape)
         if self.upsampler_count > 1:
@@ -184,7 +184,7 @@ class Engine:
     @torch.inference_mode()
     def upsample(self, encoded: Encoded, size: tuple[int, int], assignment: Tensor) -> Tensor:
         """sr (b,3,H,W) over the tile, not clamped; each pixel by the upsampler that assignment (b,H,W) names."""
-        grid = grid_over(encoded.lr, size, self.model.cells, encoded.tile)
+        grid = grid_over(encoded.lr, size, self.model.cell_limits, encoded.tile)
         chosen = assignment.to(torch.uint8)
         sr = self.bilinear(encoded.lr, grid)
         for j in range(self.upsampler_count):
@@ -194,7 +194,7 @@ class Engine:
     @torch.inference_mode()
     def interpolate(self, lr: Tensor, size: tuple[int, int], tile: Tile) -> Tensor:
         """bilinear(lr) over a tile of lr (b,3,h,w), to which the upsamplers would add, (b,3,R,C)."""
-        return self.bilinear(lr, grid_over(lr, size, self.model.cells, tile))
+        return self.bilinear(lr, grid_over(lr, size, self.model.cell_limits, tile))
 
     def bilinear(self, lr: Tensor, grid: Grid) -> Tensor:
         """As models.grid.bilinear; runs compiled code where it exists."""

@@ -15,7 +15,7 @@ from datasets.folder import PairedFolder
 from datasets.options import asked_degradation
 from datasets.prepare import generate_mod_lr_bic
 from tests.conftest import Cli, make_folder, photo
-from training.engine import patches
+from training.loop import patches
 from training.resume import flatten
 from utils.config import Config, DataSpec, DegradeSpec
 from utils.decode import read_image

@@ -13,7 +13,7 @@ from datasets.crops import Crops
 from datasets.folder import PairedFolder
 from datasets.pairs import check_data
 from tests.conftest import ROOT, TINY_PCSR, Cli, make_folder, photo, save_tiny
-from training.engine import open_crops, patches
+from training.loop import open_crops, patches
 from training.validation import validation_pairs
 from utils.config import DataSpec
 from utils.decode import read_image
@@ -77,9 +77,9 @@ def test_no_image_is_left_out_silently(work: Path, monkeypatch: pytest.MonkeyPat
 
 def test_machines_with_other_images_do_not_train_together(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(ROOT / "configs/fsrcnn-x4.yaml", ["data.train=two", "patch_size=8"])
-    monkeypatch.setattr("training.engine.gather", lambda ranks, value: [value, value])
+    monkeypatch.setattr("training.loop.gather", lambda ranks, value: [value, value])
     assert len(open_crops(config, Ranks(0, 1, torch.device("cpu"))).hr) == 2
-    monkeypatch.setattr("training.engine.gather", lambda ranks, value: [value, "of another"])
+    monkeypatch.setattr("training.loop.gather", lambda ranks, value: [value, "of another"])
     with pytest.raises(InputError, match=r"^data\.train: the machines of this job have other training images"):
         open_crops(config, Ranks(0, 1, torch.device("cpu")))
 

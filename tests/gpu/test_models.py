@@ -15,7 +15,7 @@ from models.grid import grid_over
 from models.pcsr import PCSR, refine
 from models.setting import Rule, Setting
 from tests.conftest import ROOT, config_for
-from training.engine import gradients
+from training.loop import gradients
 from training.tasks import build_task
 from utils.config import OriginalSpec, PCSRSpec
 from utils.dist import Ranks

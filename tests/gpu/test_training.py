@@ -11,8 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from models.build import build
 from models.checkpoint import load_model
 from tests.conftest import ROOT, Cli
-from training.engine import gradients, settle
 from training.log import Log
+from training.loop import gradients, settle
 from training.tasks import build_task
 from utils.dist import Ranks, from_main
 from utils.parse import load_config

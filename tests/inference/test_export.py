@@ -68,7 +68,7 @@ def test_numbers_of_torch(name: str) -> None:
     for _ in range(2):
         model.encoder(torch.rand(2, 3, 12, 12))  # statistics of BatchNorm worth folding
     if isinstance(model, PCSR):
-        model.cells = (0.5, 0.6)
+        model.cell_limits = (0.5, 0.6)
     images = [torch.rand(1, 3, *size) for size in SIZES]
     session = start(to_onnx(model.eval(), setting), threads=1)
     assert 0 < largest_difference(session, model, setting, images) < 1e-5

@@ -91,7 +91,7 @@ def test_weights_say_what_they_were_trained_on(
     assert str(trained) == f"{said} on DIV2K" and trained is not None
     assert all(trained.covers(each) for each in inside) and not any(trained.covers(each) for each in outside)
     model, _ = load_model(tmp_path / "a")
-    assert isinstance(model, PCSR) and model.cells == (0.5, 0.5 if scale == 4 else 2 / 1.5)
+    assert isinstance(model, PCSR) and model.cell_limits == (0.5, 0.5 if scale == 4 else 2 / 1.5)
 
 
 def test_weights_say_what_their_lr_was(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_older_weights_have_no_record(tmp_path: Path) -> None:
     assert trained_on(path) is None and load_model(path)[1] == TINY_ORIGINAL
     path.write_bytes(save(build(TINY_PCSR).state_dict(), {"model": TINY_PCSR.model_dump_json()}))
     model, _ = load_model(path)
-    assert isinstance(model, PCSR) and model.cells == ANY
+    assert isinstance(model, PCSR) and model.cell_limits == ANY
 
 
 def test_weights_are_written_the_same_every_time(tmp_path: Path) -> None:

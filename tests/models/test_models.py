@@ -45,14 +45,14 @@ def test_axis_ties_take_the_lower_pixel() -> None:
 
 def test_cells_beyond_the_limits_become_the_limits() -> None:
     model, lr = build_pcsr(TINY_PCSR), torch.rand(1, 3, 6, 9)
-    model.cells = (0.5, 0.8)  # as after a training at x2.5 to x4
+    model.cell_limits = (0.5, 0.8)  # as after a training at x2.5 to x4
     for scale, cell in ((4, 0.5), (3, 2 / 3), (2, 0.8), (1, 0.8), (8, 0.5)):
         size = (6 * scale, 9 * scale)
         grid = grid_over(lr, size)
         limited = grid._replace(rows=replace(grid.rows, cell=cell), cols=replace(grid.cols, cell=cell))
         expected = model.upsample_by(lr, model.encode(lr), limited, -1)
         torch.testing.assert_close(model(lr, size, Setting("k", -math.inf)).sr, expected)
-        assert grid_over(lr, size, model.cells).rows.cell == pytest.approx(cell)
+        assert grid_over(lr, size, model.cell_limits).rows.cell == pytest.approx(cell)
 
 
 @pytest.mark.parametrize("n,size", [(7, 7), (7, 28), (10, 33), (1080, 4320), (997, 2741)])

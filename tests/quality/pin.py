@@ -51,8 +51,8 @@ def levels(image: Tensor) -> Tensor:
     return image[0].clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
-def measure(name: str, precision: Precision = "float32") -> Scores:
-    """A model of save/ at x4 on whole crops, not refined: 8-bit LR, RGB, shave 4."""
+def measure(name: str, precision: Precision = "float32", count: int | None = None) -> Scores:
+    """A model of save/ at x4 on all crops or the first `count`, whole, not refined: 8-bit LR, RGB, shave 4."""
     model, _ = load_model(SAVE / name)
     upscaler = Upscaler.load(SAVE / name, "cpu", precision)
     if isinstance(model, PCSR):
@@ -62,7 +62,7 @@ def measure(name: str, precision: Precision = "float32") -> Scores:
     scores: Scores = {}
     for rule, chosen in rules.items():
         results = []
-        for hr in crops().values():
+        for hr in [*crops().values()][:count]:
             lr = downscale(hr, 4)
             sr, info = upscaler.upscale(levels(lr), refinement=False, **chosen)
             results.append((psnr(sr[None] / 255, hr, shave=4), info.heavy_share))

@@ -10,7 +10,7 @@ import torch
 from datasets.cache import open_caches
 from datasets.crops import Crops
 from tests.conftest import Cli, make_folder
-from training.engine import patches
+from training.loop import patches
 from utils.config import DataSpec
 from utils.resize import imresize, round_8bit
 

@@ -29,7 +29,7 @@ def test_a_run_ends_with_its_time(cli: Cli, folders: Path) -> None:
 def test_validations_take_nothing_of_the_time(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten iterations of a second each, and validations of a minute: the learning rate still reaches its minimum."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("training.engine.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("training.loop.time", SimpleNamespace(monotonic=lambda: clock.now))
     advance, validation = Log.advance, Log.validation
 
     def slow_advance(self: Log) -> None:

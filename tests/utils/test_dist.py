@@ -20,7 +20,7 @@ from models.checkpoint import load_model
 from models.flops import network_flops
 from models.original import OriginalModel
 from tests.conftest import ROOT, TINY_PCSR, Cli, Outcome, config_for, make_folder, save_tiny
-from training.engine import settle, train
+from training.loop import settle, train
 from training.tasks import OriginalTask
 from utils.config import OriginalSpec
 from utils.dist import Ranks, gather, start_ranks

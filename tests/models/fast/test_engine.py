@@ -45,11 +45,11 @@ def model_of(changes: dict[str, object]) -> PCSR:
 @torch.inference_mode()
 def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None:
     model = model_of(changes)
-    model.cells = (0.5, 0.7)
+    model.cell_limits = (0.5, 0.7)
     fast = Engine(model)
     assert all(isinstance(kernel, PixelKernel) for kernel in fast.kernels)
     lr = torch.rand(2, 3, 9, 13)
-    feat, grid, encoded = model.encode(lr), grid_over(lr, size, model.cells), fast.encode(lr)
+    feat, grid, encoded = model.encode(lr), grid_over(lr, size, model.cell_limits), fast.encode(lr)
     odds = model.classify(feat, grid)
     torch.testing.assert_close(fast.classify(encoded, size), odds, rtol=0, atol=2e-5)
     count = len(model.upsamplers)
