@@ -89,9 +89,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def shortened(config: str) -> str:
     """A config that trains for two iterations on small crops."""
-    content = yaml.safe_load(config)
+    content = {"model": {}, "data": {}, "train": {}, **yaml.safe_load(config)}
     content["train"].update(FEW)
-    if content["model"]["kind"] == "pcsr":
+    if content["model"].get("kind") == "pcsr":
         content["train"].update(FEW_PIXELS)
     content["data"].update(SMALL)
     return yaml.safe_dump(content)

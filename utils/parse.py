@@ -66,6 +66,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_extended(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """A config with the keys that it lacks from the one that `extends` names, relative to its own folder.
+
+    `above` are the configs that extend this one. Raises InputError as read_yaml does, and for one that extends itself.
+    """
+    content = read_yaml(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise InputError(f"extends: must be the name of a config, such as carn-x4.yaml (config {path})")
+    if path.resolve() in above:
+        raise InputError(f"extends: the config extends itself (config {path})")
+    return merged(read_extended(path.parent / base, [*above, path.resolve()]), content)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Two mappings as one, and mappings in them likewise; whatever both have is that of `changes`."""
+    both = {
+        key for key in base.keys() & changes.keys() if isinstance(base[key], dict) and isinstance(changes[key], dict)
+    }
+    return {**base, **changes, **{key: merged(base[key], changes[key]) for key in both}}
+
+
 def assign(content: dict[str, Any], override: str) -> str:
     """Apply one `key=value` to a raw config; the key is dotted (`train.iter_max`) or a leaf name (`iter_max`).
 
@@ -96,7 +120,7 @@ def assign(content: dict[str, Any], override: str) -> str:
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read an experiment. Raises InputError naming the file and the key that is unknown, missing or wrong."""
-    return make_config(read_yaml(Path(path)), overrides, path)
+    return make_config(read_extended(Path(path)), overrides, path)
 
 
 def make_config(content: dict[str, Any], overrides: Sequence[str], source: str | Path) -> Config:

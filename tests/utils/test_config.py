@@ -174,6 +174,32 @@ def test_a_sharp_is_part_of_a_name() -> None:
     assert (data.train, data.val, data.cache_dir) == ("data/set #2", "data/set #3", None)
 
 
+def test_a_config_may_extend_another(tmp_path: Path) -> None:
+    base = ROOT / "configs/softgate-pcsr-photo.yaml"  # which extends another one itself
+    (tmp_path / "own.yaml").write_text(f"extends: {base}\ntrain: {{seed: 7}}\ndata: {{degrade: {{clean: 0.1}}}}\n")
+    own, other = load_config(tmp_path / "own.yaml", ["batch_size=3"]), load_config(base)
+    assert (own.train.seed, own.data.batch_size, own.model) == (7, 3, other.model)
+    assert own.data.degrade is not None and other.data.degrade is not None
+    assert own.data.degrade == other.data.degrade.model_copy(update={"clean": 0.1})
+    (tmp_path / "whole.yaml").write_text(dump_yaml(own))
+    assert load_config(tmp_path / "whole.yaml") == own
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("own.yaml", "extends: the config extends itself"),
+        ("../NAME/own.yaml", "extends: the config extends itself"),
+        ("none.yaml", "cannot read config .*none.yaml"),
+        ("[a, b]", "extends: must be the name of a config"),
+    ],
+)
+def test_what_cannot_be_extended(base: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"extends: {base.replace('NAME', tmp_path.name)}\n")
+    with pytest.raises(InputError, match=message):
+        load_config(tmp_path / "own.yaml")
+
+
 def test_missing_file() -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
         load_config("nowhere.yaml")
