@@ -47,7 +47,7 @@ START = 20.0  # seconds that a job needs to begin; if fewer are left, it is left
 TRAIN_START = 75.0  # seconds that a training takes besides its minutes: unpacking, validations, writing
 # seconds after which a job of each kind is stopped, as it may hang
 MOST = {"machine": 90.0, "tests": 150.0, "inference": 150.0, "training": 120.0}
-COMPILED = 1.2  # compiling must make a training so many times as fast, because it takes long to start
+COMPILED = 1.2  # compiling must make a training this many times as fast, because it takes long to start
 Job = dict[str, Any]  # the kind of job, and options of that kind
 
 

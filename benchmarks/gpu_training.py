@@ -32,7 +32,7 @@ WAYS = [
     ("float32 compiled", False, Way(compile=True)),
 ]
 ON_CPU = [each for each in WAYS if each[0] in ("bfloat16", "float32")]  # TF32 is of GPUs, and compiling takes long
-PIXELS = 4096  # per patch: so many the loss is taken over
+PIXELS = 4096  # per patch, over which the loss is taken
 LARGEST = 16 << 20  # bytes: larger files of a run are not copied to the results
 RECIPE = [
     "optimizer=muon", "loss=psnr", "learning_rate=2e-3", "learning_rate_min=1e-6", "ema_decay=0.999",

@@ -7,11 +7,11 @@ Every rule makes the same share of each image's pixels heavy. The FLOPs are thos
 random                 pixels drawn at random
 gradient               where the LR image changes most; needs no training
 gradient alone         the same without the classifier, whose FLOPs (paper account) go into more heavy pixels
-patches of 128/64/32   whole patches of so many LR pixels a side, ranked by their mean heavy probability
+patches of 128/64/32   whole patches of this many LR pixels a side, ranked by their mean heavy probability
 classifier             pixels ranked by the classifier, as --k and --budget of the other commands do
 oracle                 where the heavy upsampler lowers the squared error most; it knows HR and is the upper limit
 oracle by patches      the same by patches of 32: the upper limit for methods that distribute patches
-oracle 3x3, 9x9        the same by means over so many HR pixels, among which luck at single pixels counts less
+oracle 3x3, 9x9        the same by means over this many HR pixels, among which luck at single pixels counts less
 
 The share holds in each image, exactly to the pixel. In the last patch that is chosen only some pixels are heavy, which
 are drawn at random; in an image no larger than one patch this means all heavy pixels. "Way" is the share of the PSNR

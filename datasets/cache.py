@@ -31,7 +31,7 @@ from utils.files import check_separate, list_images, replacing
 INDEX = "index.json"
 OURS = '{"pcsr_cache": '  # the beginning of an index of ours; another file of this name is left alone
 VERSION = 1  # of these files; a cache of another version is built anew
-DIGITS = 16  # of the hash in a name: so many that two hashes are never equal
+DIGITS = 16  # of the hash in a name: enough for two hashes never to be equal
 PIXELS = f"pixels-{'[0-9a-f]' * DIGITS}.bin"
 OLD = 7 * 86400.0  # seconds since pixels were last opened; later they may be deleted
 ABANDONED = 3600.0  # seconds: a temporary file that was not written to for so long is left from a killed process

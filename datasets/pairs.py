@@ -13,7 +13,7 @@ from utils.config import DataSpec, listed
 from utils.errors import InputError
 from utils.files import check_separate, existing, list_images, with_subfolders
 
-SAMPLED = 8  # so many pairs are compared, which is enough to notice a wrong folder
+SAMPLED = 8  # this many pairs are compared, which is enough to notice a wrong folder
 MIDDLE = 256  # LR pixels on a side of the square that is compared, in the middle of each image
 FAINT = 25.0  # levels: a smaller difference may be noise, or the image shows too little to tell
 

@@ -20,7 +20,6 @@ from inference.options import Chosen, add_model_options, refuse_equal_names, spe
 from inference.outputs import ASSIGNED
 from inference.restore import Restore, Restored
 from inference.visual import as_pictures
-from models.flops import PATCH
 from models.pcsr import PCSR
 from utils.cli import Parser, tell
 from utils.config import DegradeSpec
@@ -31,7 +30,7 @@ from utils.files import list_images
 from utils.patches import Patches
 
 SR_IMAGES = "images"  # the folder of SR images among the results
-STEP = 28  # LR pixels between patches, as published
+PATCH_SIZE, STEP = 32, 28  # LR pixels on a side of a patch and from one to the next, as published
 
 
 def eval_parser(description: str) -> Parser:
@@ -49,7 +48,7 @@ def eval_parser(description: str) -> Parser:
     parser.add_argument("--per_image", action="store_true", help="restore whole images instead of overlapping patches")
     about = "cut LR to n*step+patch_size, so that whole images and patches are measured on the same pixels"
     parser.add_argument("--crop", action="store_true", help=about)
-    parser.add_argument("--patch_size", type=int, help=f"LR pixels of a patch (default: {PATCH})")
+    parser.add_argument("--patch_size", type=int, help=f"LR pixels of a patch (default: {PATCH_SIZE})")
     parser.add_argument("--step", type=int, help=f"LR pixels between patches (default: {STEP})")
     parser.add_argument(
         "--psnr_type", choices=("rgb", "y"), default="rgb", help="PSNR and SSIM over RGB (default) or luma"
@@ -121,7 +120,7 @@ def run_evaluation(
 
 def set_patches(args: argparse.Namespace) -> None:
     """Give --patch_size and --step their defaults. Raises InputError for values that leave gaps or have no effect."""
-    for option, usual in (("patch_size", PATCH), ("step", STEP)):
+    for option, usual in (("patch_size", PATCH_SIZE), ("step", STEP)):
         if getattr(args, option) is None:
             setattr(args, option, usual)
         elif args.per_image and not args.crop:

@@ -24,7 +24,7 @@ from utils.files import output_file
 IMAGES = "images.csv"
 IMAGE = ["dataset", "image", "scale"]  # columns by which rows of two files are matched
 NAMES = {"dataset": str, "image": str, "setting": str}  # text, even if it looks like a number, such as 0801
-FEW = 3  # so many names in a message
+FEW = 3  # names in a message
 CONFIDENCE = 0.95
 RESAMPLES = 9999  # the default of scipy
 PAIRS = ["dataset", "scale", "setting_a", "setting_b"]  # there is a mean for each combination of these

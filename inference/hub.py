@@ -51,7 +51,7 @@ def from_pretrained(
         path = hub().hf_hub_download(str(name), WEIGHTS, revision=revision)
     except Exception as error:  # the library has many of its own, of networks, names and rights
         reason = " ".join(str(error).split())
-        raise InputError(f"{name}: no folder, and not to be had from the Hub: {reason}") from error
+        raise InputError(f"{name}: no such folder, and it cannot be downloaded from the Hub: {reason}") from error
     return Upscaler.load(path, device, precision)
 
 

@@ -34,7 +34,7 @@ OTHERS = ((9, 11), (33, 30))  # h, w of the images that it is tried on
 PRODUCER = "pcsr"  # files with this mark may be replaced
 SIZES = {"lr": {2: "h", 3: "w"}, "sr": {2: "H", 3: "W"}, "assignment": {1: "H", 2: "W"}}
 LR = "(1,3,h,w) float32, RGB in [0,1], any h and w of 1 or more"
-K = "() float32: larger is cheaper, about -0.4 to 2; -inf is all heavy, inf all light; must not be nan"
+K = "() float32: larger is cheaper, useful from -1 to 2; -inf is all heavy, inf all light; must not be nan"
 SR = "(1,3,H,W) float32, RGB, clamped to [0,1]; H = round(h * scale), W = round(w * scale), halves to even"
 ASSIGNMENT = "(1,H,W) uint8, the upsampler of each pixel, 0 light .. M-1 heavy"
 

@@ -50,7 +50,7 @@ def add_precision_option(parser: Parser, default: Precision = "auto") -> None:
 
 
 def speed_record(precision: Precision, skip_flat: float) -> dict[str, str]:
-    """What a record of results says of the two; nothing of usual values, as older records lack them."""
+    """Precision and skip_flat for a record of results; defaults are left out, because older records lack these keys."""
     usual: dict[str, str] = {} if precision == "float32" else {"precision": precision}
     return usual | ({"skip_flat": f"{skip_flat:g}"} if skip_flat else {})
 
@@ -72,7 +72,9 @@ def add_decision_options(parser: Parser) -> None:
     about = "instead of k: k-means on the probabilities of each image finds its heavy pixels (ADM in the paper)"
     parser.add_argument("--adaptive", action="store_true", help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
-    about = "only interpolate where 3x3 LR pixels range over at most so many levels of 255, such as 16: saves time on "
+    about = (
+        "only interpolate where 3x3 LR pixels range over at most this many levels of 255, such as 16: saves time on "
+    )
     about += "large clean images with much sky or wall (default: 0, off)"
     parser.add_argument("--skip_flat", type=numeral, default=0.0, metavar="LEVELS", help=about)
 

@@ -30,9 +30,9 @@ class Restored:
     assignment: Array | None = field(repr=False)
     upsamplers: int  # M, 0 for an original model
     heavy_share: float  # the share of pixels that took the heaviest upsampler; original model: 1, bicubic: 0
-    flops: Flops  # without what is computed twice around tiles, but with it where flat areas are left out
+    flops: Flops  # LR pixels that tiles see twice count once; with skip_flat, those around busy areas count as well
     reference: Flops  # of the same image by the all-heavy model, or by the original itself
-    seconds: float  # with the work that all settings share, without an encoding that was kept from an earlier call
+    seconds: float  # work that all settings share counts in each; an encoding kept from an earlier call does not count
 
 
 class Restore(Protocol):

@@ -1,7 +1,7 @@
 """An original CARN that begins with the encoder of a PCSR model begins as an interpolation, too.
 
 PCSR adds what it computes to the interpolated LR image, so that the features of its encoder hold little of the image
-itself. The original CARN adds nothing, and would have to learn the way of the image through all its layers.
+itself. The original CARN adds nothing, and would have to learn to pass the image through all its layers.
 """
 
 from collections.abc import Sequence

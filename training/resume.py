@@ -17,7 +17,7 @@ REPORTING = {
 # These may change too, although the learning rate of the remaining iterations depends on them: more training is wanted.
 TIME_LIMIT = "train.time_limit"
 LENGTH = "train.iter_max"  # may only grow
-CHANGES = 2  # an error names so many changes, and how many more there are
+CHANGES = 2  # an error names this many changes, and how many more there are
 
 
 class Run(NamedTuple):

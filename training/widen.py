@@ -7,9 +7,9 @@ from torch import Tensor, nn
 def widen(wide: nn.Module, narrow: nn.Module, widths: tuple[int, int]) -> range:
     """Give `wide` the weights of `narrow`, so that as many of its channels compute the same as those of `narrow`.
 
-    The other channels keep their own weights, in the size of the trained ones, which take nothing from them at first.
-    `widths` are those of the two encoders. Returns the channels that are added to the first group. Raises ValueError if
-    `wide` is not the same network with more channels.
+    The other channels keep their random weights, scaled to the norm of the trained ones; at first the trained channels
+    do not read them. `widths` are those of the two encoders. Returns the channels that are added to the first group.
+    Raises ValueError if `wide` is not the same network with more channels.
     """
     groups = max(conv.groups for conv in wide.modules() if isinstance(conv, nn.Conv2d))
     parts = widths[0] // groups, widths[1] // groups

@@ -185,15 +185,15 @@ class TrainSpec(Spec):
     sync_bn: bool = False  # several GPUs: BatchNorm over the whole batch, not over each process' share
     phase: Literal[0, 1] | None = None  # phase of PCSR training; null: an original model
     init: str | None = None  # weights to start from; phase 1 needs those of phase 0
-    pixels_per_patch: PositiveInt | None = None  # the loss sees so many random HR pixels of each patch; null: all
+    pixels_per_patch: PositiveInt | None = None  # the loss sees this many random HR pixels of each patch; null: all
     loss_l1_w: float = Field(default=1000.0, gt=0, allow_inf_nan=False)  # phase 1, weight of the L1 (or other) loss
     # phase 1, weight of the loss that keeps the heavy share near one half
     loss_avg_w: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     # phase 1. mixture (paper): light upsamplers and classifier learn together from the mixture of all upsamplers, and
     # the two weights above count. gains: each light upsampler learns alone, the classifier learns what each one gains.
     phase1_loss: Literal["mixture", "gains"] = "mixture"
-    # gains: at k = 0 a pixel takes a heavier upsampler if the error falls by so many percent for each 1 % of the FLOPs
-    # of the heavy upsampler that it costs more
+    # gains, the price at k = 0: a pixel takes a heavier upsampler if this lowers its error by at least gain_price % for
+    # each additional % of the heavy upsampler's FLOPs
     gain_price: float = Field(default=0.04, gt=0, allow_inf_nan=False)
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000

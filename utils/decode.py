@@ -68,7 +68,7 @@ def read_image(path: str | Path, accept_damaged: bool = False, remedy: str = "")
     with quiet():
         try:
             return decode_image(content)
-        except Exception as error:  # a damaged file trips Pillow anywhere: KeyError, struct.error, MemoryError, ...
+        except Exception as error:  # Pillow may raise anything: KeyError, struct.error, MemoryError, ...
             unknown = isinstance(error, UnidentifiedImageError)
             reason = unread_kind(content) if unknown else " ".join(str(error).split())
             image = decode_damaged(content)

@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
 
 
 def check_claim(width: int, height: int, size: int) -> None:
-    """Raises ValueError if a file of `size` bytes cannot hold so many pixels, before memory is taken for them."""
+    """Raises ValueError if a file of `size` bytes cannot hold that many pixels, before memory is taken for them."""
     if width * height > MAX_PIXELS or HARMLESS < width * height > PACKED * size:
         raise ValueError(f"claims {width}x{height} pixels, which {size} bytes do not hold")
 

@@ -93,7 +93,7 @@ def memory_named() -> Iterator[None]:
 
 
 def read_upload(path: Path, most: int) -> Image:
-    """Decode a file of at most so many pixels. Raises InputError, which names the file without its folder."""
+    """Decode a file of at most `most` pixels. Raises InputError, which names the file without its folder."""
     if not path.exists():
         raise InputError(f"{path.name}: no longer here, send it again")
     size = stored_size(path)

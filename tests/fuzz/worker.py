@@ -20,7 +20,7 @@ class LostError(Exception):
 
 
 def failures(case: Case, numbers: Iterable[int], seconds: float) -> dict[int, str]:
-    """What went wrong, by number; each case has so many seconds."""
+    """What went wrong, by number; each case has this many seconds."""
     found, left = {}, list(numbers)
     while left:
         here, there = get_context("spawn").Pipe()

@@ -75,7 +75,9 @@ def test_what_is_sent_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert push_to_hub(weights, "somebody/tiny") == "https://example.org/somebody/tiny" and made == ["somebody/tiny"]
     assert len(list(sent.iterdir())) == 3
     assert from_pretrained("somebody/tiny", device="cpu").upscale(photo(9, 12))[0].shape == (36, 48, 3)
-    with pytest.raises(InputError, match="nobody/none: no folder, and not to be had from the Hub: no such repository"):
+    with pytest.raises(
+        InputError, match="nobody/none: no such folder, and it cannot be downloaded from the Hub: no such repository"
+    ):
         from_pretrained("nobody/none")
 
 

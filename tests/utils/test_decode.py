@@ -17,7 +17,7 @@ from utils.errors import InputError
 from utils.image import Array
 
 Chunks = Sequence[tuple[bytes, bytes]]
-COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's number for so many channels
+COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's number for this many channels
 # orientation -> whether the upright picture is the stored one mirrored, then its quarter turns to the left
 TURNS = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 3), 7: (1, 3), 8: (0, 1), 0: (0, 0), 9: (0, 0)}
 STRAIGHT = (338, (2,))  # the TIFF tag for alpha that is not premultiplied
