@@ -40,7 +40,7 @@ from inference.options import (
     tile_plan,
 )
 from inference.outputs import digest_of, fingerprint
-from inference.precision import computes_in, name_of
+from inference.precision import dtype_of, name_of
 from inference.restore import Restore, possible_scale
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import OPACITY
@@ -99,7 +99,7 @@ def model_chooser(args: argparse.Namespace, ranks: Ranks) -> Callable[[Path], tu
     @cache
     def ready(config: str | None) -> Ready:
         chosen, scale = load(args, config)
-        precision = chosen.computes_in(ranks.device, args.precision)
+        precision = chosen.precision_on(ranks.device, args.precision)
         restore, names = restorer(args, chosen.model, ranks.device, scale)
         if ranks.main:
             chosen.introduce(precision, scale)
@@ -157,7 +157,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
 
     chosen, scale = load(args, args.config)
     restore, names = restorer(args, chosen.model, device, scale)
-    precision = chosen.computes_in(device, args.precision)
+    precision = chosen.precision_on(device, args.precision)
     chosen.introduce(precision, scale)
     path, restores = Path(args.images[0]), [restore]
     record = {"image": str(path.resolve()), "content": sha256(read_bytes(path)).hexdigest(), **model_record(chosen)}
@@ -168,7 +168,7 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
         if original is not None:
             restores.insert(0, original_restorer(original, device, tile_plan(args), args.precision))
             record["original"] = fingerprint(original)
-            if (other := name_of(computes_in(original, device, args.precision))) != "float32":
+            if (other := name_of(dtype_of(original, device, args.precision))) != "float32":
                 record["original_precision"] = other
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")

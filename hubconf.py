@@ -35,7 +35,7 @@ def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
             # after this repository's packages have become visible
             from inference.upscaler import Upscaler  # noqa: PLC0415
             from models.checkpoint import load_model  # noqa: PLC0415
-            from models.fast.engine import triton_kernel  # noqa: PLC0415
+            from models.fast.engine import triton_runner  # noqa: PLC0415
             from utils.device import pick_device  # noqa: PLC0415
 
             model, spec = load_model(path)
@@ -45,7 +45,7 @@ def _entry(shipped: str, about: str) -> "typing.Callable[..., Upscaler]":
                 raise ValueError(f"{path}: holds weights of {found}; take the entry of that name")
             if torch.cuda.is_available():  # to move a model there later: its kernels cannot be imported then
                 with contextlib.suppress(ImportError):
-                    triton_kernel()
+                    triton_runner()
             return Upscaler(model, pick_device(device), precision=precision)
 
     load.__doc__ = about

@@ -82,7 +82,7 @@ def run_evaluation(
     used, and for a results folder that holds the images or, if the user named it, results of something else.
     """
     ranks = start_ranks(args.device)
-    precision = chosen.computes_in(ranks.device, args.precision) if chosen else "float32"
+    precision = chosen.precision_on(ranks.device, args.precision) if chosen else "float32"
     restores = {scale: restorer(ranks.device, scale) for scale in args.scale}
     set_patches(args)
     for option, given in (("--skip_flat", args.skip_flat), ("--tile_size", args.tile_size)):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inference.finish import canvas, finish
 from inference.flat import budget_left, divide, undivided
-from inference.precision import computes_in, name_of
+from inference.precision import dtype_of, name_of
 from inference.restore import Clock, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, allowance, until_it_fits
 from models.decide import LARGE, check_budget, decide
@@ -235,7 +235,7 @@ def check_settings(engine: Engine, scale: float, settings: Sequence[Setting]) ->
     for setting in settings:
         if setting.scale != scale:
             raise InputError(f"scale {setting.scale:g}: the image was encoded for scale {scale:g}; encode it anew")
-        if computes_in(engine.model, engine.device, setting.precision) != engine.precision:
+        if dtype_of(engine.model, engine.device, setting.precision) != engine.precision:
             own = name_of(engine.precision)
             raise InputError(f"precision {setting.precision}: the model was prepared for {own}; prepare it anew")
 

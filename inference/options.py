@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from inference.outputs import OutputFiles, digest_of, fingerprint
-from inference.precision import computes_in, name_of
+from inference.precision import dtype_of, name_of
 from inference.tiles import TilePlan
 from models.build import backbone_named, difference, facts, resolved
 from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
@@ -148,9 +148,9 @@ class Chosen(NamedTuple):
         limits = self.model.cell_limits if isinstance(self.model, PCSR) else ()
         return digest_of(fingerprint(self.model), self.spec.model_dump_json(), limits)
 
-    def computes_in(self, device: torch.device, precision: Precision) -> Precision:
+    def precision_on(self, device: torch.device, precision: Precision) -> Precision:
         """The precision that is meant on a device, which is never `auto`."""
-        return name_of(computes_in(self.model, device, precision))
+        return name_of(dtype_of(self.model, device, precision))
 
     def introduce(self, precision: Precision, *scales: float) -> None:
         """Say which model is at work, and on stderr if it was trained for other scales."""

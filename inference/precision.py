@@ -11,7 +11,7 @@ from models.pcsr import PCSR
 from models.setting import Precision, check_precision
 
 
-def computes_in(model: OriginalModel | PCSR, device: torch.device, precision: Precision) -> torch.dtype:
+def dtype_of(model: OriginalModel | PCSR, device: torch.device, precision: Precision) -> torch.dtype:
     """The type of number that a precision means for a model on a device.
 
     `auto` is float16 for PCSR on a CPU that computes in it: there it is faster than float32, and the shipped models
@@ -28,6 +28,6 @@ def name_of(dtype: torch.dtype) -> Precision:
     return cast("Precision", str(dtype).rpartition(".")[2])
 
 
-def prepared(model: PCSR, device: torch.device, precision: Precision) -> Engine:
+def engine_for(model: PCSR, device: torch.device, precision: Precision) -> Engine:
     """A PCSR model made ready to restore in a precision. Raises InputError for an unknown name."""
-    return Engine(model, device, computes_in(model, device, precision))
+    return Engine(model, device, dtype_of(model, device, precision))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inference.encoding import Encoding, ResultInProgress, check_settings
 from inference.finish import canvas, finish
-from inference.precision import computes_in, prepared
+from inference.precision import dtype_of, engine_for
 from inference.restore import Clock, Restore, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, until_it_fits
 from models.decide import check_budget, decide
@@ -53,7 +53,7 @@ def original_restorer(
 
     A tile or a batch of patches that exceeds the range of float16 is computed in float32.
     """
-    scale, dtype = model.scale, computes_in(model, device, precision)
+    scale, dtype = model.scale, dtype_of(model, device, precision)
     model = folded(model).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
     if device.type == "cpu" and dtype == torch.float32:
@@ -121,7 +121,7 @@ def pcsr_restorer(
     their scale or precision.
     """
     settings = settings_for(model, settings)
-    engine = prepared(model, device, settings[0].precision)
+    engine = engine_for(model, device, settings[0].precision)
 
     def restore(lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]:
         if patches:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inference.encoding import Encoding
 from inference.kinds import Given
-from inference.precision import computes_in, name_of, prepared
+from inference.precision import dtype_of, engine_for, name_of
 from inference.restore import Restored, possible_scale
 from inference.restorers import original_restorer, settings_for
 from inference.tiles import TilePlan
@@ -59,11 +59,11 @@ class Upscaler:
         precision: Precision = "float32",
     ) -> None:
         self.model, self.device, self.plan, self.precision = model, device, plan, precision
-        self.computed = name_of(computes_in(model, device, precision))  # never `auto`
+        self.precision_used = name_of(dtype_of(model, device, precision))  # never `auto`
         if isinstance(model, PCSR):
-            self.engine = prepared(model, device, self.computed)
+            self.engine = engine_for(model, device, self.precision_used)
         else:
-            self.restore = original_restorer(model, device, plan, self.computed)
+            self.restore = original_restorer(model, device, plan, self.precision_used)
 
     @classmethod
     def load(
@@ -115,7 +115,7 @@ class Upscaler:
         if isinstance(k, list | tuple):
             raise InputError(f"k must be one number, not {k!r}; upscale_each takes several")
         own = possible_scale(self.model, scale)
-        setting = choose(k, budget, adaptive, refinement, own, self.computed)
+        setting = choose(k, budget, adaptive, refinement, own, self.precision_used)
         (result,) = self.results(image, [setting], self.plan_with(skip_flat), prob)
         return result
 
@@ -131,7 +131,9 @@ class Upscaler:
     ) -> list[tuple[Any, Info]]:
         """As `upscale`, for several k: the image is encoded once, and each has a result of its own."""
         own = possible_scale(self.model, scale)
-        settings = [choose(each, None, False, refinement, own, self.computed) for each in np.atleast_1d(k).tolist()]
+        settings = [
+            choose(each, None, False, refinement, own, self.precision_used) for each in np.atleast_1d(k).tolist()
+        ]
         if not settings:
             raise InputError("k must be at least one number")
         return self.results(image, settings, self.plan_with(skip_flat), prob)

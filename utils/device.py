@@ -92,6 +92,6 @@ def empty(
 
 
 def give_back(pixels: int) -> None:
-    """Return to the system what glibc keeps after an image of this many LR pixels, if that is worth the milliseconds."""
+    """Return to the system what glibc keeps after an image of this many LR pixels, if it is worth the milliseconds."""
     if pixels > LARGE_PIXELS and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

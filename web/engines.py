@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from inference.precision import prepared
+from inference.precision import engine_for
 from models.checkpoint import WEIGHTS, load_model
 from models.fast.engine import Engine
 from models.pcsr import PCSR
@@ -21,7 +21,7 @@ def load_engines(saves: Sequence[Path], device: torch.device, precision: Precisi
     """
     for save in saves:
         if chosen := with_classifier(save):
-            return {name: prepared(model, device, precision) for name, model in chosen.items()}
+            return {name: engine_for(model, device, precision) for name, model in chosen.items()}
     remedy = "train one (phase 1), or run this where it is"
     raise InputError(f"{saves[0]}: no PCSR model with a classifier in it; {remedy}")
 

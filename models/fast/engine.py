@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from models.fast.accelerate import accelerate, knows_half
 from models.fast.build import has_half, load_kernels
 from models.fast.fold import folded
-from models.fast.pixels import PixelKernel, bilinear_compiled
-from models.fast.plain import TorchKernel
+from models.fast.pixels import CompiledRunner, bilinear_compiled
+from models.fast.plain import TorchRunner
 from models.grid import Grid, bilinear, grid_over
 from models.halo import find_halo
 from models.mlp import PixelMLP
@@ -33,7 +33,7 @@ from models.pcsr import PCSR
 from models.tile import Halo, Tile, whole, with_halo
 
 
-class Kernel(Protocol):
+class MLPRunner(Protocol):
     """One PixelMLP on one device."""
 
     table_channels: int  # of a table, for each pixel
@@ -51,25 +51,25 @@ class Kernel(Protocol):
         """
 
 
-class GuardedKernel:
-    """A kernel in float16, and the same in float32 that replaces it where it exceeds the range of float16.
+class GuardedRunner:
+    """A runner in float16, and one in float32 that replaces it where it exceeds the range of float16.
 
-    PixelKernel needs no such guard.
+    CompiledRunner needs no such guard.
     """
 
-    def __init__(self, half: Kernel, exact: Kernel) -> None:
+    def __init__(self, half: MLPRunner, exact: MLPRunner) -> None:
         self.half, self.exact = half, exact
         self.table_channels = half.table_channels
 
     def table(self, feat: Tensor) -> Tensor | None:
-        """See Kernel.table; of features in float32, a table in float32."""
+        """See MLPRunner.table; of features in float32, a table in float32."""
         if feat.dtype != torch.float16:
             return self.exact.table(feat)
         table = self.half.table(feat)
         return table if table is not None and table.isfinite().all() else None
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
-        """See Kernel.add_to."""
+        """See MLPRunner.add_to."""
         if table.dtype == torch.float16:
             added = torch.zeros_like(planes)
             self.half.add_to(added, table, grid, w, assignment, own)
@@ -84,13 +84,19 @@ class Encoded(NamedTuple):
 
     lr: Tensor  # (b,3,h,w), the whole image
     tile: Tile
-    tables: tuple[Tensor, ...]  # one per MLP (upsamplers light .. heavy, then classifier), see Kernel.table
+    tables: tuple[Tensor, ...]  # one per MLP (upsamplers light .. heavy, then classifier), see MLPRunner.table
 
 
 class Engine:
     """A model for inference, without gradients; it does not follow later changes of the model.
 
     `size` = (H,W) is always that of the whole HR image. Results cover the HR pixels over the encoded tile.
+
+    device and precision                        weights    per-pixel MLPs  beyond the range of float16
+    CPU, float32                                float32    C++
+    CPU, float16, with kernels (AVX512-FP16)    float32    C++             features: in float32; pixels: the kernel does
+    CPU, other types, or without a compiler     that type  torch           features: in float32; pixels: GuardedRunner
+    CUDA, any type but float64                  that type  Triton          as above
     """
 
     def __init__(self, model: PCSR, device: torch.device | None = None, precision: torch.dtype | None = None) -> None:
@@ -99,7 +105,7 @@ class Engine:
         self.precision = precision or model.mean.dtype
         self.flops = model.flops
         self.model = folded(model).to(self.device)
-        if self.is_served():
+        if self.has_compiled():
             self.model.float()  # what the kernels read
         self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)
@@ -107,7 +113,7 @@ class Engine:
         self.channels = mlps[0].in_channels  # channels of the features
         if model.classifier is not None:
             mlps[-1] = differences(mlps[-1])
-        self.compiled: CDLL | None = load_kernels() if self.is_served() else None
+        self.compiled: CDLL | None = load_kernels() if self.has_compiled() else None
         self.exact = self.model.encoder  # for tiles whose features exceed the range of float16: it takes float32
         if self.compiled is not None:
             accelerate(self.model.encoder)
@@ -115,31 +121,31 @@ class Engine:
             if self.precision == torch.float16:
                 self.exact = copy.deepcopy(self.model.encoder).float()
             self.model.encoder.to(self.precision)
-        self.kernels = self.choose_kernels(mlps)
-        self.table_channels = sum(kernel.table_channels for kernel in self.kernels)
+        self.runners = self.choose_runners(mlps)
+        self.table_channels = sum(runner.table_channels for runner in self.runners)
 
-    def is_served(self) -> bool:
+    def has_compiled(self) -> bool:
         """Whether there are compiled kernels for this device and precision; if so, weights stay in float32."""
         if self.device.type != "cpu":
             return False
         return self.precision == torch.float32 or (self.precision == torch.float16 and has_half())
 
-    def choose_kernels(self, mlps: Sequence[PixelMLP]) -> list[Kernel]:
+    def choose_runners(self, mlps: Sequence[PixelMLP]) -> list[MLPRunner]:
         if self.compiled is not None:
-            return [PixelKernel(mlp, self.compiled) for mlp in mlps]
-        kernels = self.kernels_in(self.precision, mlps)
+            return [CompiledRunner(mlp, self.compiled) for mlp in mlps]
+        runners = self.runners_in(self.precision, mlps)
         if self.precision != torch.float16:
-            return kernels
-        exact = self.kernels_in(torch.float32, mlps)
-        if type(exact[0]) is not type(kernels[0]):  # Triton could compile one of them only; their tables differ
-            kernels, exact = torch_kernels(torch.float16, mlps), torch_kernels(torch.float32, mlps)
-        return [GuardedKernel(*pair) for pair in zip(kernels, exact, strict=True)]
+            return runners
+        exact = self.runners_in(torch.float32, mlps)
+        if type(exact[0]) is not type(runners[0]):  # Triton could compile one of them only; their tables differ
+            runners, exact = torch_runners(torch.float16, mlps), torch_runners(torch.float32, mlps)
+        return [GuardedRunner(*pair) for pair in zip(runners, exact, strict=True)]
 
-    def kernels_in(self, precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[Kernel]:
-        """Kernels that are not compiled C++, each with a copy of its MLP's weights."""
+    def runners_in(self, precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[MLPRunner]:
+        """Runners that are not compiled C++, each with a copy of its MLP's weights."""
         if self.device.type == "cuda" and precision != torch.float64:
-            return triton_kernels([copy.deepcopy(mlp).to(precision) for mlp in mlps], self.model.mean)
-        return torch_kernels(precision, mlps)
+            return triton_runners([copy.deepcopy(mlp).to(precision) for mlp in mlps], self.model.mean)
+        return torch_runners(precision, mlps)
 
     @functools.cached_property
     def halo(self) -> Halo | None:
@@ -165,7 +171,7 @@ class Engine:
     @torch.inference_mode()
     def project(self, lr: Tensor, tile: Tile, feat: Tensor) -> Encoded:
         """The feature part of every MLP's first layer; in float32 if features or tables exceed the range of float16."""
-        tables = [kernel.table(feat) for kernel in self.kernels]
+        tables = [runner.table(feat) for runner in self.runners]
         held = tuple(table for table in tables if table is not None)
         if len(held) < len(tables):
             return self.project(lr, tile, self.features(lr, tile, torch.float32))
@@ -205,37 +211,37 @@ class Engine:
         width = encoded.tile.cols.stop - encoded.tile.cols.start
         for image, plane in enumerate(planes):
             chosen = None if assignment is None else assignment[image].contiguous()
-            self.kernels[index].add_to(plane, encoded.tables[index][image], grid, width, chosen, index)
+            self.runners[index].add_to(plane, encoded.tables[index][image], grid, width, chosen, index)
 
 
-def torch_kernels(precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[Kernel]:
-    """Kernels of plain torch, each with a copy of its MLP's weights."""
-    return [TorchKernel(copy.deepcopy(mlp).to(precision)) for mlp in mlps]
+def torch_runners(precision: torch.dtype, mlps: Sequence[PixelMLP]) -> list[MLPRunner]:
+    """Runners of plain torch, each with a copy of its MLP's weights."""
+    return [TorchRunner(copy.deepcopy(mlp).to(precision)) for mlp in mlps]
 
 
 @functools.cache
-def triton_kernel() -> Any:
-    """The class of the kernels for CUDA. Raises ImportError without Triton, which comes with CUDA builds of torch."""
-    from models.fast.gpu import TritonKernel  # noqa: PLC0415 - as above, and its import takes time
+def triton_runner() -> Any:
+    """The class of the runners for CUDA. Raises ImportError without Triton, which comes with CUDA builds of torch."""
+    from models.fast.gpu import TritonRunner  # noqa: PLC0415 - as above, and its import takes time
 
-    return TritonKernel
+    return TritonRunner
 
 
-def triton_kernels(mlps: Sequence[PixelMLP], mean: Tensor) -> list[Kernel]:
-    """Triton kernels, compiled here; if that fails, kernels of plain torch, and a line on stderr."""
+def triton_runners(mlps: Sequence[PixelMLP], mean: Tensor) -> list[MLPRunner]:
+    """Runners by Triton, compiled here; if that fails, those of plain torch, and a line on stderr."""
     try:
-        kernels = [triton_kernel()(mlp) for mlp in mlps]
+        runners = [triton_runner()(mlp) for mlp in mlps]
         lr = mean.new_zeros(1, 3, 8, 8)
-        for kernel, mlp in zip(kernels, mlps, strict=True):
+        for runner, mlp in zip(runners, mlps, strict=True):
             feat = lr.new_zeros(1, mlp.in_channels, 8, 8, dtype=mlp.linears()[0].weight.dtype)
-            table = kernel.table(feat)[0]
+            table = runner.table(feat)[0]
             for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # each needs a program of its own
-                kernel.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
-        return kernels
+                runner.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
+        return runners
     except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
         reason = str(error).strip().partition("\n")[0]
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
-        return [TorchKernel(mlp) for mlp in mlps]
+        return [TorchRunner(mlp) for mlp in mlps]
 
 
 def differences(classifier: PixelMLP) -> PixelMLP:

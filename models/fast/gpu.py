@@ -105,7 +105,7 @@ def padded(tensor: Tensor, *shape: int) -> Tensor:
     return F.pad(tensor, [count for after in reversed(missing) for count in (0, after)])
 
 
-class TritonKernel:
+class TritonRunner:
     """One PixelMLP, its weights packed as above in their own dtype; for inference on the MLP's device."""
 
     @torch.no_grad()
@@ -129,7 +129,7 @@ class TritonKernel:
         return F.linear(rows_of(feat), self.project, self.bias).view(len(feat), -1, self.table_channels)
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
-        """See Kernel.add_to in models/fast/engine.py."""
+        """See MLPRunner.add_to in models/fast/engine.py."""
         rows, cols = grid
         height, width = planes.shape[1:]
         if not (planes.is_contiguous() and table.is_contiguous() and height * width < 1 << 31):

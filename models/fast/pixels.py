@@ -45,7 +45,7 @@ class Planes(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("height", ctypes.c_int), ("width", ctypes.c_int))
 
 
-class PixelKernel:
+class CompiledRunner:
     """One PixelMLP, computed in the type of number that the features have: float32 or float16."""
 
     def __init__(self, mlp: PixelMLP, compiled: ctypes.CDLL) -> None:
@@ -81,7 +81,10 @@ class PixelKernel:
         return tables
 
     def add_to(self, planes: Tensor, table: Tensor, grid: Grid, w: int, assignment: Tensor | None, own: int) -> None:
-        """See Kernel.add_to; all tensors are contiguous and on the CPU. Pixels beyond float16 are added in float32."""
+        """See MLPRunner.add_to; all tensors are contiguous and on the CPU.
+
+        Pixels beyond float16 are added in float32.
+        """
         height, width = planes.shape[1:]
         half = table.dtype == torch.float16
         left = torch.zeros(height, width, dtype=torch.uint8, device="cpu") if half else None

@@ -9,8 +9,8 @@ from utils.patches import bands
 BAND_PIXELS = 1 << 16  # HR pixels of a band: limits the memory, and keeps the activations near the cache
 
 
-class TorchKernel:
-    """One PixelMLP, see models.fast.engine.Kernel."""
+class TorchRunner:
+    """One PixelMLP, see models.fast.engine.MLPRunner."""
 
     def __init__(self, mlp: PixelMLP) -> None:
         self.mlp, self.table_channels = mlp, mlp.linears()[0].out_features

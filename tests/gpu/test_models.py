@@ -111,7 +111,7 @@ def test_engine(backbone: str, count: int, size: tuple[int, int], device: torch.
     model: PCSR = model_of(backbone, upsamplers=[LIGHTEST, light, heavy][-count:])
     fast, lr = Engine(model, device), torch.rand(2, 3, 23, 37)
     if device.type == "cuda":
-        assert {type(kernel).__name__ for kernel in fast.kernels} == {"TritonKernel"}
+        assert {type(runner).__name__ for runner in fast.runners} == {"TritonRunner"}
     feat, grid, encoded = model.encode(lr), grid_over(lr, size), fast.encode(lr.to(device))
     assert_near(fast.classify(encoded, size), model.classify(feat, grid), 1e-4)
     few = (torch.rand(2, *size) < 0.02).to(torch.uint8) * (count - 1)  # rows without one heavy pixel
@@ -129,7 +129,7 @@ def test_engine_in_half_precision(backbone: str, precision: torch.dtype, device:
     model, lr, size = model_of(backbone), torch.rand(2, 3, 23, 37), (57, 93)
     fast = Engine(model, device, precision)
     if device.type == "cuda":
-        assert {type(kernel).__name__ for kernel in fast.kernels} == {"TritonKernel"}
+        assert {type(runner).__name__ for runner in fast.runners} == {"TritonRunner"}
     encoded = fast.encode(lr.to(device))
     feat, grid, assignment = model.encode(lr), grid_over(lr, size), torch.randint(2, (2, *size), dtype=torch.uint8)
     assert_near(fast.classify(encoded, size), model.classify(feat, grid), 5e-2)

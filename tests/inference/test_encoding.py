@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference.encoding import Encoding, held_bytes
-from inference.precision import name_of, prepared
+from inference.precision import engine_for, name_of
 from inference.restorers import pcsr_restorer
 from inference.tiles import TilePlan
 from models.build import build_pcsr
@@ -83,7 +83,7 @@ def test_refusals() -> None:
 
 def test_auto_is_the_precision_that_is_computed_in() -> None:
     model, lr = build_pcsr(TINY_PCSR).eval(), torch.rand(1, 3, 8, 8)
-    engine = prepared(model, CPU, "auto")
+    engine = engine_for(model, CPU, "auto")
     for precision in ("auto", name_of(engine.precision)):
         Encoding(engine, lr, 4).restore([Setting(precision=precision)])
 

@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from inference.precision import computes_in
+from inference.precision import dtype_of
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.upscaler import Upscaler
 from models.build import build
@@ -276,9 +276,9 @@ def test_images_of_pillow_and_files(upscaler: Upscaler, tmp_path: Path) -> None:
 def test_auto_is_float16_where_that_is_faster(knows_it: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("inference.precision.has_half", lambda: knows_it)
     pcsr, original = build(TINY_PCSR), build(TINY_ORIGINAL)
-    assert computes_in(pcsr, CPU, "auto") == (torch.float16 if knows_it else torch.float32)
-    assert computes_in(pcsr, torch.device("cuda"), "auto") == computes_in(original, CPU, "auto") == torch.float32
-    assert computes_in(pcsr, CPU, "bfloat16") == computes_in(original, CPU, "bfloat16") == torch.bfloat16
+    assert dtype_of(pcsr, CPU, "auto") == (torch.float16 if knows_it else torch.float32)
+    assert dtype_of(pcsr, torch.device("cuda"), "auto") == dtype_of(original, CPU, "auto") == torch.float32
+    assert dtype_of(pcsr, CPU, "bfloat16") == dtype_of(original, CPU, "bfloat16") == torch.bfloat16
 
 
 @pytest.mark.parametrize("source", ["file", "Pillow"])

@@ -12,7 +12,7 @@ import pytest
 from models.build import build_pcsr
 from models.fast import build, engine
 from models.fast.engine import Engine
-from models.fast.plain import TorchKernel
+from models.fast.plain import TorchRunner
 from tests.conftest import TINY_PCSR
 
 needs_compiler = pytest.mark.skipif(build.load_kernels() is None, reason="no C++ compiler")
@@ -103,7 +103,7 @@ def plain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """What is said, once, where torch does the work."""
     monkeypatch.setattr(engine, "load_kernels", functools.cache(build.load_kernels.__wrapped__))  # as in a new process
     model = build_pcsr(TINY_PCSR).eval()
-    assert [type(Engine(model).kernels[0]) for _ in range(2)] == [TorchKernel] * 2
+    assert [type(Engine(model).runners[0]) for _ in range(2)] == [TorchRunner] * 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "kernels were not built" in told
     return told

@@ -8,9 +8,9 @@ from models.build import build_pcsr
 from models.decide import assign_k
 from models.fast import build
 from models.fast.accelerate import FastConv
-from models.fast.engine import Engine, GuardedKernel
-from models.fast.pixels import PixelKernel
-from models.fast.plain import TorchKernel
+from models.fast.engine import Engine, GuardedRunner
+from models.fast.pixels import CompiledRunner
+from models.fast.plain import TorchRunner
 from models.grid import grid_over
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
@@ -47,7 +47,7 @@ def test_same_numbers(changes: dict[str, object], size: tuple[int, int]) -> None
     model = model_of(changes)
     model.cell_limits = (0.5, 0.7)
     fast = Engine(model)
-    assert all(isinstance(kernel, PixelKernel) for kernel in fast.kernels)
+    assert all(isinstance(runner, CompiledRunner) for runner in fast.runners)
     lr = torch.rand(2, 3, 9, 13)
     feat, grid, encoded = model.encode(lr), grid_over(lr, size, model.cell_limits), fast.encode(lr)
     odds = model.classify(feat, grid)
@@ -133,7 +133,7 @@ def test_features(backbone: str, width: int) -> None:
 def test_beyond_float16(where: str, served: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of plain torch recompute in float32 what exceeds the range of float16, as compiled ones do."""
     if not served:
-        monkeypatch.setattr(Engine, "is_served", lambda self: False)
+        monkeypatch.setattr(Engine, "has_compiled", lambda self: False)
     elif not build.has_half():
         pytest.skip("needs a CPU that computes in float16")
     model = model_of({"upsamplers": ((4, 4), (8, 8)), "classifier": (8, 8)})
@@ -160,16 +160,16 @@ def test_beyond_float16(where: str, served: bool, monkeypatch: pytest.MonkeyPatc
 def test_both_kernels_of_a_guard_are_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton may compile one precision only."""
 
-    class Other(TorchKernel):
+    class Other(TorchRunner):
         pass
 
-    def kernels_in(self: Engine, precision: torch.dtype, mlps: list[PixelMLP]) -> list[TorchKernel]:
-        return [(Other if precision == torch.float16 else TorchKernel)(mlp) for mlp in mlps]
+    def runners_in(self: Engine, precision: torch.dtype, mlps: list[PixelMLP]) -> list[TorchRunner]:
+        return [(Other if precision == torch.float16 else TorchRunner)(mlp) for mlp in mlps]
 
-    monkeypatch.setattr(Engine, "is_served", lambda self: False)
-    monkeypatch.setattr(Engine, "kernels_in", kernels_in)
-    kernels = Engine(model_of({}), precision=torch.float16).kernels
-    assert all(isinstance(kernel, GuardedKernel) and type(kernel.half) is TorchKernel for kernel in kernels)
+    monkeypatch.setattr(Engine, "has_compiled", lambda self: False)
+    monkeypatch.setattr(Engine, "runners_in", runners_in)
+    runners = Engine(model_of({}), precision=torch.float16).runners
+    assert all(isinstance(runner, GuardedRunner) and type(runner.half) is TorchRunner for runner in runners)
 
 
 def test_a_copy_is_prepared() -> None:
@@ -188,7 +188,7 @@ def test_a_copy_is_prepared() -> None:
 def test_double_precision_stays_with_torch() -> None:
     model = model_of({}).double()
     fast, lr = Engine(model), torch.rand(2, 3, 9, 13, dtype=torch.float64)
-    assert all(isinstance(kernel, TorchKernel) for kernel in fast.kernels)
+    assert all(isinstance(runner, TorchRunner) for runner in fast.runners)
     expected, assignment, _ = model(lr, (23, 34), Setting(refinement=False))
     torch.testing.assert_close(fast.upsample(fast.encode(lr), (23, 34), assignment), expected)
 

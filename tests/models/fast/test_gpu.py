@@ -11,8 +11,8 @@ from torch import Tensor
 
 from models.build import build_pcsr
 from models.decide import probabilities
-from models.fast.engine import Engine, differences, triton_kernel, triton_kernels
-from models.fast.plain import TorchKernel
+from models.fast.engine import Engine, differences, triton_runner, triton_runners
+from models.fast.plain import TorchRunner
 from models.grid import grid_over
 from models.mlp import PixelMLP
 from models.setting import Setting
@@ -46,7 +46,7 @@ def plain(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
 def fused(gpu: ModuleType, mlp: PixelMLP, feat: Tensor, planes: Tensor, assignment: Tensor | None) -> Tensor:
     """What the kernel adds to planes (n,H,W) where assignment is 1, in the MLP's dtype."""
     grid = grid_over(feat, (planes.shape[1], planes.shape[2]))
-    kernel = gpu.TritonKernel(mlp)
+    kernel = gpu.TritonRunner(mlp)
     result = planes.clone()
     kernel.add_to(result, kernel.table(feat.to(kernel.bias.dtype))[0], grid, feat.shape[3], assignment, 1)
     return result
@@ -87,8 +87,8 @@ def test_a_model_with_these_kernels(
     model = build_pcsr(TINY_PCSR).to(DEVICE).eval()
     fast = Engine(model, precision=dtype)
     *upsamplers, classifier = fast.model.mlps()
-    fast.kernels = triton_kernels([mlp.to(dtype) for mlp in (*upsamplers, differences(classifier))], model.mean)
-    assert all(isinstance(kernel, gpu.TritonKernel) for kernel in fast.kernels)
+    fast.runners = triton_runners([mlp.to(dtype) for mlp in (*upsamplers, differences(classifier))], model.mean)
+    assert all(isinstance(kernel, gpu.TritonRunner) for kernel in fast.runners)
     lr, size = torch.rand(2, 3, *LR, device=DEVICE), (13, 18)
     sr, assignment, prob = model(lr, size, Setting(refinement=False))
     encoded = fast.encode(lr)
@@ -105,16 +105,16 @@ def test_padding_holds_the_channels(gpu: ModuleType, width: int) -> None:
 
 def test_refusals(gpu: ModuleType) -> None:
     with pytest.raises(ValueError, match="17 outputs"):
-        gpu.TritonKernel(mlp_of((), 17))
+        gpu.TritonRunner(mlp_of((), 17))
     with pytest.raises(ValueError, match="contiguous"):
         fused(gpu, mlp_of(()), torch.randn(1, 6, 4, 4, device=DEVICE), torch.zeros(8, 8, 3).permute(2, 0, 1), None)
 
 
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "models.fast.gpu", None)  # as if it could not be imported
-    triton_kernel.cache_clear()
+    triton_runner.cache_clear()
     model = build_pcsr(TINY_PCSR)
-    kernels = triton_kernels(model.mlps(), model.mean)
-    assert all(isinstance(kernel, TorchKernel) for kernel in kernels)
+    runners = triton_runners(model.mlps(), model.mean)
+    assert all(isinstance(runner, TorchRunner) for runner in runners)
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "kernels were not built" in err
