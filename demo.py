@@ -23,7 +23,7 @@ from pathlib import Path
 import skimage.data
 import torch
 
-from evaluation.evaluate import Protocol, Row, measure
+from evaluation.evaluate import MeasuringProtocol, Row, measure
 from inference.automatic import CLEAN, weights_for
 from inference.batch import Ready, Upscale, upscale_all
 from inference.inputs import find_images, passed_over
@@ -124,7 +124,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks) -> None:
     output, scale = chosen_output(args, ready.scale), ready.scale
     how = Upscale(choose, ready.settings, scale, output, args.accept_damaged)
     rows: list[Row] = []
-    protocol = Protocol(scale)
+    protocol = MeasuringProtocol(scale)
     outcome = upscale_all(
         sources, how, lambda name, restored: rows.append(measure(name, restored, None, protocol)), ranks
     )

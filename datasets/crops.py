@@ -63,15 +63,15 @@ class Crops:
         return doubts(files, lambda number: (self.hr.image(number), lr.image(number)), round(self.scales[1]))
 
     def batch(self, iteration: int) -> Tensor:
-        """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = size(iteration)."""
-        return self.hr.squares(self.steps(iteration)[:, self.rank :: self.world], self.size(iteration))
+        """This process' share of an iteration, counted from 1: contiguous (b,3,P,P) uint8, P = hr_side(iteration)."""
+        return self.hr.squares(self.strides(iteration)[:, self.rank :: self.world], self.hr_side(iteration))
 
     def lr_batch(self, iteration: int) -> Tensor | None:
         """The LR patches of the same samples, (b,3,p,p) uint8; None if LR is made from HR."""
         if self.lr is None:
             return None
-        steps = self.lr.steps(*self.places(iteration), self.patch_size)
-        return self.lr.squares(steps[:, self.rank :: self.world], self.patch_size)
+        strides = self.lr.strides(*self.places(iteration), self.patch_size)
+        return self.lr.squares(strides[:, self.rank :: self.world], self.patch_size)
 
     def degradations(self, iteration: int) -> list[Degradation]:
         """The degradation of each LR patch in this process' share; empty if there is none."""
@@ -80,7 +80,7 @@ class Crops:
         rng = np.random.Generator(np.random.Philox((self.seed, 3, iteration)))
         return draw_degradations(self.degrade, rng, self.total)[self.rank :: self.world]
 
-    def size(self, iteration: int) -> int:
+    def hr_side(self, iteration: int) -> int:
         """The side P of the HR patches: patch_size times a scale drawn uniformly from the range, rounded.
 
         A share of the iterations, top_share, takes the upper end of the range instead.
@@ -93,29 +93,29 @@ class Crops:
 
     def names(self, iteration: int) -> list[str]:
         """The image files that the samples of all processes were cut from."""
-        return [str(self.hr.paths[image]) for image in self.images(iteration).tolist()]
+        return [str(self.hr.paths[image]) for image in self.image_numbers(iteration).tolist()]
 
     def digest(self) -> str:
         """Of the names and sizes of all images, which decide the samples."""
         images = zip(self.hr.paths, self.hr.height.tolist(), self.hr.width.tolist(), strict=True)
         return sha256(json.dumps([(path.name, *size) for path, *size in images]).encode()).hexdigest()
 
-    def steps(self, iteration: int) -> NDArray[np.int64]:
-        """Where the samples of all processes lie in HR, (3,B), as Pool.steps says."""
+    def strides(self, iteration: int) -> NDArray[np.int64]:
+        """Where the samples of all processes lie in HR, (3,B), as Pool.strides says."""
         image, top, left, flips = self.places(iteration)
         factor = round(self.scales[1]) if self.lr else 1  # with LR files the scale is a whole number
-        return self.hr.steps(image, factor * top, factor * left, flips, self.size(iteration))
+        return self.hr.strides(image, factor * top, factor * left, flips, self.hr_side(iteration))
 
     def places(self, iteration: int) -> tuple[Whole, Whole, Whole, NDArray[np.bool_]]:
         """Image, top, left (B,) and flips (3,B) of the samples of all processes: in LR if it is read, else in HR."""
-        images, size = (self.lr, self.patch_size) if self.lr else (self.hr, self.size(iteration))
-        image = self.images(iteration)
+        images, size = (self.lr, self.patch_size) if self.lr else (self.hr, self.hr_side(iteration))
+        image = self.image_numbers(iteration)
         rng = np.random.Generator(np.random.Philox((self.seed, 1, iteration)))
         top = rng.integers(images.height[image] - size + 1)
         left = rng.integers(images.width[image] - size + 1)
         return image, top, left, rng.integers(2, size=(3, len(image))).astype(bool)
 
-    def images(self, iteration: int) -> NDArray[np.int64]:
+    def image_numbers(self, iteration: int) -> NDArray[np.int64]:
         """The images of the samples of all processes, (B,): the next ones in the order of the epoch."""
         last = iteration * self.total
         epoch, place = np.divmod(np.arange(last - self.total, last), len(self.hr))

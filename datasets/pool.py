@@ -44,10 +44,10 @@ class Pool:
         begin = first - self.starts[cache]
         return self.pixels[cache][begin : begin + height * width].reshape(height, width, 3)
 
-    def steps(self, image: Whole, top: Whole, left: Whole, flips: NDArray[np.bool_], size: int) -> Whole:
-        """The pixels of squares: (3,B), the number of the first pixel, the step to the next row and to the next column.
+    def strides(self, image: Whole, top: Whole, left: Whole, flips: NDArray[np.bool_], size: int) -> Whole:
+        """The pixels of squares, (3,B): the first pixel, the stride to the next row, and that to the next column.
 
-        `flips` are horizontal, vertical and diagonal, (3,B). A flip only changes the first pixel and the steps.
+        `flips` are horizontal, vertical and diagonal, (3,B). A flip only changes the first pixel and the strides.
         """
         horizontal, vertical, diagonal = flips
         width = self.width[image]
@@ -56,13 +56,13 @@ class Pool:
         first = self.offset[image] + top * width + left
         return np.stack([first, np.where(diagonal, right, down), np.where(diagonal, down, right)])
 
-    def squares(self, steps: Whole, size: int) -> Tensor:
-        """Contiguous (b,3,P,P) uint8 on the device; steps (3,b)."""
+    def squares(self, strides: Whole, size: int) -> Tensor:
+        """Contiguous (b,3,P,P) uint8 on the device; strides (3,b)."""
         if self.resident is not None:
-            return gather_resident(self.resident, steps, size)
+            return gather_resident(self.resident, strides, size)
         cuda = self.device.type == "cuda"
-        squares = torch.empty((steps.shape[1], 3, size, size), dtype=torch.uint8, pin_memory=cuda)
-        for square, (first, down, right) in zip(squares.numpy(), steps.T.tolist(), strict=True):
+        squares = torch.empty((strides.shape[1], 3, size, size), dtype=torch.uint8, pin_memory=cuda)
+        for square, (first, down, right) in zip(squares.numpy(), strides.T.tolist(), strict=True):
             cache = bisect_right(self.starts, first) - 1
             begin = 3 * (first - self.starts[cache])
             # copying a view is faster than indexing; numpy refuses a view that goes beyond the file
@@ -95,9 +95,9 @@ def resident(parts: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor
     return target
 
 
-def gather_resident(pixels: Tensor, steps: Whole, size: int) -> Tensor:
-    """Squares (b,3,P,P) from pixels (N,3) on the same device, without waiting for it; steps (3,b)."""
-    sent = torch.from_numpy(steps).pin_memory() if pixels.is_cuda else torch.from_numpy(steps)
+def gather_resident(pixels: Tensor, strides: Whole, size: int) -> Tensor:
+    """Squares (b,3,P,P) from pixels (N,3) on the same device, without waiting for it; strides (3,b)."""
+    sent = torch.from_numpy(strides).pin_memory() if pixels.is_cuda else torch.from_numpy(strides)
     first, down, right = sent.to(pixels.device, non_blocking=True)[:, :, None, None]  # (b,1,1) each
     line = torch.arange(size, device=pixels.device)
     index = first + down * line[:, None] + right * line  # (b,P,P)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.folder import PairedFolder, named_folders
 from datasets.options import add_degrade_option, asked_degradation
-from evaluation.evaluate import Protocol, evaluate, gather_rows
+from evaluation.evaluate import MeasuringProtocol, evaluate, gather_rows
 from evaluation.record import images_record, model_record, results_folder, write_record
 from evaluation.report import REPORTS, format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, refuse_equal_names, speed_record
@@ -170,13 +170,15 @@ def check_names(folder: str) -> None:
 def run_one(args: argparse.Namespace, ranks: Ranks, restore: Restore, data: DataSet) -> pd.DataFrame:
     """Evaluate one data set and, on rank 0, write its results; returns the summary, empty on other ranks."""
 
-    def keep(image: str, restored: Restored) -> None:
+    def save(image: str, restored: Restored) -> None:
         save_images(data.folder / SR_IMAGES / restored.setting, image, restored)
 
     grid = Patches(args.patch_size, args.step)
-    protocol = Protocol(data.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type)
+    protocol = MeasuringProtocol(
+        data.scale, None if args.per_image else grid, grid if args.crop else None, args.psnr_type
+    )
     bar = tqdm(data.pairs, desc=f"{data.name} x{data.scale:g}", unit="image", disable=None if ranks.main else True)
-    rows = gather_rows(ranks, evaluate(bar, restore, protocol, keep if args.save_images else None))
+    rows = gather_rows(ranks, evaluate(bar, restore, protocol, save if args.save_images else None))
     if not ranks.main:
         return pd.DataFrame()
     write_record(data.folder, data.record)

@@ -1,7 +1,7 @@
 """The evaluation loop, shared by test.py, test_pcsr.py and validation during training."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datasets.folder import Pair
 from evaluation.metrics import PsnrType, psnr, ssim
-from inference.restore import Restore, Restored
+from inference.restore import OnResult, Restore, Restored
 from utils.dist import Ranks, gather
 from utils.errors import InputError
 from utils.image import to_tensor
@@ -34,7 +34,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MeasuringProtocol:
     """How images are cut and measured."""
 
     scale: float
@@ -45,7 +45,6 @@ class Protocol:
 
 
 WARM_UP = 8  # LR pixels on a side: few, because each validation during training warms up again
-Keep = Callable[[str, Restored], None]  # called with each image's name and result, for example to save it
 
 
 def crop_pair(pair: Pair, grid: Patches, scale: float) -> Pair:
@@ -63,7 +62,9 @@ def crop_pair(pair: Pair, grid: Patches, scale: float) -> Pair:
     return Pair(pair.name, pair.hr[..., :rows, :cols], lr)
 
 
-def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: Keep | None = None) -> list[Row]:
+def evaluate(
+    pairs: Iterable[Pair], restore: Restore, protocol: MeasuringProtocol, on_result: OnResult | None = None
+) -> list[Row]:
     """Restore and measure every pair under every setting."""
     rows: list[Row] = []
     for loaded in pairs:
@@ -72,8 +73,8 @@ def evaluate(pairs: Iterable[Pair], restore: Restore, protocol: Protocol, keep: 
             restore(noise_like(pair.lr[..., :WARM_UP, :WARM_UP]))  # the first call takes the time of set-up
         for restored in restore(pair.lr, protocol.patches):
             rows.append(measure(pair.name, restored, pair.hr, protocol))
-            if keep is not None:
-                keep(pair.name, restored)
+            if on_result is not None:
+                on_result(pair.name, restored)
     return rows
 
 
@@ -88,7 +89,7 @@ def gather_rows(ranks: Ranks, rows: Sequence[Row]) -> list[Row]:
     return [row for turn in zip_longest(*images, fillvalue=()) for group in turn for row in group]
 
 
-def measure(name: str, restored: Restored, hr: Tensor | None, protocol: Protocol) -> Row:
+def measure(name: str, restored: Restored, hr: Tensor | None, protocol: MeasuringProtocol) -> Row:
     """One row; as many border pixels as the scale are left out (shave). Without an HR image PSNR and SSIM are nan."""
     psnr_db = ssim_value = math.nan
     if hr is not None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datasets.folder import mod_crop
-from evaluation.evaluate import Protocol, measure, noise_like
+from evaluation.evaluate import MeasuringProtocol, measure, noise_like
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
 from inference.options import ACCEPT_DAMAGED
@@ -75,7 +75,7 @@ def simulate(
     for restore in (bicubic_restorer(scale), *restores):
         restore(noise_like(lr[..., :FIRST_CALL, :FIRST_CALL]))
         results += restore(lr)
-    table = image_table([measure(path.stem, each, hr, Protocol(scale)) for each in results], path.stem, scale)
+    table = image_table([measure(path.stem, each, hr, MeasuringProtocol(scale)) for each in results], path.stem, scale)
     files = {"hr": to_pixels(hr), "lr": to_pixels(lr)}
     row: list[tuple[str, Array]] = []
     assignments = [each.assignment for each in results if each.assignment is not None]

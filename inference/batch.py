@@ -12,7 +12,7 @@ from inference.options import ACCEPT_DAMAGED, OVERWRITE
 from inference.outputs import Identity, OutputFiles, Target, digest_of, identity, left_to_do, mark_line
 from inference.picture import restore_image
 from inference.reduce import reduce_to
-from inference.restore import Restore, Restored
+from inference.restore import OnResult, Restore, Restored
 from inference.visual import colour_assignment
 from utils.cli import say, tell
 from utils.decode import read_image
@@ -24,8 +24,6 @@ from utils.image import Image
 from utils.jobs import Job, Outcome, check_outputs, run_jobs
 from utils.metadata import mark_exif
 from utils.resize import scaled_size
-
-Report = Callable[[str, Restored], None]  # called with every result: the image's name, and what the model made
 
 
 class Ready(NamedTuple):
@@ -59,7 +57,7 @@ class Upscale:
                 marks[path] = mark_line(f"{ready.model} x{self.scale:g} {target.setting}", made, source)
         return marks
 
-    def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], report: Report) -> bool:
+    def one(self, source: Path, targets: Sequence[Target], inputs: Set[Identity | None], on_result: OnResult) -> bool:
         """Upscale one image, unless it is done, and say so.
 
         Raises InputError if it cannot be read, restored or written.
@@ -86,7 +84,7 @@ class Upscale:
         if told := [*image.notes, *notes[0]]:  # those of other settings are the same
             tell(f"note: {source}: {'; '.join(told)}")
         for _, restored in results:
-            report(source.name, restored)
+            on_result(source.name, restored)
         return True
 
     def write(self, image: Image, restored: Restored, target: Target, marks: dict[Path, str]) -> list[str]:
@@ -112,7 +110,7 @@ def restored_from(source: Path, image: Image, ready: Ready) -> list[tuple[Image,
         raise InputError(f"{source}: {error}") from None
 
 
-def upscale_all(sources: Sequence[Path], how: Upscale, report: Report, ranks: Ranks | None = None) -> Outcome:
+def upscale_all(sources: Sequence[Path], how: Upscale, on_result: OnResult, ranks: Ranks | None = None) -> Outcome:
     """Upscale images, each rank its share, with a bar if there are several; stderr says why an image fails.
 
     Raises InputError before anything is done if the folder cannot be written to or two results have one name; and if
@@ -122,6 +120,6 @@ def upscale_all(sources: Sequence[Path], how: Upscale, report: Report, ranks: Ra
     jobs = []
     for source, targets in zip(sources, how.output.targets(sources, how.settings), strict=True):
         files = [path for target in targets for path in target.files()]
-        jobs.append(Job(source, files, partial(how.one, source, targets, inputs, report)))
+        jobs.append(Job(source, files, partial(how.one, source, targets, inputs, on_result)))
     check_outputs(jobs)
     return run_jobs(jobs, ranks=ranks)

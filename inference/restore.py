@@ -1,6 +1,7 @@
 """What a restored image is, and what a function that restores one looks like."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +40,9 @@ class Restore(Protocol):
     """Restores lr (1,3,h,w) in [0,1], as a whole or by overlapping patches, to 8 or 16 bits; one result a setting."""
 
     def __call__(self, lr: Tensor, patches: Patches | None = None, bits: int = 8) -> list[Restored]: ...
+
+
+OnResult = Callable[[str, Restored], None]  # called with each image's name and result
 
 
 class Clock:

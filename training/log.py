@@ -99,17 +99,17 @@ class Log:
         self.last = (iteration, now)
 
     def validation(
-        self, iteration: int, means: dict[str, float], pictures: dict[str, Array], keep: Callable[[], None]
+        self, iteration: int, means: dict[str, float], pictures: dict[str, Array], save_best: Callable[[], None]
     ) -> None:
-        """Log the means of a validation; metrics.csv has those of all so far. `keep` keeps the weights, and is called
-        if it is the best so far (is_best) on its images.
+        """Log the means of a validation; metrics.csv has those of all so far. `save_best` is called if it
+        is the best so far (is_best) on its images.
 
         The pictures, (H,W,3) uint8 by name, replace those of the last validation. The line in metrics.jsonl comes last,
         as it tells that all is written.
         """
         if self.active:
             with self.errors_named():
-                board = self.board or self.open_board()
+                board = self.board or self.begin_files()
             for name, pixels in pictures.items():
                 write_image(self.folder / PICTURES / f"{name}.png", pixels)
                 tag = f"{PICTURES}/{name}".encode(errors="backslashreplace").decode()  # of bytes that no UTF-8 has
@@ -120,7 +120,7 @@ class Log:
             same = records["images"].fillna(self.images) == self.images  # older runs did not say which
             best = is_best(self.spec, means["val/psnr"], table["val/psnr"][same[table.index]].iloc[:-1])
             if best:
-                keep()
+                save_best()
             write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
             self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and self.spec.phase != 1))
@@ -165,14 +165,14 @@ class Log:
         if not self.active:
             return
         with self.errors_named():
-            board = self.board or self.open_board()
+            board = self.board or self.begin_files()
             with self.lines.open("a") as file:
                 file.write(json.dumps({"iteration": iteration, **scalars, **texts}) + "\n")
             for name, value in scalars.items():
                 board.add_scalar(name, value, iteration)
 
-    def open_board(self) -> SummaryWriter:
-        """Drop the iterations after `start` from the logs, because this run repeats them."""
+    def begin_files(self) -> SummaryWriter:
+        """Mark the folder, drop the iterations after `start` from its logs, as this run repeats them, open TensorBoard."""
         mark_job(self.folder)
         if self.lines.exists():
             kept = [json.dumps(record) for record in self.records() if record["iteration"] <= self.start]

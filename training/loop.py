@@ -55,7 +55,7 @@ def train(
     start, spent = state.load(begun) if begun is not None else (0, 0.0)
     crops = open_crops(config, ranks)
     module = parallel(task, ranks, spec)
-    keep = partial(save_weights, folder / BEST, shipped, config)  # the best of the validations, by rank 0 only
+    save_best = partial(save_weights, folder / BEST, shipped, config)  # the best of the validations, by rank 0 only
     unread: list[Tensor] = []  # losses that the host has not looked at yet
     began = time.monotonic() - spent
     iteration, done = start, progress(spec, ranks, start + 1, began)
@@ -65,7 +65,7 @@ def train(
 
         due = start and (done >= 1 or start % spec.val_every == 0)
         if due and from_main(ranks, lambda: log.lacks_validation(start)):  # stopped between a state and its validation
-            began += validated(validate, shipped, log, start, keep)
+            began += validated(validate, shipped, log, start, save_best)
         while done < 1:
             iteration += 1
             rate = learning_rate(spec, iteration, done)  # schedule
@@ -98,7 +98,7 @@ def train(
                 gather(ranks, None)  # torchrun ends all processes with the first, so all wait until rank 0 has saved
                 raise stopped(signals, f"iteration {iteration} is saved in {folder}")
             if validating:  # validate, after saving, as it may take long; waits for the device with each image
-                began += validated(validate, shipped, log, iteration, keep)
+                began += validated(validate, shipped, log, iteration, save_best)
 
 
 def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
@@ -173,11 +173,11 @@ def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dic
 
 
 def validated(
-    validate: Validate, model: OriginalModel | PCSR, log: Log, iteration: int, keep: Callable[[], None]
+    validate: Validate, model: OriginalModel | PCSR, log: Log, iteration: int, save_best: Callable[[], None]
 ) -> float:
     """Validate and log the results; returns the seconds it took, which a time limit does not count."""
     began = time.monotonic()
-    log.validation(iteration, *validate(model), keep)
+    log.validation(iteration, *validate(model), save_best)
     return time.monotonic() - began
 
 

@@ -12,7 +12,7 @@ from torch import distributed
 
 from datasets.folder import Pair, PairedFolder
 from datasets.pairs import doubts
-from evaluation.evaluate import Protocol, evaluate, gather_rows
+from evaluation.evaluate import MeasuringProtocol, evaluate, gather_rows
 from inference.restore import Restored
 from inference.restorers import original_restorer, pcsr_restorer
 from inference.visual import as_pictures
@@ -83,7 +83,7 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
     """
     data, spec = config.data, config.train
     pairs, (_, scale) = validation_pairs(data, ranks), data.scales
-    protocol = Protocol(scale, with_ssim=spec.val_ssim)
+    protocol = MeasuringProtocol(scale, with_ssim=spec.val_ssim)
 
     def validate(model: OriginalModel | PCSR) -> Validation:
         made: dict[str, Array] = {}

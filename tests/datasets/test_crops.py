@@ -228,7 +228,7 @@ def test_crops_are_flipped_windows_of_the_images(folder: Path) -> None:
 
 def test_crops_reach_every_corner(tmp_path: Path) -> None:
     source = crops(make_folder(tmp_path / "train", [(33, 34)]))
-    steps = np.concatenate([source.steps(i) for i in range(1, 101)], axis=1)
+    steps = np.concatenate([source.strides(i) for i in range(1, 101)], axis=1)
     first, down, right = steps
     corners = np.minimum(first, first + 31 * down) + np.minimum(0, 31 * right)  # each crop's top left pixel
     assert set(corners.tolist()) == {0, 1, 2, 34, 35, 36}
@@ -236,7 +236,9 @@ def test_crops_reach_every_corner(tmp_path: Path) -> None:
 
 def test_every_image_comes_once_per_epoch(tmp_path: Path) -> None:
     source = crops(make_folder(tmp_path / "train", [(32, 32)] * 6))
-    shown = np.concatenate([source.images(i) for i in range(1, 10)]).reshape(-1, 6)  # 9 batches of 4 are 6 epochs
+    shown = np.concatenate([source.image_numbers(i) for i in range(1, 10)]).reshape(
+        -1, 6
+    )  # 9 batches of 4 are 6 epochs
     assert (np.sort(shown, axis=1) == np.arange(6)).all()
     assert len({tuple(epoch) for epoch in shown.tolist()}) > 3
 
@@ -265,7 +267,7 @@ def test_both_ways_to_gather_agree(folder: Path) -> None:
     source = crops(folder)
     pixels = torch.from_numpy(source.hr.pixels[0].copy())
     for iteration in range(1, 11):
-        crop = gather_resident(pixels, source.steps(iteration), 32)
+        crop = gather_resident(pixels, source.strides(iteration), 32)
         assert crop.is_contiguous() and torch.equal(crop, source.batch(iteration))
 
 
@@ -275,7 +277,7 @@ def test_sub_images_of_the_size_of_a_crop(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "train", [(128, 128)] * 3)
     source = crops(folder, patch_size=32)
     whole = [image.transpose(2, 0, 1) for image in images(open_cache(folder))]
-    for image, crop in zip(source.images(1), source.batch(1).numpy(), strict=True):
+    for image, crop in zip(source.image_numbers(1), source.batch(1).numpy(), strict=True):
         assert any((variant == whole[image]).all() for variant in variants(crop))
     shutil.rmtree(place(folder))  # as the README says it may be
     assert torch.equal(crops(folder, patch_size=32).batch(1), source.batch(1))

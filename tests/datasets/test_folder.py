@@ -92,7 +92,7 @@ def test_crops_come_from_all_folders(work: Path) -> None:
     whole += [photo(36, 40, 0), photo(40, 36, 1)]
     seen = set()
     for iteration in range(1, 11):
-        for number, crop in zip(source.images(iteration), source.batch(iteration).numpy(), strict=True):
+        for number, crop in zip(source.image_numbers(iteration), source.batch(iteration).numpy(), strict=True):
             windows = np.lib.stride_tricks.sliding_window_view(whole[number], (32, 32), axis=(0, 1))
             squares = [np.rot90(flip, turns, (1, 2)) for flip in (crop, crop[:, :, ::-1]) for turns in range(4)]
             assert any((windows == square).all(axis=(2, 3, 4)).any() for square in squares)

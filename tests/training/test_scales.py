@@ -34,7 +34,7 @@ def crops(folder: Path, scale: object = RANGE, seed: int = 0, rank: int = 0, wor
 
 
 def sizes(source: Crops, count: int = 50) -> list[int]:
-    return [source.size(iteration) for iteration in range(1, count + 1)]
+    return [source.hr_side(iteration) for iteration in range(1, count + 1)]
 
 
 def test_every_size_of_the_range_is_drawn(folder: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_batch_depends_on_seed_and_iteration_alone(folder: Path) -> None:
     ranks = [crops(folder, RANGE, 7, rank, 2) for rank in (0, 1)]
     for iteration in (1, 2, 3):
         whole = source.batch(iteration)
-        assert whole.shape == (4, 3, *[source.size(iteration)] * 2)
+        assert whole.shape == (4, 3, *[source.hr_side(iteration)] * 2)
         assert torch.equal(torch.stack([share.batch(iteration) for share in ranks], 1).flatten(0, 1), whole)
     assert sizes(source) == sizes(ranks[1]) != sizes(crops(folder, seed=8))
 
@@ -76,7 +76,7 @@ def test_lr_is_the_crop_made_small(lr_round: bool, folder: Path) -> None:
     source = crops(folder)
     for iteration in range(1, 30):
         lr, hr = patches(source, iteration, spec(folder, RANGE, lr_round))
-        assert lr.shape == (4, 3, 8, 8) and hr.shape == (4, 3, *[source.size(iteration)] * 2)
+        assert lr.shape == (4, 3, 8, 8) and hr.shape == (4, 3, *[source.hr_side(iteration)] * 2)
         expected = imresize(hr, (8, 8))
         assert torch.equal(lr, round_8bit(expected) if lr_round else expected)
         assert torch.equal(hr, source.batch(iteration) / 255)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from datasets.folder import PairedFolder
-from evaluation.evaluate import Protocol, evaluate
+from evaluation.evaluate import MeasuringProtocol, evaluate
 from inference.restorers import original_restorer
 from models.build import build_original
 from models.checkpoint import load_model
@@ -136,7 +136,7 @@ def test_a_signal_saves_and_the_validation_is_made_up_for(folders: Path) -> None
     model, _ = load_model(folders / "save/run")
     assert isinstance(model, OriginalModel)
     restore = original_restorer(model, torch.device("cpu"))
-    rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, Protocol(4))
+    rows = evaluate(PairedFolder(str(folders / "val"), None, 4), restore, MeasuringProtocol(4))
     mean = sum(row.psnr for row in rows) / 3
     last = pd.read_csv(table).iloc[-1]
     assert last["iteration"] == int(state.stem) and last["val/psnr"] == pytest.approx(mean, abs=1e-3)
