@@ -172,7 +172,7 @@ class Log:
                 board.add_scalar(name, value, iteration)
 
     def begin_files(self) -> SummaryWriter:
-        """Mark the folder, drop the iterations after `start` from its logs, as this run repeats them, open TensorBoard."""
+        """Drop the iterations after `start` from the logs, because this run repeats them, and open TensorBoard."""
         mark_job(self.folder)
         if self.lines.exists():
             kept = [json.dumps(record) for record in self.records() if record["iteration"] <= self.start]

@@ -15,7 +15,6 @@ from inference.tiles import TilePlan, cut
 from models.build import build
 from models.fast import engine as fast
 from models.fast.build import load_kernels
-from models.fast.engine import Engine
 from models.grid import bilinear, grid_over
 from models.halo import find_halo
 from models.pcsr import PCSR, refine
@@ -26,7 +25,7 @@ from utils.config import OriginalSpec, PCSRSpec
 from utils.decode import read_image
 from utils.patches import Patches
 
-BACKBONES = {"carn": 19, "srresnet": 33, "softgate": 14, "fsrcnn": 6}  # halos
+BACKBONES = ("carn", "srresnet", "softgate", "fsrcnn")
 CPU = torch.device("cpu")
 RULES: list[tuple[Rule, float]] = [("k", 0.1), ("adaptive", 0.0), ("budget", 0.998)]
 
@@ -43,14 +42,6 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 def model_of(spec: PCSRSpec | OriginalSpec, backbone: str) -> Any:
     return build(type(spec).model_validate({**spec.model_dump(), "backbone": backbone, "width": 8})).eval()
-
-
-@pytest.mark.parametrize("backbone,halo", BACKBONES.items())
-def test_halo_is_derived_from_the_network(backbone: str, halo: int) -> None:
-    model = model_of(TINY_PCSR, backbone)
-    assert isinstance(model, PCSR)
-    engine = Engine(model)
-    assert engine.halo == (halo, 1)
 
 
 @pytest.mark.parametrize("scale", [4, 2.5])
