@@ -1,6 +1,6 @@
 """What restores images, whole or by overlapping patches: bicubic interpolation, an original or a PCSR model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from inference.restore import Clock, Restore, Restored, hr_size
 from inference.tiles import MAPS, TilePlan, until_it_fits
 from models.decide import check_budget, decide
 from models.fast.accelerate import accelerate
-from models.fast.engine import Engine
+from models.fast.engine import Encoded, Engine
 from models.fast.fold import folded
 from models.flops import PATCH, Flops
 from models.original import OriginalModel
@@ -147,15 +147,20 @@ def restore_patches(
     batches = [batch.to(engine.device) for batch in patches.split(lr)]
     size = hr_size(batches[0], scale)
     clock = Clock(engine.device)
-    encoded = [engine.encode(batch) for batch in batches]
-    log_odds = torch.cat([engine.classify(each, size) for each in encoded])
+    feats = [engine.features(batch, whole(batch)) for batch in batches]
+
+    def encoded() -> Iterator[Encoded]:
+        """Made anew each time, as the tables would take six times the memory of the features."""
+        return (engine.project(batch, whole(batch), feat) for batch, feat in zip(batches, feats, strict=True))
+
+    log_odds = torch.cat([engine.classify(each, size) for each in encoded()])
     lengths = [len(batch) for batch in batches]
     shared = clock.lap()
     results = []
     for setting in settings:
         result = ResultInProgress(setting, hr_size(lr, scale), bits)
         assignments = decide(log_odds, setting, engine.flops).split(lengths)
-        srs = (engine.upsample(each, size, chosen) for each, chosen in zip(encoded, assignments, strict=True))
+        srs = (engine.upsample(each, size, chosen) for each, chosen in zip(encoded(), assignments, strict=True))
         if setting.refinement:
             srs = (refine(sr, chosen) for sr, chosen in zip(srs, assignments, strict=True))
         sr = patches.merge(srs, lr, scale)
