@@ -204,7 +204,7 @@ def describe(result: Row) -> str:
     if "outcome" in table:
         counts = table["outcome"].value_counts()
         text += "".join(f", {number} {outcome}" for outcome, number in counts.items())
-        table = table[table["outcome"].isin(["failure", "error"])].head(20)
+        table = table[table["outcome"].isin(["failure", "error", "interrupted"])].head(20)
     wanted = ["test", "output", "name", "job", "way", "precision", "step", "seconds", "psnr", "peak_mb", "it_per_s"]
     shown = [name for name in [*wanted, "floor_seconds", "rate", "error"] if name in table]
     return (

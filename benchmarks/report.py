@@ -7,6 +7,7 @@ results/report/STEP.log; their tables and pictures go to results/readme/, and th
 
 import argparse
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,6 @@ from tqdm import tqdm
 
 from benchmarks.page import MISSING
 from benchmarks.tables import ROOT, SETS, fill, texts
-from evaluation.record import RECORD
-from evaluation.report import REPORTS
 from evaluation.tables import write_csv
 from inference.automatic import CLEAN, PHOTOS
 from models.build import BACKBONES
@@ -74,8 +73,7 @@ class Step(NamedTuple):
         log.parent.mkdir(parents=True, exist_ok=True)
         for path in self.makes:
             if path.parent != KEPT:  # an evaluation or a demo does not replace results of another model or setting
-                for name in (path.name, RECORD, *REPORTS):
-                    path.with_name(name).unlink(missing_ok=True)
+                shutil.rmtree(path.parent, ignore_errors=True)  # the folder is of this step alone
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
         if code:

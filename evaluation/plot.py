@@ -44,13 +44,16 @@ def draw_curve(summary: pd.DataFrame) -> Figure:
         count = "1 image" if first["images"] == 1 else f"{first['images']} images"
         axes[0].set_ylabel(f"PSNR (dB)\n{first['dataset']}, x{first['scale']:g}, {count}")
         for axis, account in zip(axes, ("paper", "executed"), strict=True):
-            panels.append((axis, group.assign(gflops=group[f"flops_{account}"] / 1e9)))
+            finite = group[np.isfinite(group["psnr"])]  # that of an image that is restored exactly is infinite
+            panels.append((axis, finite.assign(gflops=finite[f"flops_{account}"] / 1e9)))
             axis.set_xlabel(f"GFLOPs per image, {account} account")
     shown: dict[str, Artist] = {}
     for axis, group in panels:
         draw(axis, group, colours)
         shown |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=min(3, len(shown)), fontsize=8)
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside lower center", ncols=max(1, min(3, len(shown))), fontsize=8
+    )
     figure.draw_without_rendering()  # now all places are known
     for axis, group in panels:
         place_labels(axis, group, colours)
@@ -59,8 +62,8 @@ def draw_curve(summary: pd.DataFrame) -> Figure:
 
 def draw(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
     """The marks and curves of one data set."""
-    group = group[np.isfinite(group["psnr"])]  # that of an image that is restored exactly is infinite
-    for names, rows in group.groupby(["model", group["setting"].str.partition("=")[0]], sort=False):
+    rules = group["setting"].str.split("=", n=1).str[0]
+    for names, rows in group.groupby(["model", rules], sort=False):
         model, rule = map(str, names)
         points, label = rows.sort_values("gflops"), ", ".join(filter(None, (model, rule)))
         if rule == BICUBIC:
@@ -82,9 +85,11 @@ def draw(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
 
 def place_labels(axis: Axes, group: pd.DataFrame, colours: dict[str, str]) -> None:
     """Label each setting that has a number, clear of marks, curves and other labels; without room there is no label."""
+    if group.empty:
+        return
     drawn = np.concatenate([dense(line.get_transform().transform(line.get_xydata())) for line in axis.lines])
     boxes: list[Bbox] = []
-    numbered = group[group["setting"].str.contains("=") & np.isfinite(group["psnr"])]
+    numbered = group[group["setting"].str.contains("=")]
     for name, model, x, y in zip(*(numbered[key] for key in ("setting", "model", "gflops", "psnr")), strict=True):
         colour = colours[model]
         line = {"arrowstyle": "-", "linewidth": 0.5, "color": colour}

@@ -8,6 +8,7 @@ import pandas as pd
 
 from datasets.folder import mod_crop
 from evaluation.evaluate import MeasuringProtocol, measure, noise_like
+from evaluation.record import RECORD
 from evaluation.report import image_table, summarise
 from evaluation.tables import write_csv
 from inference.options import ACCEPT_DAMAGED
@@ -54,7 +55,7 @@ def simulated_files(settings: Sequence[str]) -> list[str]:
     """The names of all files that a simulation of these settings may write."""
     endings = ["", *(f"_{setting}" for setting in settings)]
     decided = [name + ending for name in ("pcsr", "assignment") for ending in endings]
-    return [COMPARISON, REPORT, *(f"{name}.png" for name in ("hr", "lr", "bicubic", "original", *decided))]
+    return [COMPARISON, REPORT, RECORD, *(f"{name}.png" for name in ("hr", "lr", "bicubic", "original", *decided))]
 
 
 def simulate(

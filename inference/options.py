@@ -146,7 +146,7 @@ class Chosen(NamedTuple):
     def fingerprint(self) -> str:
         """A digest of all that the model's results depend on: its weights, what it was built from, and its limits."""
         limits = self.model.cell_limits if isinstance(self.model, PCSR) else ()
-        return digest_of(fingerprint(self.model), self.spec.model_dump_json(), limits)
+        return digest_of(fingerprint(self.model), self.spec.model_dump_json(exclude_defaults=True), limits)
 
     def precision_on(self, device: torch.device, precision: Precision) -> Precision:
         """The precision that is meant on a device, which is never `auto`."""

@@ -160,7 +160,7 @@ def bands_of(log_odds: Tensor) -> Iterator[slice]:
 def sampled(log_odds: Tensor) -> Tensor:
     """About SAMPLE pixels, (1,M-1,n), at a stride that has no factor in common with the width.
 
-    So all columns are seen, and with them all sub-pixel positions.
+    So all columns of a whole image are seen, and with them all sub-pixel positions.
     """
     flat, width = log_odds.transpose(0, 1).flatten(1), log_odds.shape[-1]
     stride = max(1, flat.shape[1] // SAMPLE) | 1

@@ -5,7 +5,7 @@ every MLP ran on [feat, rel_coord, rel_cell] per HR pixel, 2 per element of Batc
 element of PReLU, and a transposed convolution counted at its output size. `executed` is 2 per multiply-accumulate this
 implementation does: first layers once per LR pixel, a transposed convolution at its input size, BatchNorm as one
 multiply-accumulate per element, although inference folds it away; not the coordinates' part of first layers, at most
-4 % of a light upsampler. Neither counts activations other than PReLU (paper), softmax, interpolation, k-means or
+8 % of the lightest upsampler. Neither counts activations other than PReLU (paper), softmax, interpolation, k-means or
 refinement.
 """
 

@@ -1,6 +1,5 @@
 """Shared fixtures: a fixed seed, tiny models and pictures, the reference data where it is at hand."""
 
-import getpass
 import os
 import runpy
 import tempfile
@@ -27,7 +26,7 @@ TINY_PCSR = PCSRSpec(kind="pcsr", backbone="fsrcnn", width=6, upsamplers=((4,), 
 TINY_ORIGINAL = OriginalSpec(kind="original", backbone="fsrcnn", width=6, scale=4)
 
 
-SHIPPED = (  # weights in save/
+WEIGHT_NAMES = (  # weights in save/
     *("carn-x4", "carn-pcsr-phase0", "carn-pcsr-phase1", "fsrcnn-x4", "fsrcnn-pcsr-phase0", "fsrcnn-pcsr-phase1"),
     *("softgate-x4", "softgate-pcsr-phase0", "softgate-pcsr-phase1", "softgate-pcsr-phase1-m3"),
     *("softgate-pcsr-photo-phase0", "softgate-pcsr-photo"),
@@ -62,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What libraries and processes leave in the folder for temporary files, such as Gradio's downloads, is deleted."""
     tmp_path_factory.getbasetemp()  # stays where it is, for who looks into a failure
-    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
     with (
         tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,

@@ -28,7 +28,7 @@ from models.checkpoint import load_model
 from models.flops import network_flops
 from models.halo import find_halo
 from models.tile import Halo
-from tests.conftest import ROOT, SHIPPED, Cli, make_folder, photo
+from tests.conftest import ROOT, WEIGHT_NAMES, Cli, make_folder, photo
 from utils.config import DataSpec, OriginalSpec, PCSRSpec, TrainSpec
 
 PAGES = [ROOT / "README.md", ROOT / "save/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,7 +75,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "configs").mkdir()
     for path in (ROOT / "configs").glob("*.yaml"):
         (tmp_path / "configs" / path.name).write_text(shortened(path.read_text()))
-    for name in SHIPPED:
+    for name in WEIGHT_NAMES:
         shutil.copytree(ROOT / "save" / name, tmp_path / "save" / name)
     for name, count in SIZES.items():
         make_folder(tmp_path / "data" / name, [(224, 240) if name == "DIV2K_train_HR" else (96, 112)] * count)

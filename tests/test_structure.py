@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SHIPPED
+from tests.conftest import ROOT, WEIGHT_NAMES
 from tests.utils.test_config import CONFIGS
 
 FILES = sorted(
@@ -47,7 +47,7 @@ def test_what_ships_is_listed() -> None:
     words = ["git", "ls-files", "configs/*.yaml", "save/*/model.safetensors"]
     paths = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     weights = {Path(path).parent.name for path in paths if path.startswith("save/")}
-    assert weights == set(SHIPPED)
+    assert weights == set(WEIGHT_NAMES)
     assert {Path(path).stem for path in paths if path.startswith("configs/")} == set(CONFIGS)
 
 

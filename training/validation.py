@@ -89,7 +89,7 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
         made: dict[str, Array] = {}
         order = count(1)
 
-        def keep(name: str, restored: Restored) -> None:
+        def draw_pictures(name: str, restored: Restored) -> None:
             if (number := next(order)) <= spec.val_images:
                 shown = restored if restored.upsamplers > 1 else replace(restored, assignment=None)
                 pictures = as_pictures(name, shown)
@@ -105,7 +105,7 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
             restore = original_restorer(model, ranks.device)
         else:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
-        rows = gather_rows(ranks, evaluate(pairs, restore, protocol, keep))
+        rows = gather_rows(ranks, evaluate(pairs, restore, protocol, draw_pictures))
         logged = LOGGED if isinstance(model, OriginalModel) else LOGGED | DECIDED
         values = {name: [min(getattr(row, column), EXACT_DB) for row in rows] for name, column in logged.items()}
         means = {name: sum(each) / len(each) for name, each in values.items()}

@@ -90,6 +90,7 @@ def test_rows_of_restoring_and_training(cli: Cli, monkeypatch: pytest.MonkeyPatc
     assert {row["way"] for row in rows} == {"bfloat16", "float32"}
 
 
+@pytest.mark.slow
 def test_results_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a file whose tests pass, fail, skip and hang; the last is interrupted in time."""
     test = "import time\nimport pytest\npytestmark = pytest.mark.gpu\n"
@@ -98,7 +99,7 @@ def test_results_of_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(gpu, "TESTS", ("", os.path.relpath(tmp_path / "test_some.py", ROOT / "tests")))
     monkeypatch.setattr(gpu, "REHEARSED", "test")
     began = time.monotonic()
-    rows = {row["test"].rpartition("::")[2]: row for row in gpu.tests(tmp_path, CPU, gpu.WRITING + gpu.START + 20)}
+    rows = {row["test"].rpartition("::")[2]: row for row in gpu.tests(tmp_path, CPU, gpu.WRITING + gpu.START + 9)}
     assert time.monotonic() - began < 50
     outcomes = {name: row["outcome"] for name, row in rows.items()}
     assert outcomes == {

@@ -228,8 +228,8 @@ def test_crops_are_flipped_windows_of_the_images(folder: Path) -> None:
 
 def test_crops_reach_every_corner(tmp_path: Path) -> None:
     source = crops(make_folder(tmp_path / "train", [(33, 34)]))
-    steps = np.concatenate([source.strides(i) for i in range(1, 101)], axis=1)
-    first, down, right = steps
+    strides = np.concatenate([source.strides(i) for i in range(1, 101)], axis=1)
+    first, down, right = strides
     corners = np.minimum(first, first + 31 * down) + np.minimum(0, 31 * right)  # each crop's top left pixel
     assert set(corners.tolist()) == {0, 1, 2, 34, 35, 36}
 

@@ -278,7 +278,8 @@ def test_ambiguous_names_are_refused(work: Path) -> None:
 
 def test_bicubic(cli: Cli, work: Path) -> None:
     assert "--per_image" in cli("test.py", "--bicubic", "--hr_data", "hr").err
-    for option, value in (("--model", "x"), ("--config", "x"), ("--tile_size", "9"), ("--device", "cpu")):
+    idle = {"--model": "x", "--config": "x", "--tile_size": "9", "--precision": "bfloat16", "--device": "cpu"}
+    for option, value in idle.items():
         refused = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", option, value)
         assert refused.err == f"error: --bicubic: takes no model; leave out {option}, or --bicubic\n"
     outcome = cli("test.py", "--bicubic", "--hr_data", "hr", "--per_image", "--scale", 2, "--save_images")

@@ -1,5 +1,6 @@
 """The PSNR-FLOPs plot: what it shows, and that its labels can be read."""
 
+import math
 import warnings
 from itertools import combinations
 
@@ -57,11 +58,14 @@ def test_models_and_rules_are_in_the_legend() -> None:
     assert shown == {"a, k", "a, budget", "a, adaptive", "x4, original", "bicubic"}
 
 
-def test_a_result_without_error_is_left_out() -> None:
-    points = {"k=0": (1.0, float("inf")), "k=1": (0.5, 30.0), "bicubic": (0.0, float("inf"))}
+@pytest.mark.parametrize(("finite", "labels"), [({"k=1": (0.5, 30.0)}, ["k=1"]), ({}, [])])
+def test_a_result_without_error_is_left_out(finite: dict[str, tuple[float, float]], labels: list[str]) -> None:
+    """The PSNR of an image that is restored exactly, such as a black one, is infinite."""
+    exact = {"k=0": (1.0, math.inf), "adaptive": (1.0, math.inf), "bicubic": (0.0, math.inf)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = draw_curve(rows("a", points))
+        figure = draw_curve(pd.concat([rows("a", {**exact, **finite}), rows("b", CROWDED, "Other")]))
         figure.draw_without_rendering()
-    for axis in figure.axes:
-        assert [text.get_text() for text in axis.texts if isinstance(text, Annotation)] == ["k=1"]
+    for axis in figure.axes[:2]:
+        assert [text.get_text() for text in axis.texts if isinstance(text, Annotation)] == labels
+    draw_curve(rows("a", exact)).draw_without_rendering()

@@ -22,7 +22,7 @@ def test_an_input_among_the_names_of_results(demo: Cli, tmp_path: Path) -> None:
     assert (tmp_path / "hr/hr.png").read_bytes() == before and len(list((tmp_path / "hr").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name", ["original.png", "report.csv", "assignment_k=1.png"])
+@pytest.mark.parametrize("name", ["original.png", "report.csv", "assignment_k=1.png", "record.json"])
 def test_files_of_the_user(name: str, demo: Cli, tmp_path: Path) -> None:
     write_image(tmp_path / "cat.png", photo(40, 48))
     (tmp_path / "cat").mkdir()

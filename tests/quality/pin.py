@@ -23,7 +23,7 @@ from models.build import build_pcsr
 from models.checkpoint import load_model
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
-from tests.conftest import SHIPPED
+from tests.conftest import WEIGHT_NAMES
 from utils.config import PCSRSpec
 from utils.decode import read_image
 from utils.image import to_tensor
@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parity", action="store_true", help="write the outputs of the tiny model as well")
     args = parser.parse_args()
-    QUALITY.write_text(json.dumps({name: measure(name) for name in SHIPPED}, indent=2) + "\n", encoding="utf-8")
+    QUALITY.write_text(json.dumps({name: measure(name) for name in WEIGHT_NAMES}, indent=2) + "\n", encoding="utf-8")
     if args.parity:
         np.savez_compressed(PARITY, **parity(tiny_model()))  # type: ignore[arg-type]  # numpy types its options so
 

@@ -10,7 +10,7 @@ from evaluation.metrics import psnr
 from inference.automatic import CLEAN, PHOTOS
 from inference.upscaler import Upscaler
 from models.setting import Precision
-from tests.conftest import SHIPPED
+from tests.conftest import WEIGHT_NAMES
 from tests.quality.pin import QUALITY, SAVE, Scores, crops, levels, measure
 from utils.resize import downscale
 
@@ -21,10 +21,10 @@ REMEDY = "if that is meant, pin it: python -m tests.quality.pin"
 
 
 def test_every_shipped_model_is_pinned() -> None:
-    assert PINNED.keys() == set(SHIPPED), REMEDY
+    assert PINNED.keys() == set(WEIGHT_NAMES), REMEDY
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", WEIGHT_NAMES)
 def test_no_shipped_model_gets_worse(name: str) -> None:
     measured, pinned = measure(name), PINNED[name]
     assert measured.keys() == pinned.keys(), REMEDY
@@ -47,7 +47,7 @@ def test_weights_for_photographs_are_better_on_jpegs() -> None:
 
 
 @pytest.mark.parametrize("precision,loss", [("float16", 0.003), ("bfloat16", 0.01)])
-@pytest.mark.parametrize("name", [name for name in SHIPPED if "phase0" not in name])
+@pytest.mark.parametrize("name", [name for name in WEIGHT_NAMES if "phase0" not in name])
 def test_half_precision_keeps_the_picture(name: str, precision: Precision, loss: float) -> None:
     if name in ("fsrcnn-x4", "carn-x4") and precision == "bfloat16":
         loss = 0.05  # they make the whole image out of larger features, which bfloat16 rounds to 8 bits

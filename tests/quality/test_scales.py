@@ -9,11 +9,11 @@ from torch import Tensor
 from evaluation.metrics import psnr
 from inference.upscaler import Upscaler
 from models.checkpoint import trained_on
-from tests.conftest import SHIPPED
+from tests.conftest import WEIGHT_NAMES
 from tests.quality.pin import SAVE, crops, levels
 from utils.resize import downscale, imresize, round_8bit
 
-DECIDING = [name for name in SHIPPED if name.startswith("pcsr", name.index("-") + 1) and "phase0" not in name]
+DECIDING = [name for name in WEIGHT_NAMES if name.startswith("pcsr", name.index("-") + 1) and "phase0" not in name]
 COLOURS = ((0, 0, 0), (128, 128, 128), (255, 255, 255), (200, 30, 90), (20, 120, 240))
 RAMPS = ((20, 230), (100, 140), (60, 68))
 MARGIN = 10  # LR pixels: the zeros that the convolutions see around the image change the outermost ones

@@ -127,12 +127,12 @@ def test_features(backbone: str, width: int) -> None:
         torch.testing.assert_close(fast.features(lr, whole(lr)), model.encode(lr), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("where", ["encoder", "table", "upsamplers", "classifier"])
 @torch.inference_mode()
-def test_beyond_float16(where: str, served: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_float16(where: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of plain torch recompute in float32 what exceeds the range of float16, as compiled ones do."""
-    if not served:
+    if not compiled:
         monkeypatch.setattr(Engine, "has_compiled", lambda self: False)
     elif not build.has_half():
         pytest.skip("needs a CPU that computes in float16")
@@ -157,7 +157,7 @@ def test_beyond_float16(where: str, served: bool, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(fast.upsample(encoded, size, some), expected, rtol=0.01, atol=0.01)
 
 
-def test_both_kernels_of_a_guard_are_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_runners_of_a_guard_are_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton may compile one precision only."""
 
     class Other(TorchRunner):

@@ -46,9 +46,9 @@ def plain(mlp: PixelMLP, feat: Tensor, size: tuple[int, int]) -> Tensor:
 def fused(gpu: ModuleType, mlp: PixelMLP, feat: Tensor, planes: Tensor, assignment: Tensor | None) -> Tensor:
     """What the kernel adds to planes (n,H,W) where assignment is 1, in the MLP's dtype."""
     grid = grid_over(feat, (planes.shape[1], planes.shape[2]))
-    kernel = gpu.TritonRunner(mlp)
+    runner = gpu.TritonRunner(mlp)
     result = planes.clone()
-    kernel.add_to(result, kernel.table(feat.to(kernel.bias.dtype))[0], grid, feat.shape[3], assignment, 1)
+    runner.add_to(result, runner.table(feat.to(runner.bias.dtype))[0], grid, feat.shape[3], assignment, 1)
     return result
 
 
