@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,17 +28,30 @@ JOBS = {
 SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_max=8"]
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
 SIGNALLED = """
-import os, runpy, signal, sys
-import {module} as module
-original, seen = module.{name}, 0
-def signalled(*args):
-    global seen
-    seen += 1
-    if seen == {call}:
-        os.kill(os.getpid(), signal.{signal})
-    return original(*args)
-module.{name} = signalled
-runpy.run_path({script!r}, run_name="__main__")
+import importlib, os, runpy, signal, sys
+import training.command  # once for all, as it takes as long as such a training
+
+def signal_in(module, name, call):
+    *above, last = name.split(".")
+    place = importlib.import_module(module)
+    for each in above:
+        place = getattr(place, each)
+    original, seen = getattr(place, last), 0
+    def counting(*args):
+        nonlocal seen
+        seen += 1
+        if seen == call:
+            os.kill(os.getpid(), signal.{signal})
+        return original(*args)
+    setattr(place, last, counting)
+
+for when, arguments in {runs!r}:
+    if (child := os.fork()) == 0:
+        signal_in(*when)
+        sys.argv = arguments
+        runpy.run_path({script!r}, run_name="__main__")
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -88,43 +101,46 @@ def test_signals(job: str, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPa
         assert_same_run(folders / "save/whole", run)
 
 
-def signalled(
-    run: Path, module: str, name: str, call: int, number: signal.Signals
-) -> "subprocess.CompletedProcess[str]":
-    """Phase 0 in a process of its own, which sends itself a signal in a call of a function."""
-    script, *rest = arguments("phase 0", run.name)
-    code = SIGNALLED.format(module=module, name=name, call=call, signal=number.name, script=str(ROOT / script))
+def signalled(work: Path, moments: Mapping[str, tuple[str, str, int]], number: signal.Signals) -> tuple[list[int], str]:
+    """Runs of phase 0 by name, in processes of their own, which send themselves a signal in a call of a function.
+
+    Returns their exit codes, which for a signal that ended them are negative, and what they wrote on stderr.
+    """
+    script = arguments("phase 0")[0]
+    runs = [(moment, arguments("phase 0", name)) for name, moment in moments.items()]
+    code = SIGNALLED.format(signal=number.name, script=str(ROOT / script), runs=runs)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *rest]
-    return subprocess.run(command, cwd=run.parents[1], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    return [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()], done.stderr
 
 
 @pytest.mark.usefixtures("cli")  # it links configs/
 def test_a_real_signal(folders: Path) -> None:
-    run = folders / "save/run"
-    stopped = signalled(run, "training.log", "Log.advance", 5, signal.SIGTERM)
-    assert stopped.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in stopped.stderr, stopped.stderr
-    assert [path.name for path in sorted((run / "state").iterdir())] == ["00000004.pth", "00000005.pth"]
+    codes, told = signalled(folders, {"run": ("training.log", "Log.advance", 5)}, signal.SIGTERM)
+    assert codes == [128 + signal.SIGTERM] and "stopped by SIGTERM" in told, told
+    assert [path.name for path in sorted((folders / "save/run/state").iterdir())] == ["00000004.pth", "00000005.pth"]
 
 
 def test_kill(cli: Cli, folders: Path) -> None:
     assert cli(*arguments("phase 0", "whole")).code == 0
-    for module, name, call, torn in (
-        ("training.log", "Log.advance", 5, None),  # between checkpoints
+    torn = {  # the part of a file that was never given its name, by the call of fsync
         # a checkpoint syncs config, weights and state, a validation the config and weights of the best and its table
-        ("os", "fsync", 8, "best/.*"),
-        ("os", "fsync", 9, ".metrics.csv.*"),
-        ("os", "fsync", 11, ".model.safetensors.*"),  # within a later write of weights
-        ("os", "fsync", 12, "state/.*"),  # and of a state
-        ("os", "fsync", 17, "best/.*"),  # in the last validation, which follows the state
-        ("os", "fsync", 18, ".metrics.csv.*"),
-    ):
-        run = folders / f"save/{name}_{call}"
-        killed = signalled(run, module, name, call, signal.SIGKILL)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        8: "best/.*",
+        9: ".metrics.csv.*",
+        11: ".model.safetensors.*",  # within a later write of weights
+        12: "state/.*",  # and of a state
+        17: "best/.*",  # in the last validation, which follows the state
+        18: ".metrics.csv.*",
+    }
+    moments = {"between": ("training.log", "Log.advance", 5), **{str(call): ("os", "fsync", call) for call in torn}}
+    codes, told = signalled(folders, moments, signal.SIGKILL)
+    assert codes == [-signal.SIGKILL] * len(moments), told
+    for name, (*_, call) in moments.items():
+        run = folders / "save" / name
         kept = ["00000006.pth", "00000008.pth"] if call > 15 else ["00000003.pth", "00000004.pth"]
         assert sorted(path.name for path in (run / "state").glob("*.pth")) == kept
-        assert torn is None or len(list(run.glob(torn))) == 1  # the part of a file that was never given its name
+        assert name == "between" or len(list(run.glob(torn[call]))) == 1
         (run / ".config.yaml.swp").touch()  # an editor's
         assert cli(*arguments("phase 0", run.name), "--resume").code == 0
         assert_same_run(folders / "save/whole", run)
