@@ -20,7 +20,7 @@ from inference.restorers import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
 from models.setting import Setting
-from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, photo, save_tiny
+from tests.conftest import ROOT, TINY_PCSR, Cli, balance, config_for, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.image import to_tensor
@@ -34,34 +34,30 @@ for (const kind of ['dragenter', 'dragover', 'drop'])
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The page as a user starts it, where save/ holds a tiny model; its address. It leaves nothing when it is ended."""
-    save_decisive(tmp_path / "save" / "tiny")
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    # Gradio's own switch for tests: what a visitor has left is closed after a second, not after an hour
-    env = {"TMPDIR": str(scratch), "PATH": "/usr/bin:/bin", "GRADIO_IS_E2E_TEST": "1"}
-    env |= {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}  # which lead nowhere
-    with served("--max_pixels", "20000", "--max_mb", "0.1", cwd=tmp_path, env=env) as address:
-        yield address
-    assert not any(scratch.iterdir())
-
-
-def save_decisive(folder: Path) -> None:
-    """A tiny model that finds half of a photo's pixels hard at k = 0, and more at lower k."""
-    config = config_for(TINY_PCSR)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the page is started. save/ has a tiny model that finds half of a photo's pixels hard at k = 0."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "scratch").mkdir()
+    torch.manual_seed(0)
     model = build_pcsr(TINY_PCSR).eval()
-    assert model.classifier is not None
-    last = model.classifier.linears()[-1]
+    balance(model, to_tensor(photo(24, 32)), 4)
     with torch.no_grad():
-        last.weight.mul_(30)
-        prob = model(to_tensor(photo(24, 32)), (96, 128), Setting()).prob
-        log_odds = (prob[:, 1:] / prob[:, :1]).log()
-        last.bias.sub_(torch.tensor([0.0, float(log_odds.median())]))
         for mlp in model.mlps()[:-1]:
             mlp.linears()[-1].weight.mul_(0.1)
-    save_weights(folder, model, config)
+    save_weights(folder / "save" / "tiny", model, config_for(TINY_PCSR))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[str]:
+    """The page as a user starts it, for all tests here; its address. It leaves nothing when it is ended."""
+    # Gradio's own switch for tests: what a visitor has left is closed after a second, not after an hour
+    env = {"TMPDIR": str(place / "scratch"), "PATH": "/usr/bin:/bin", "GRADIO_IS_E2E_TEST": "1"}
+    env |= {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}  # which lead nowhere
+    with served("--max_pixels", "20000", "--max_mb", "0.1", cwd=place, env=env) as address:
+        yield address
+    assert not any((place / "scratch").iterdir())
 
 
 @pytest.fixture
@@ -103,7 +99,7 @@ def expected(folder: Path, picture: np.ndarray, k: float) -> np.ndarray:
 
 
 @needs_browser
-def test_send_move_see_and_download(server: str, browser: Any, tmp_path: Path) -> None:
+def test_send_move_see_and_download(server: str, place: Path, browser: Any, tmp_path: Path) -> None:
     picture = photo(24, 32)
     write_image(tmp_path / "photo.png", picture)
     browser.get(server)
@@ -127,19 +123,19 @@ def test_send_move_see_and_download(server: str, browser: Any, tmp_path: Path) -
     find(browser, "#download")[0].click()
     file = wait_for(lambda: next((tmp_path / "downloads").glob("*.png"), None))
     assert file.name == "photo_x4_k=-0.6.png"
-    np.testing.assert_array_equal(read_image(file).pixels, expected(tmp_path, picture, -0.6))
+    np.testing.assert_array_equal(read_image(file).pixels, expected(place, picture, -0.6))
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
     assert any(address.startswith(server) for address in addresses)
     assert [a for a in addresses if a.startswith(("http", "ws")) and not a.startswith(server)] == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    made = next((tmp_path / "scratch").rglob("bicubic.webp"))
+    made = max((place / "scratch").rglob("bicubic.webp"), key=lambda path: path.stat().st_mtime)
     browser.get("about:blank")
     wait_for(lambda: not made.parent.parent.exists())  # what was made for a visitor goes when that one has left
 
 
 @needs_browser
-def test_problems_are_told_and_visitors_keep_apart(server: str, browser: Any, tmp_path: Path) -> None:
+def test_problems_are_told_to_each_visitor(server: str, place: Path, browser: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"hello")
     write_image(tmp_path / "large.png", photo(40, 40))  # 25600 pixels at x4
     write_image(tmp_path / "heavy.bmp", photo(180, 200))
@@ -154,7 +150,7 @@ def test_problems_are_told_and_visitors_keep_apart(server: str, browser: Any, tm
         told(browser, message)
         assert not numbers(browser) and not shown(browser)
         text = browser.execute_script("return document.body.innerText")
-        assert "Traceback" not in text and str(tmp_path) not in text
+        assert "Traceback" not in text and str(place) not in text
     browser.get(server)
     send(browser, tmp_path / "good.png")
     one = wait_for(lambda: numbers(browser))
@@ -235,7 +231,7 @@ def test_a_picture_of_1024_pixels(browser: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
-def test_programs_can_call_it(server: str, tmp_path: Path) -> None:
+def test_programs_can_call_it(server: str, place: Path, tmp_path: Path) -> None:
     from gradio_client import Client, handle_file  # noqa: PLC0415 - optional
     from gradio_client.exceptions import AppError  # noqa: PLC0415
 
@@ -243,7 +239,7 @@ def test_programs_can_call_it(server: str, tmp_path: Path) -> None:
     write_image(tmp_path / "photo.png", picture)
     client = Client(server, verbose=False, download_files=str(tmp_path / "got"))
     made, notes = client.predict(picture=handle_file(str(tmp_path / "photo.png")), k=-0.6, api_name="/upscale")
-    np.testing.assert_array_equal(read_image(made).pixels, expected(tmp_path, picture, -0.6))
+    np.testing.assert_array_equal(read_image(made).pixels, expected(place, picture, -0.6))
     assert [*client.view_api(return_format="dict")["named_endpoints"]] == ["/upscale"]
     given = {"picture": handle_file(str(tmp_path / "photo.png")), "api_name": "/upscale"}
     made, _ = client.predict(scale=2.5, k=None, kind="tif", **given)  # nothing is as good as k = 0
