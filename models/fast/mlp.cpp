@@ -164,16 +164,16 @@ template <class N> struct Mlp {
         }
         for (int o = 0; o < last; o++, from += BLOCK<N>) {
             float* to = planes.data + (long)o * planes.height * planes.width + row;
-            for (int first = 0; first < lot.count; first += LANES) {
-                const int left = std::min(LANES, lot.count - first);
-                const Vec value = load_as_float(from + first);
+            for (int i = 0; i < lot.count; i += LANES) {
+                const int left = std::min(LANES, lot.count - i);
+                const Vec value = load_as_float(from + i);
                 if (together) {
                     const Part part(left);
-                    part.store(to + lot.x[first], part.load(to + lot.x[first]) + value);
+                    part.store(to + lot.x[i], part.load(to + lot.x[i]) + value);
                 } else {
                     float values[LANES];
                     store(values, value);
-                    for (int i = 0; i < left; i++) to[lot.x[first + i]] += values[i];
+                    for (int j = 0; j < left; j++) to[lot.x[i + j]] += values[j];
                 }
             }
         }

@@ -15,7 +15,6 @@ template <class N> constexpr int BLOCK = VECTORS * lanes<N>;  // pixels
 template <class N> using Spread = std::conditional_t<sizeof(N) == 4, float, uint32_t>;
 inline Vec spread(const float* p) { return all(*p); }
 inline float spreadable(float x, float) { return x; }
-inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }  // not a number stays so
 typedef int32_t Places __attribute__((vector_size(LANES * 4)));
 
 // line[at[lane]] in every lane; `far`: not all lie within the first vector, but within the second

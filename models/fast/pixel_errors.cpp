@@ -91,9 +91,7 @@ struct Network {
     }
 };
 
-inline Vec rectified(Vec v) { return v < 0 ? Vec{} : v; }  // not a number stays so: a training stops then
-
-// the first layer: x (count,width) = rectified(row of the table + coordinates * their weights)
+// the first layer: x (count,width) = relu(row of the table + coordinates * their weights)
 void gather(const Network& net, const float* table, const long* nearest, const float* coords, int count, float* x) {
     for (const Columns& chunk : net.columns)
         for (int v = 0; v < chunk.vectors; v++) {
@@ -104,7 +102,7 @@ void gather(const Network& net, const float* table, const long* nearest, const f
             for (int r = 0; r < count; r++) {
                 Vec value = part.load(table + nearest[r] * net.width + c);
                 EACH (int k = 0; k < COORDS; k++) value += coords[r * COORDS + k] * w[k];
-                store(x + r * net.pitch + c, rectified(value));
+                store(x + r * net.pitch + c, relu(value));
             }
         }
 }
@@ -138,7 +136,7 @@ double work(const Network& net, const PixelTables& p, long image, long first, in
             const Vec bias = load(l.bias + c);
             for (int r = 0; r < count; r++) {
                 const Vec value = load(y + r * l.out_pitch + c) + bias;
-                store(y + r * l.out_pitch + c, last ? value : rectified(value));
+                store(y + r * l.out_pitch + c, last ? value : relu(value));
             }
         }
         x = y;

@@ -39,6 +39,7 @@ template <class N> inline void store(N* p, VecOf<N> v) { *(VecOf<N>*)p = v; }
 template <class N> inline VecOf<N> all(N x) { return x - VecOf<N>{}; }  // x + 0 would be computed, for the sake of -0
 template <class N = float> inline long padded(long n) { return (n + lanes<N> - 1) / lanes<N> * lanes<N>; }
 
+inline Vec relu(Vec v) { return v < 0 ? Vec{} : v; }  // not a number stays so: a training stops then
 inline void store_as(float* p, Vec v) { store(p, v); }
 inline Vec load_as_float(const float* p) { return load(p); }
 #ifdef __AVX512FP16__
