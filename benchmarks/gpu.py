@@ -111,6 +111,7 @@ def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
     if device.type != "cuda":
         environment["PCSR_TEST_DEVICE"] = device.type
         options += ["-k", REHEARSED]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it, and so would pytest
     end, running = time.monotonic() + seconds - WRITING - START, []
     for number, name in enumerate(TESTS if device.type == "cuda" else TESTS[1:2]):
         command = [sys.executable, "-m", "pytest", f"tests/{name}", *options, f"--junitxml={out}/tests-{number}.xml"]
@@ -119,9 +120,11 @@ def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
             (number, name, log, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
         )
     for number, name, log, child in running:
+        interrupted = False
         try:
             child.wait(max(1.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
+            interrupted = True
             child.send_signal(signal.SIGINT)  # pytest still writes its report
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(WRITING / len(TESTS))
@@ -133,12 +136,13 @@ def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
         report = out / f"tests-{number}.xml"
         for case in ET.parse(report).iter("testcase") if report.exists() else ():
             if case.get("name") is None:  # the test that was interrupted
-                yield {"test": name, "outcome": "interrupted"}
                 continue
             problem = next((part for part in case if part.tag in ("failure", "error", "skipped")), None)
             row = {"test": f"{case.get('classname')}::{case.get('name')}", "seconds": float(case.get("time", 0))}
             row["outcome"] = "passed" if problem is None else problem.tag
             yield row if problem is None else {**row, "message": problem.get("message", "")[:1000]}
+        if interrupted:
+            yield {"test": name, "outcome": "interrupted"}
         for file in (report, out / f"tests-{number}.log"):
             file.unlink(missing_ok=True)
 

@@ -238,7 +238,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
     expected = PCSRGraph(model, Setting(refinement=False, scale=2.5))(lr, torch.tensor(0.0))
     assert sr.shape == (1, 3, 28, 15) and assignment.shape == (1, 28, 15) and assignment.dtype == np.uint8
     np.testing.assert_allclose(sr, expected[0].detach(), rtol=0, atol=1e-5)
-    assert "LR of 128x128, 91x61, 1x1" in outcome.out
+    assert "LR of 128x128, 85x61, 1x1" in outcome.out
     before = (tmp_path / "out/a.onnx").read_bytes()
     assert cli("export.py", "--model", "tiny", "--onnx", "out/a.onnx", "--licence", "CC0").code == 0  # replaced
     assert (tmp_path / "out/a.onnx").read_bytes() != before
