@@ -52,7 +52,9 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     args = parse_options()
     engines = load_engines([SAVE, SHIPPED / SAVE], pick_device(args.device), args.precision)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server as Ctrl-C does, so that its files go
+    for ending in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # SIGHUP: the terminal is closed
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(ending, signal.default_int_handler)  # as Ctrl-C does, so that the files go
     try:
         with tempfile.TemporaryDirectory(prefix="pcsr-", ignore_cleanup_errors=True) as folder:
             os.environ["GRADIO_TEMP_DIR"] = folder  # read as the page is built

@@ -26,6 +26,7 @@ from models.pcsr import PCSR, refine
 from models.setting import Setting
 from utils.config import OriginalSpec, PCSRSpec
 from utils.errors import LONGEST_REASON, InputError
+from utils.files import check_folder
 
 INSTALL = "pip install -r requirements-bench.txt"
 OPSET = 18
@@ -138,8 +139,9 @@ def check_trace(graph: nn.Module, example: tuple[Tensor, ...]) -> None:
         except Exception as error:  # sizes that do not fit
             raise InputError(f"{reason}: with {size[1]}x{size[0]} pixels, {first_line(error)}") from error
         made, expected = (each if isinstance(each, Tensor) else each[0] for each in (made, expected))
-        if made.shape != expected.shape or (made - expected).abs().max() > 1e-3:
-            raise InputError(f"{reason}: a trace made with {TRACED} pixels gives other values for {size}")
+        if made.shape != expected.shape or not (made - expected).abs().max() <= 1e-3:  # also nan
+            sizes = [f"{width}x{height}" for height, width in (TRACED, size)]
+            raise InputError(f"{reason}: a trace made with {sizes[0]} pixels gives other values for {sizes[1]}")
 
 
 @contextlib.contextmanager
@@ -192,7 +194,7 @@ def check_target(path: Path) -> None:
     """Check, before anything is computed, that an ONNX file can be written.
 
     Raises InputError if the package that makes ONNX files is not installed, if the file's name does not end in .onnx,
-    or if it would replace another program's file.
+    if it would replace another program's file, or if its folder cannot be made or written to.
     """
     if not find_spec("onnx"):
         raise InputError(f"onnx is not installed: {INSTALL}")
@@ -200,6 +202,7 @@ def check_target(path: Path) -> None:
 
     if path.suffix != ".onnx":
         raise InputError(f"{path}: the name must end in .onnx")
+    check_folder(path.parent)
     if not path.exists():
         return
     try:

@@ -76,7 +76,7 @@ def add_decision_options(parser: Parser) -> None:
         "only interpolate where 3x3 LR pixels range over at most this many levels of 255, such as 16: saves time on "
     )
     about += "large clean images with much sky or wall (default: 0, off)"
-    parser.add_argument("--skip_flat", type=numeral, default=0.0, metavar="LEVELS", help=about)
+    parser.add_argument("--skip_flat", type=float, default=0.0, metavar="LEVELS", help=about)
 
 
 def add_upscale_options(group: argparse._ArgumentGroup) -> None:

@@ -200,8 +200,10 @@ def mended(png: bytes) -> bytes:
                 break
     if not pixels:
         raise ValueError("nothing can be decoded")
-    whole = bytes(pixels[: unknown_filter(pixels, 0, passes)])[:needed].ljust(needed, b"\0")
-    ends = [(b"IDAT", zlib.compress(whole, 1)), (b"IEND", b"")]
+    wrong = unknown_filter(pixels, 0, passes)
+    del pixels[needed if wrong is None else wrong :]  # in place, as there may be gigabytes
+    pixels.extend(bytes(needed - len(pixels)))
+    ends = [(b"IDAT", zlib.compress(pixels, 1)), (b"IEND", b"")]
     before = [chunk for chunk in kept if chunk[0] != b"IEND"]
     return png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in [*before, *ends])
 

@@ -81,8 +81,9 @@ Factor = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 WRONG_SCALE = "must be a whole number, or a range [low, high] with 1 < low <= high"
 Scale = Annotated[PositiveInt | Span[Factor], or_else(WRONG_SCALE)]
 Folder = Annotated[str, Field(min_length=1)]
+WRONG_FOLDERS = "must be a folder, or a list of folders; a name like 2024, a number to YAML, is written ./2024"
 Several = Annotated[tuple[Folder, ...], Field(min_length=1)]
-Folders = Annotated[Folder | Several, or_else("must be a folder, or a list of folders")]  # with their subfolders
+Folders = Annotated[Folder | Several, or_else(WRONG_FOLDERS)]  # with their subfolders
 Level = Annotated[float, Field(ge=0, le=100, strict=True)]  # strict: true is not 1
 Levels = Annotated[Span[Level], or_else("must be a number from 0 to 100, or a range [low, high] of them", both_ends)]
 Quality = Annotated[int, Field(ge=1, le=100, strict=True)]

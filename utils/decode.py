@@ -6,6 +6,8 @@ Colour profiles are kept and not applied: the values are those of the file. Only
 
 import contextlib
 import io
+import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -32,19 +34,12 @@ from utils.chunks import (
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
-from utils.metadata import (
-    ORIENTATION,
-    RAW,
-    cmyk_to_rgb,
-    jpeg_quality,
-    read_exif,
-    read_metadata,
-    read_orientation,
-)
-from utils.tiff import TIFF_MARKS, check_strips, kind_of, levels_of, parts
+from utils.metadata import ORIENTATION, RAW, cmyk_to_rgb, jpeg_quality, read_exif, read_metadata, read_orientation
+from utils.tiff import TIFF_MARKS, check_strips, check_tags, kind_of, levels_of, parts
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # Pillow may only try these
 PNG, WEBP, JPEG = b"\x89PNG", b"WEBP", b"\xff\xd8"
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # in a JPEG: the end, or a segment that begins with its length
 WEBP_REACH = 8  # rows above the first damaged one that may be wrong too, because blocks are smoothed at their edges
 # A JPEG usually has about ten scans. Each may take few bytes in the file, but the decoder passes over all pixels for
 # it, so that a small file with very many scans would keep it busy for very long.
@@ -71,7 +66,7 @@ def read_image(path: str | Path, accept_damaged: bool = False, remedy: str = "")
         except Exception as error:  # Pillow may raise anything: KeyError, struct.error, MemoryError, ...
             unknown = isinstance(error, UnidentifiedImageError)
             reason = unread_kind(content) if unknown else " ".join(str(error).split())
-            image = decode_damaged(content)
+            image = decode_damaged(content) if accept_damaged or remedy else None
             if accept_damaged and image:
                 note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"
                 return replace(image, notes=(note, *image.notes))
@@ -163,6 +158,8 @@ def opened(stream: BinaryIO) -> Pillow.Image:
     stream.seek(0)
     file = Pillow.open(stream, formats=KINDS)
     check_claim(*file.size, size)
+    if file.format == "PNG" and struct.unpack(">II", start[16:24]) != file.size:  # decoders take either
+        raise ValueError("two headers of different sizes")
     return file
 
 
@@ -191,9 +188,10 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
     elif isinstance(file, TiffImageFile):
         if not damaged:
+            check_tags(content)
             check_strips(file, len(content))
         bits = tiff_bits(file)
-    elif file.format == "JPEG":
+    elif isinstance(file, JpegImageFile):
         check_scans(content)
     if damaged and isinstance(file, TiffImageFile):
         pixels, alpha = decode_parts(file, content, bits)
@@ -232,10 +230,11 @@ def decode_parts(file: TiffImageFile, content: bytes, bits: int) -> tuple[Array,
 
 def check_scans(content: bytes) -> None:
     """Raises ValueError if a JPEG has more than SCANS scans."""
-    place = 2
-    while content[place + 1 : place + 2] not in (b"\xda", b""):  # a segment before the first scan, and its length
-        place += 2 + int.from_bytes(content[place + 2 : place + 4])
-    if content[place:].partition(b"\xff\xd9")[0].count(b"\xff\xda") > SCANS:
+    scans, place = 0, len(JPEG)
+    while (found := MARKER.search(content, place)) and found[1] != b"\xd9":  # which ends the picture
+        scans += found[1] == b"\xda"
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    if scans > SCANS:
         raise ValueError(f"more than {SCANS} scans")
 
 

@@ -26,7 +26,7 @@ UNREAD += "raf pef srw x3f 3fr iiq rwl dcr kdc mrw erf"
 UNREAD_SUFFIXES = frozenset(f".{each}" for each in UNREAD.split())
 BEGINNINGS = {".png": b"\x89PNG\r\n\x1a\n", ".npz": b"PK"}
 PART = ".pcsr-part"  # how the name of a file ends that is being written
-NAME = 60  # characters of the file's own name in it: names may have 255 bytes
+NAME = 50  # characters of the file's own name in it: names may have 255 bytes, and a character four
 # a folder within a data set: HR, LR, x4, LR_bicubic, GTmod12
 PART_OF_SET = re.compile(r"((hr|lr|gt|x\d+(\.\d+)?|mod\d*|bic(ubic)?|images?)[-_]?)+", re.IGNORECASE)
 

@@ -78,7 +78,7 @@ def read_metadata(file: Pillow.Image, content: bytes, gray: bool) -> dict[str, A
     for chunk in own:
         try:
             if chunk[0] == b"pHYs":
-                found["dpi"] = resolution(chunk)
+                found["dpi"] = plausible(resolution(chunk))
             elif chunk[0] == b"iTXt" and key(chunk) == XMP:
                 xmp = value(chunk)
         except Exception:  # a damaged chunk
@@ -177,6 +177,8 @@ def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
         names = {tag: lookup(tag).name for tag in file.tag_v2 if tag not in TAGS}
         yield from (f"tag {tag}" if name == "unknown" else name for tag, name in names.items())
     elif isinstance(file, JpegImageFile):
+        if [segment for segment, _ in file.applist].count("COM") > 1:
+            yield "all comments but the last"
         for segment, block in file.applist:
             if segment.startswith("APP") and not block.startswith(SEGMENTS):
                 yield next(

@@ -1,6 +1,7 @@
 """TIFF files: writing them with metadata, checking them, and taking damaged ones apart."""
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -83,6 +84,18 @@ def exif_tags(exif: bytes | None) -> Iterator[tuple[int, Any]]:
             yield tag, inner
         else:
             yield tag, value
+
+
+def check_tags(content: bytes) -> None:
+    """Raises ValueError if the first directory of a TIFF has a tag twice, of which decoders take either."""
+    order, big = "<" if content.startswith(b"II") else ">", content[2:4] in (b"+\0", b"\0+")  # BigTIFF
+    head, first, number, entry = (8, "Q", "Q", 20) if big else (4, "I", "H", 12)
+    (place,) = struct.unpack_from(order + first, content, head)
+    (count,) = struct.unpack_from(order + number, content, place)
+    start = place + struct.calcsize(number)
+    tags = [content[each : each + 2] for each in range(start, min(start + count * entry, len(content)), entry)]
+    if len(set(tags)) < len(tags):
+        raise ValueError("a tag stands twice in its directory")
 
 
 def check_strips(file: TiffImageFile, size: int) -> None:

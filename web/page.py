@@ -17,18 +17,22 @@ import skimage.data
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from inference.automatic import CLEAN_QUALITY
 from models.decide import least_budget
 from models.setting import Setting, choose
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES
-from web.session import AUTOMATIC, Ask, Service, Session
+from web.session import AUTOMATIC, Answer, Ask, Service, Session, memory_named
 from web.views import Place
 
 TITLE = "Pictures made larger"
 INTRO = f"""# {TITLE}
 Easy pixels take a light network, difficult ones a heavy one. Clean pictures come out best: with models for clean \
 pictures, noise and the traces of strong compression grow with the rest."""
-BY_FILE = "Automatic: for photographs if the file is a JPEG of quality up to 97 or lossy WebP, else for clean pictures"
+BY_FILE = (
+    f"Automatic: for photographs if the file is a JPEG of quality up to {CLEAN_QUALITY} or lossy WebP, "
+    "else for clean pictures"
+)
 EMPTY = '<p class="hint">Send a picture or take the sample: the result appears here.</p>'
 LEGEND = '<p class="hint"><i class="light"></i> light network <i class="heavy"></i> heavy network</p>'
 MAP = '<p class="hint">Touch the map to look at a place in full size:</p>'
@@ -201,13 +205,27 @@ class Page:
         budget = gr.Slider(visible=rule == "budget", info=info)
         return gr.Accordion(visible=not shrink), gr.Slider(visible=rule == "k"), budget
 
+    def filled(self, answer: Answer) -> dict[Any, Any]:
+        """What the page shows for an answer."""
+        cards = "".join(CARD.format(*map(escape, number)) for number in answer.numbers)
+        notes = "".join(NOTE.format(escape(note)) for note in answer.notes)
+        return {
+            self.shown: gr.Column(visible=True),
+            self.details: gr.Row(visible=True),
+            self.compare: (answer.before, answer.after),
+            self.overlay: answer.overlay,
+            self.loupe: answer.loupe,
+            self.numbers: f'<div class="cards">{cards}</div>{notes}',
+            self.download: gr.DownloadButton(value=answer.download),
+        }
+
     def answer(self, given: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
         """From what the controls say to what they show."""
         self.remove_strays()
         picture, reference = (Path(given[file]) if given[file] else None for file in (self.picture, self.reference))
         ask = Ask(picture, reference, given[self.shrink], given[self.model], given[self.scale]) if picture else None
         session = given[self.session]
-        if session and session.ask != ask:
+        if session and (session.closed or session.ask != ask):
             session.close()
             session = None
         if ask and not session:
@@ -222,21 +240,14 @@ class Page:
         try:
             rule = given[self.rule]
             setting = Setting(rule, values[rule], given[self.refinement], given[self.scale])
-            for answer in session.answer(setting, given[self.kind]):
-                cards = "".join(CARD.format(*map(escape, number)) for number in answer.numbers)
-                notes = "".join(NOTE.format(escape(note)) for note in answer.notes)
-                yield {
-                    self.session: session,
-                    self.shown: gr.Column(visible=True),
-                    self.details: gr.Row(visible=True),
-                    self.compare: (answer.before, answer.after),
-                    self.overlay: answer.overlay,
-                    self.loupe: answer.loupe,
-                    self.numbers: f'<div class="cards">{cards}</div>{notes}',
-                    self.download: gr.DownloadButton(value=answer.download),
-                }
+            with memory_named():
+                for answer in session.answer(setting, given[self.kind]):
+                    yield {self.session: session, **self.filled(answer)}
         except InputError as error:
             yield {**nothing, self.numbers: f'<p class="problem" role="alert">{escape(str(error))}</p>'}
+        except Exception:  # the page may not know the session yet, and nobody else would delete its files
+            session.close()
+            raise
 
 
 def serve(service: Service, host: str, port: int, max_mb: float) -> None:

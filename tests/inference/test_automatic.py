@@ -45,6 +45,10 @@ def test_the_choice() -> None:
 
 
 def test_the_docs_say_what_is_chosen() -> None:
+    for path in ("README.md", "demo.py"):
+        assert f"of quality {CLEAN_QUALITY} or lower and lossy WebP" in " ".join((ROOT / path).read_text().split()), (
+            path
+        )
     page = (ROOT / "docs/upscaling.md").read_text(encoding="utf-8")
     assert f"| JPEG of quality {CLEAN_QUALITY} or lower; lossy WebP | for photographs: `save/{PHOTOS}` |" in page
     assert f"| everything else | for clean images: `save/{CLEAN}` |" in page

@@ -251,6 +251,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
         (("--onnx", "a.txt"), "must end in .onnx"),
         (("--onnx", "foreign.onnx"), "not written by export.py"),
         (("--onnx", "tiny.onnx"), "not written by export.py"),  # a folder
+        (("--onnx", "foreign.onnx/a.onnx"), "foreign.onnx is no folder"),
         (("--onnx", "a.onnx", "--scale", "0.5"), "from 1 to 65536"),
         (("--onnx", "a.onnx", "--model", "original", "--scale", "2"), "x4 only"),
         (("--onnx", "a.onnx", "--model", "nothing"), "no such model"),

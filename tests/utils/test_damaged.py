@@ -137,13 +137,29 @@ def test_a_size_that_nothing_stands_behind(content: bytes, tmp_path: Path, monke
     assert not begun
 
 
-def test_a_jpeg_of_thousands_of_scans(tmp_path: Path) -> None:
-    content, path = saved(photo(200, 300), "JPEG", progressive=True), tmp_path / "a.jpg"
-    assert content.count(b"\xff\xda") > 5
-    last = content[content.rindex(b"\xff\xda") : -2]
+@pytest.mark.parametrize("form", ["plain", "an end in a comment", "a byte that fills", "several pictures"])
+def test_a_jpeg_of_thousands_of_scans(form: str, tmp_path: Path) -> None:
+    frames: dict[str, Any] = {"save_all": True, "append_images": [Pillow.fromarray(photo(9, 9))]}
+    kind, options = ("MPO", frames) if form == "several pictures" else ("JPEG", {})
+    content, path = saved(photo(200, 300), kind, progressive=True, **options), tmp_path / "a.jpg"
+    end = content.index(b"\xff\xd9")
+    assert content.count(b"\xff\xda", 0, end) > 5
+    last = content[content.rindex(b"\xff\xda", 0, end) : end]
+    start = content[:2] + b"\xff" * (form == "a byte that fills") + content[2:end]
+    start += b"\xff\xfe\0\4\xff\xd9" * (form == "an end in a comment")
     for times, outcome in ((0, read_image), (50, read_image), (5000, refused)):
-        path.write_bytes(content[:-2] + last * times + content[-2:])
+        path.write_bytes(start + last * times + content[end:])
         outcome(path)
+
+
+def test_a_png_of_two_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders differ in which one they take, so that a limit of pixels would look at the smaller."""
+    begun: list[str] = []
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: begun.append("imdecode"))
+    content, path = png_of(300, 300, bytes(300 * (1 + 6 * 300)), 16), tmp_path / "a.png"
+    second = png_of(10, 10, b"", 16)[8:33]
+    path.write_bytes(content[:33] + second + content[33:])
+    assert "two headers" in refused(path) and stored_size(path) == (0, 0) and not begun
 
 
 def strips(array: Array, kept: int, **options: Any) -> bytes:
@@ -169,11 +185,11 @@ def test_a_tiff_without_its_last_strips(compression: str | None, tmp_path: Path)
 
 def test_a_tiff_of_two_sizes(tmp_path: Path) -> None:
     """The size stands in it twice; one library takes the first, the other the last."""
-    content = bytearray(tiff(samples(3, 16)))
-    place = content.index(struct.pack("<HHI", 258, 3, 3))
-    content[place - 12 : place - 4] = struct.pack("<HHI", 256, 3, 1)  # the height becomes another width
+    content = tiff(samples(3, 16), (254, (2,)))
     (tmp_path / "a.tif").write_bytes(content)
-    refused(tmp_path / "a.tif")
+    read_image(tmp_path / "a.tif")
+    (tmp_path / "a.tif").write_bytes(content.replace(struct.pack("<HHI", 254, 3, 1), struct.pack("<HHI", 256, 3, 1)))
+    assert "stands twice" in refused(tmp_path / "a.tif")
 
 
 def with_data(content: bytes, data: bytes) -> bytes:

@@ -108,11 +108,15 @@ def test_the_queue_is_full(server: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
-def test_it_ends_whichever_thread_gets_the_signal(server: str) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
+def test_it_ends_whichever_thread_gets_the_signal(ending: int, server: str, tmp_path: Path) -> None:
+    if signal.getsignal(ending) is signal.SIG_IGN:
+        pytest.skip("the tests were started so that the signal is ignored, as nohup does")
     process = started()
     threads = {thread.id for thread in process.threads()} - {process.pid}
-    assert ctypes.CDLL(None).tgkill(process.pid, max(threads), signal.SIGTERM) == 0
+    assert ctypes.CDLL(None).tgkill(process.pid, max(threads), ending) == 0
     wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)  # whoever started it still asks for its exit code
+    assert not any((tmp_path / "scratch").iterdir())
 
 
 def test_what_is_refused(server: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import TINY_PCSR, photo, save_tiny
 from utils.decode import read_image
 from utils.encode import write_image
 from web.engines import load_engines
-from web.session import AUTOMATIC, Service
+from web.session import AUTOMATIC, Service, Session
 
 pytestmark = pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
 
@@ -52,6 +52,34 @@ def test_one_of_the_weights_is_missing(tmp_path: Path) -> None:
 
     page = Page(service(tmp_path, "other", PHOTOS))
     assert page.model.value == "other" and page.model.choices == [("other", "other"), (PHOTOS, PHOTOS)]
+
+
+def test_a_session_that_the_page_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first answer failed: nothing is left of it. One that was closed is not asked again."""
+    from web.page import Page  # noqa: PLC0415 - optional
+
+    page = Page(service(tmp_path, "other"))
+    write_image(tmp_path / "photo.png", photo(12, 16))
+    there = set(tmp_path.iterdir())
+    asked = [page.shrink, page.model, page.scale, page.rule, page.k, page.budget, page.refinement, page.kind]
+    given = {control: control.value for control in asked}
+    given |= {page.picture: str(tmp_path / "photo.png"), page.reference: None, page.session: None}
+    with monkeypatch.context() as patch:
+        patch.setattr("web.session.whole_views", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(page.answer(given))
+    assert set(tmp_path.iterdir()) == there and not page.service.encoded
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "save", lambda *_: memoryless())
+        assert "more memory than there is" in next(page.answer(given))[page.numbers]
+    first = next(page.answer(given))
+    first[page.session].close()
+    again = next(page.answer({**given, page.session: first[page.session]}))
+    assert again[page.session] is not first[page.session] and again[page.download].value
+
+
+def memoryless() -> None:
+    raise MemoryError
 
 
 def test_uploads_of_others_stay(tmp_path: Path) -> None:
