@@ -46,7 +46,7 @@ fuzz: .venv/app .venv/bench
 sanitize: .venv/installed
 	XDG_CACHE_HOME="$(CURDIR)/.venv/sanitized" CXX=g++ CXXFLAGS="-fsanitize=address -g" ASAN_OPTIONS=detect_leaks=0 \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
-	$(BIN)/python -m pytest -q tests/models/fast tests/training
+	$(BIN)/python -m pytest -q tests/models/fast tests/training tests/inference/test_tiles.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

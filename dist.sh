@@ -4,5 +4,5 @@ set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 python="python"
 [ -x "$here/.venv/bin/python" ] && [ -z "${VIRTUAL_ENV:-}" ] && python="$here/.venv/bin/python"
-# -P: a folder of another name `utils` in the working directory is not ours
+# -P: without it, a folder `utils` in the working directory would be imported instead of ours
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -P -m utils.dist "$@"

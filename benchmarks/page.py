@@ -1,9 +1,10 @@
-"""A picture of the web page with its sample: python benchmarks/page.py --model save/carn-pcsr-phase1 --out app.png
+"""A picture of the whole web page with its sample: python benchmarks/page.py --out app.png
 
 It needs requirements-app.txt, Chromium and chromedriver.
 """
 
 import argparse
+import base64
 import importlib.util
 import shutil
 import signal
@@ -20,7 +21,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a file, Python looks only in its folder
 
 from benchmarks.tables import ROOT
-from models.checkpoint import SAVE
 from utils.cli import Parser, run
 from utils.errors import InputError
 from utils.files import output_file, write_atomic
@@ -102,20 +102,17 @@ def wait_for(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=output_file(".png"), required=True, help="PNG to write")
-    parser.add_argument("--model", type=Path, required=True, help="folder of weights to show")
     parser.add_argument("--width", type=int, default=1280, help="width in pixels (default: 1280; at least 500)")
     parser.add_argument("--height", type=int, default=1480, help="height of the window in pixels (default: 1480)")
     args = parser.parse_args()
     if MISSING:
         raise InputError(f"not installed: {', '.join(MISSING)}; requirements-app.txt has the Python packages")
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / SAVE).mkdir()
-        (Path(folder) / SAVE / args.model.name).symlink_to(args.model.resolve())
-        with served(cwd=Path(folder)) as address, chromium(width=args.width, height=args.height) as browser:
-            browser.get(address)
-            wait_for(lambda: browser.find_elements("css selector", "#sample"))[0].click()
-            wait_for(lambda: browser.execute_script(READY))
-            write_atomic(args.out, browser.get_screenshot_as_png())
+    with served() as address, chromium(width=args.width, height=args.height) as browser:
+        browser.get(address)
+        wait_for(lambda: browser.find_elements("css selector", "#sample"))[0].click()
+        wait_for(lambda: browser.execute_script(READY))
+        whole = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        write_atomic(args.out, base64.b64decode(whole["data"]))
     print(f"written to {args.out}")
 
 

@@ -151,12 +151,12 @@ def pictures() -> list[Step]:
     model, original = SAVE / CLEAN, SAVE / "softgate-x4"
     both = [SAVE / name / WEIGHTS for name in (CLEAN, PHOTOS)]
     demo = ["demo.py", "--out_dir", str(KEPT)]
-    shown = ["benchmarks/page.py", "--model", str(model), "--out", str(page)]
+    shown = ["benchmarks/page.py", "--out", str(page)]
     steps = [
         Step("demo", demo, [comparison], [path / WEIGHTS for path in (model, original)]),
         Step("compressed", ["benchmarks/compressed.py", "--out", str(stored)], [stored], both),
     ]
-    return steps if MISSING else [*steps, Step("page", shown, [page], [model / WEIGHTS])]
+    return steps if MISSING else [*steps, Step("page", shown, [page], both)]
 
 
 def main() -> None:

@@ -44,8 +44,8 @@ def read_summary(kept: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return summary, {name: backbone.title for name, backbone in BACKBONES.items() if f"{name}-pcsr-phase1" in models}
 
 
-def results(kept: Path) -> str:
-    """PSNR on the benchmark sets, and FLOPs on the last one."""
+def results(kept: Path, only: Sequence[str] = tuple(BACKBONES)) -> str:
+    """PSNR on the benchmark sets, and FLOPs on the last one; of some backbones."""
     summary, backbones = read_summary(kept)
     rows = [["", *SETS, f"GFLOPs on {SETS[-1]}, paper", "executed"]]
 
@@ -59,6 +59,8 @@ def results(kept: Path) -> str:
 
     add("bicubic (MATLAB's, antialiased)", "bicubic", "bicubic")
     for backbone, title in backbones.items():
+        if backbone not in only:
+            continue
         if f"{backbone}-x4" in summary.index:
             add(f"{title}, original model", f"{backbone}-x4", "original")
         for setting, name in CHOICES.items():
@@ -216,6 +218,7 @@ def reached(line: Any) -> str:  # a row, for which pandas has no type
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "results": results,
+    "results-best": partial(results, only=("carn", "softgate")),
     "refinement": refinement,
     "speed": partial(speed, file="inference.csv"),
     "speed-fsrcnn": partial(speed, file="inference-fsrcnn.csv"),

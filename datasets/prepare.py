@@ -26,6 +26,7 @@ from utils.jobs import Job, check_outputs, run_jobs
 from utils.patches import starts
 from utils.resize import downscale, imresize, imresize_matlab_uint8
 
+OTHER_STEP = "another size or step has made it; give another output folder, or delete it"
 Files = Iterable[tuple[Path, Array]]  # a path, and the image to write there: (H,W,3) uint8 or uint16
 
 
@@ -70,7 +71,7 @@ def extract_subimages(source: Path, output: Path, size: int, step: int, remainde
         *targets, further = [output / f"{path.stem}_s{number:03d}.png" for number in range(1, len(corners) + 2)]
         check_earlier(targets[0], (size, size), f"size {size}")
         if further.exists():
-            raise InputError(f"{further}: another size or step has made it; give another output folder, or delete it")
+            raise InputError(f"{further}: {OTHER_STEP}")
         make = partial(subimages, source=path, targets=targets, size=size, step=step, remainder=remainder)
         recipes.append(Recipe(path, targets, make))
     make_all(recipes, source, [output], workers)
@@ -122,8 +123,11 @@ def subimages(pixels: Array, source: Path, targets: Sequence[Path], size: int, s
     if min(height, width) < size:
         raise InputError(f"{source}: {width}x{height} pixels are too few for a {size}x{size} sub-image")
     corners = corners_of((height, width), size, step, remainder)
-    for path, (top, left) in zip(targets, corners, strict=True):
-        yield path, pixels[top : top + size, left : left + size]
+    crops = {path: pixels[y : y + size, x : x + size] for path, (y, x) in zip(targets, corners, strict=True)}
+    for path in [path for path in targets if path.exists()][-1:]:  # of an earlier command, which was interrupted
+        if not np.array_equal(read_image(path).pixels, crops[path]):
+            raise InputError(f"{path}: {OTHER_STEP}")
+    yield from crops.items()
 
 
 def corners_of(sides: tuple[int, int], size: int, step: int, remainder: int) -> list[tuple[int, int]]:

@@ -84,8 +84,8 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
 @torch.no_grad()
 def check_shape(module: nn.Module, name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raises InputError unless a new module turns an input of shape `given` (c,h,w) into one of shape `expected`."""
-    problem = f"model.backbone: the {name} must take any h and w, and make (b,{{}},{{}},{{}}) of (b,{{}},{{}},{{}})"
-    problem = problem.format(*expected, *given)
+    inputs, outputs = (f"(b,{','.join(map(str, sides))})" for sides in (given, expected))
+    problem = f"model.backbone: the {name} must take any h and w, and make {outputs} of {inputs}"
     try:
         made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
     except Exception as error:  # a network may raise anything

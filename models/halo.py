@@ -2,13 +2,13 @@
 
 import copy
 import math
-import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from models.tile import Halo, Tile, with_halo
+from utils.cli import tell
 
 ACROSS = 17  # short side of the test images; odd, and large enough for networks that pad their windows
 PERIODS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # window sizes that are tried: those of known networks
@@ -36,7 +36,7 @@ def find_halo(network: nn.Module) -> Halo | None:
         found = None
     if found is None:
         reason = "what it computes depends on the whole image or on where a pixel lies"
-        print(f"this network cannot work in tiles ({reason}): it works on whole images", file=sys.stderr)
+        tell(f"this network cannot work in tiles ({reason}): it works on whole images")
     return found
 
 

@@ -36,7 +36,7 @@ class Trained(Spec):
         return low <= scale <= high
 
     def scales(self) -> str:
-        return " to ".join(f"x{scale:g}" for scale in dict.fromkeys(self.limits))
+        return named(self.limits)
 
     def __str__(self) -> str:
         lr = ", LR from files" if self.lr_files else f", LR with {self.degrade}" if self.degrade else ""
@@ -48,6 +48,11 @@ class Trained(Spec):
             return ""
         own, other = (f"LR with {self.degrade}", "clean LR") if self.degrade else ("clean LR", f"LR with {asked}")
         return f"trained on {own}; on {other} a model trained for that would do better"
+
+
+def named(limits: tuple[float, float]) -> str:
+    """A scale, or a range of scales, for people."""
+    return " to ".join(f"x{scale:g}" for scale in dict.fromkeys(limits))
 
 
 def record_of(config: Config) -> Trained:

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from datasets.pairs import check_data
 from models.build import build
-from models.original import OriginalModel
 from training.describe import model_lines
 from training.loop import train
 from training.resume import open_run
@@ -39,7 +40,7 @@ def train_parser(description: str) -> Parser:
 
 def run_name(text: str) -> str:
     """The type of the option --name."""
-    if Path(text).name != text or not text.isprintable():
+    if Path(text).name != text or text in ("", "..") or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text} is not a plain folder name")
     return text
 
@@ -50,6 +51,8 @@ def check_original(config: Config, source: str | Path) -> None:
         raise InputError(f"{source}: describes a PCSR model; use train_pcsr.py")
     if config.train.phase is not None:
         raise InputError("train.phase: an original model has no phases; leave it out")
+    if config.train.pixels_per_patch is not None:
+        raise InputError("train.pixels_per_patch: an original model computes all pixels; leave it out")
     scale, of_data = config.model.scale, config.data.scale
     if isinstance(of_data, tuple):
         raise InputError(f"{source}: data.scale is a range, but an original model has one scale; set {scale}")
@@ -98,14 +101,12 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
     torch.manual_seed(config.train.seed)
     model = build(config.model)
     if state is not None:
-        model.load_state_dict(state["model"])
+        take_up(model, state, folder)
     elif config.train.init is not None:
         widened = start_from(model, config.model, config.train.init)
         check_scales(config)
         if widened and ranks.main:
             tell(widened)
-    if state is None and isinstance(model, OriginalModel) and config.train.pixels_per_patch is not None:
-        raise InputError("train.pixels_per_patch: an original model computes all pixels; leave it out")
     task = build_task(config.train, model, ranks)
     try:
         train(config, task, open_validation(config, ranks), folder, ranks, state)
@@ -113,6 +114,15 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
         early.args = (f"{early}; go on with --resume --name {folder.name}",)
         raise
     stop_ranks(ranks)
+
+
+def take_up(model: nn.Module, state: dict[str, Any], folder: Path) -> None:
+    """Give the model the weights of a state. Raises InputError if they do not fit."""
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError:
+        about = "the weights of its training state do not fit this config's network, whose code may have changed"
+        raise InputError(f"{folder}: {about}; begin a new run") from None
 
 
 def describe(config: Config) -> None:

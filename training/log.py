@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training.describe import duration
-from training.runs import mark_job
+from training.runs import PICTURES, mark_job
 from training.validation import is_best
 from utils.config import Config
 from utils.device import synchronize
@@ -27,7 +27,6 @@ from utils.errors import InputError, StoppedError
 from utils.files import write_atomic
 from utils.image import Array
 
-PICTURES = "val"  # the folder of the validation's pictures
 # The remaining time is estimated from the speed between these iterations; the first ones are slow (memory, kernels).
 WARM, ESTIMATED = 10, 50
 
@@ -104,8 +103,8 @@ class Log:
         """Log the means of a validation; metrics.csv has those of all so far. `save_best` is called if it
         is the best so far (is_best) on its images.
 
-        The pictures, (H,W,3) uint8 by name, replace those of the last validation. The line in metrics.jsonl comes last,
-        as it tells that all is written.
+        The pictures, (H,W,3) uint8 by name, replace earlier ones of the same names. The line in metrics.jsonl comes
+        last, as it tells that all is written.
         """
         if self.active:
             with self.errors_named():
@@ -125,7 +124,12 @@ class Log:
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
             self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and self.spec.phase != 1))
         self.write(iteration, means, images=self.images)
-        self.last = (iteration, time.perf_counter())  # the time of a validation is no training
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count the seconds of a validation as training."""
+        iteration, then = self.last
+        self.last = (iteration, then + seconds)
+        self.warm += seconds
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl on the disk; the last one may have been cut short by a crash, and is left out."""

@@ -128,7 +128,7 @@ def open_crops(config: Config, ranks: Ranks) -> Crops:
         tell(line)
     share, passes = config.data.batch_size // ranks.world, config.train.accumulation
     if share % passes:
-        raise InputError(f"train.accumulation: {passes} parts do not divide a batch of {share} per process")
+        raise InputError(f"train.accumulation: {passes} passes cannot share a batch of {share} per process equally")
     return crops
 
 
@@ -178,7 +178,9 @@ def validated(
     """Validate and log the results; returns the seconds it took, which a time limit does not count."""
     began = time.monotonic()
     log.validation(iteration, *validate(model), save_best)
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    log.leave_out(seconds)
+    return seconds
 
 
 def check_weights(model: nn.Module, iteration: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from models.build import resolved
 from training.runs import job_folder, new_run, numbered_runs, read_state, states
 from utils.config import Config, Spec
 from utils.errors import InputError, ending, first_few
@@ -41,10 +42,16 @@ def open_run(name: str, exact: bool, resume: bool, asked: Config | None, overrid
         folder = resumable(name, exact) if resume else new_run(name)
     if states(folder):
         saved, state = read_state(folder, restarted)
-        return Run(folder, resumed_config(folder, saved, asked, overrides), state)
+        given = asked and with_options(asked)
+        return Run(folder, resumed_config(folder, with_options(saved), given, overrides), state)
     if asked is None:
         raise InputError(f"{folder}: has no training state yet; a config is needed to begin")
-    return Run(folder, asked, None)
+    return Run(folder, with_options(asked), None)
+
+
+def with_options(config: Config) -> Config:
+    """The config with the values of all options of its network: a state then still fits when a default changes."""
+    return config.model_copy(update={"model": resolved(config.model)})
 
 
 def resumable(name: str, exact: bool) -> Path:

@@ -1,7 +1,8 @@
 """A training run's folder under save/ and the states in it. Nothing in it is ever replaced by another run.
 
 save/<name>/model.safetensors, config.yaml, metrics.csv   the files that are shipped
-save/<name>/best/                                         the same of the best validation so far, in phase 1 the newest
+save/<name>/best/                                         weights and config of the best validation so far, in phase 1
+                                                          of the newest
 save/<name>/val/                                          pictures of the newest validation, if they are asked for
 save/<name>/state/00012000.pth                            resumable training states, the last few
 save/<name>/log.txt, metrics.jsonl, tensorboard/          logs, see training/log.py
@@ -35,6 +36,7 @@ from utils.parse import checked
 
 STATE = "state"
 BEST = "best"
+PICTURES = "val"
 JOB = "job"
 PARTS = {"iteration": int, "model": dict, "optimizers": list}  # a state has at least these
 
@@ -81,7 +83,7 @@ def claimed(folder: Path, begins: bool) -> Iterator[None]:
         taken = True
         if begins and any(folder.iterdir()) and not is_ours(folder / JOB):
             raise InputError(f"{folder}: another run has begun there meanwhile; start this one again")
-        for place in (folder, folder / BEST, folder / STATE):
+        for place in (folder, folder / BEST, folder / STATE, *(folder / PICTURES).glob("**/")):
             for path in unfinished(place):  # left by a process that was killed
                 path.unlink(missing_ok=True)
         yield

@@ -6,7 +6,7 @@ from models.build import difference, facts, resolved
 from models.checkpoint import load_model, trained_on
 from models.original import OriginalModel
 from models.pcsr import PCSR
-from models.trained import Trained
+from models.trained import named
 from training.carry import carry_image
 from training.widen import widen
 from utils.config import Config, OriginalSpec, PCSRSpec
@@ -32,6 +32,8 @@ def start_from(model: OriginalModel | PCSR, spec: OriginalSpec | PCSRSpec, path:
         if model.classifier is not None and trained.classifier is not None and sizes(spec) == sizes(described):
             also = [(model, trained)]
     elif isinstance(model, OriginalModel) and isinstance(trained, OriginalModel):
+        if trained.scale != model.scale:  # which no shape of FSRCNN's weights shows
+            raise InputError(one_line(f"train.init: {path}", another))
         also = [(model.tail, trained.tail)]
     elif isinstance(model, PCSR) and model.classifier is not None:
         raise InputError(f"train.init: {path} is an original model, but phase 1 needs the weights of phase 0")
@@ -68,10 +70,9 @@ def check_scales(config: Config) -> None:
     path, wanted = config.train.init, config.data.scales
     record = trained_on(path) if path is not None and config.train.phase == 1 else None
     if record is not None and not all(map(record.covers, wanted)):
-        asked = Trained(scale=wanted, data="").scales()
         raise InputError(
-            f"train.init: {path} was trained at {record.scales()}, and phase 1 at {asked} trains neither its encoder "
-            "nor its heavy upsampler; set data.scale, or train phase 0 at these scales"
+            f"train.init: {path} was trained at {record.scales()}, and phase 1 at {named(wanted)} trains neither its "
+            "encoder nor its heavy upsampler; set data.scale, or train phase 0 at these scales"
         )
 
 

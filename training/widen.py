@@ -11,7 +11,9 @@ def widen(wide: nn.Module, narrow: nn.Module, widths: tuple[int, int]) -> range:
     do not read them. `widths` are those of the two encoders. Returns the channels that are added to the first group.
     Raises ValueError if `wide` is not the same network with more channels.
     """
-    groups = max(conv.groups for conv in wide.modules() if isinstance(conv, nn.Conv2d))
+    groups = max((conv.groups for conv in wide.modules() if isinstance(conv, nn.Conv2d)), default=1)
+    if any(width % groups for width in widths):  # such as one group for each channel, of which the narrower has fewer
+        raise ValueError("the encoders have other groups")
     parts = widths[0] // groups, widths[1] // groups
     tensors, trained = wide.state_dict(), narrow.state_dict()
     if tensors.keys() != trained.keys():

@@ -131,7 +131,7 @@ class DataSpec(Spec):
     train_lr: Folders | None = None  # folders of LR images, one for each of `train`; null: LR is made from HR
     val_lr: Folders | None = None  # the same for `val`
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which one is drawn for each batch
-    top_share: float = Field(default=0.0, ge=0, le=1)  # share of the batches that get the upper end of that range
+    top_share: float = Field(default=0.0, ge=0, le=1)  # share of the batches that get the upper end of a range
     patch_size: PositiveInt  # LR pixels
     batch_size: int = Field(gt=0, le=2**20)  # samples of all processes together
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are
@@ -193,8 +193,8 @@ class TrainSpec(Spec):
     # phase 1. mixture (paper): light upsamplers and classifier learn together from the mixture of all upsamplers, and
     # the two weights above count. gains: each light upsampler learns alone, the classifier learns what each one gains.
     phase1_loss: Literal["mixture", "gains"] = "mixture"
-    # gains, the price at k = 0: a pixel takes a heavier upsampler if this lowers its error by at least gain_price % for
-    # each additional % of the heavy upsampler's FLOPs
+    # gains, the price at k = 0: a pixel takes a heavier upsampler if this lowers its error by at least gain_price % of
+    # the patch's mean error for each additional % of the FLOPs of a heavy pixel, with the encoder
     gain_price: float = Field(default=0.04, gt=0, allow_inf_nan=False)
     log_every: PositiveInt = 100
     val_every: PositiveInt = 10_000

@@ -24,7 +24,7 @@ from models.fast.cascade import Fusion, cascade_folded, cascading_block, is_fold
 from models.fast.gate import Gated
 from models.fast.linear import Joined, Rectified, as_image
 from models.fast.unit import units_folded
-from models.fast.winograd import convolution_gradients, convolve
+from models.fast.winograd import channels_last, convolution_gradients, convolve
 from models.mlp import PixelMLP, rows_of
 from models.softgate import GatedBlock, SoftgateEncoder
 from models.srresnet import ResidualBlock, SRResNetEncoder
@@ -123,7 +123,7 @@ class FastResidualBlock(ResidualBlock):
 class FastResidualUnit(ResidualUnit):
     def forward(self, x: Tensor) -> Tensor:
         if infers(self, x):  # in training, FastCascadingBlock computes it
-            return run_unit(x, list(self.parameters())).out
+            return run_unit(channels_last(x), list(self.parameters())).out
         return super().forward(x)
 
 
@@ -160,7 +160,8 @@ class FastGatedBlock(GatedBlock):
 class FastSoftgateEncoder(SoftgateEncoder):
     def fused(self, seen: Sequence[Tensor]) -> Tensor:
         if trains(self, seen[0]) or infers(self, seen[0]):
-            rows = Joined.apply(self.fuse.weight.flatten(1), self.fuse.bias, *map(rows_of, seen))
+            images = map(channels_last, seen)
+            rows = Joined.apply(self.fuse.weight.flatten(1), self.fuse.bias, *map(rows_of, images))
             return as_image(rows, seen[0].shape)
         return super().fused(seen)
 

@@ -39,7 +39,7 @@ def load_kernels() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(built(compiler)))
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: the user has no home folder
         told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
-        reason = told.partition("\n")[0] or error
+        reason = next((line for line in told.splitlines() if "error" in line), told.partition("\n")[0]) or error
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
         return None
 

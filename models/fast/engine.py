@@ -5,10 +5,11 @@ decides and refines. BatchNorm is folded into the convolutions. The per-pixel ML
 (models/fast/pixels.py) and Triton on CUDA (models/fast/gpu.py), elsewhere in plain torch (models/fast/plain.py). On
 CPUs the encoder's convolutions are compiled code too (models/fast/accelerate.py).
 
-In half precision the encoder, the tables and the weights of the MLPs are float16 or bfloat16. The image, the
-coordinates, the log odds and the sums of the results stay in float32. On CPUs that compute in float16 the compiled
-code does so too. Whatever exceeds the range of float16 is recomputed in float32: a whole tile if its features do; if
-only values within an MLP do, single pixels in compiled C++ and all pixels of that MLP elsewhere.
+In half precision the encoder, the tables and the weights of the MLPs are float16 or bfloat16. The image, the log odds
+and the sums of the results stay in float32. On CPUs that compute in float16 the compiled code does so too. Whatever
+exceeds the range of float16 is recomputed in float32: a whole tile if its features do; if only values within an MLP
+do, the pixels of a vector in compiled C++ and all pixels of that MLP elsewhere. Elsewhere the layers of an encoder are
+torch's, where a value beyond the range may become a finite wrong one before it reaches the features.
 """
 
 import copy
@@ -125,7 +126,7 @@ class Engine:
         self.table_channels = sum(runner.table_channels for runner in self.runners)
 
     def has_compiled(self) -> bool:
-        """Whether there are compiled kernels for this device and precision; if so, weights stay in float32."""
+        """Whether kernels in C++ exist for this device and precision; they read weights in float32."""
         if self.device.type != "cpu":
             return False
         return self.precision == torch.float32 or (self.precision == torch.float16 and has_half())
@@ -238,6 +239,8 @@ def triton_runners(mlps: Sequence[PixelMLP], mean: Tensor) -> list[MLPRunner]:
             for assignment in (None, lr.new_zeros(8, 8, dtype=torch.uint8)):  # each needs a program of its own
                 runner.add_to(lr.new_zeros(mlp.out_channels, 8, 8), table, grid_over(lr, (8, 8)), 8, assignment, 0)
         return runners
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
         reason = str(error).strip().partition("\n")[0]
         print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)

@@ -9,7 +9,8 @@ A program computes BLOCK pixels, whose activations (BLOCK, HI) and (BLOCK, LO) s
 computed in pairs: the first layer of a pair is computed CHUNK channels at a time, and the second sums over the chunks:
   first[p][c]  = relu(table[nearest(p)][c] + coord[0][c] * y(p) + coord[1][c] * x(p) + constant[c])
   second[p][o] = bias[o] + sum over chunks of relu(first[p] @ weight[:, chunk] + bias[chunk]) @ weight'[chunk][o]
-All sums are in float32, whatever the type of the table and the weights is.
+All sums are in float32, whatever the type of the table and the weights is. What exceeds the range of that type is no
+number, and stays so up to the results, where GuardedRunner in models/fast/engine.py looks for it.
 """
 
 import torch
@@ -32,6 +33,13 @@ def first_layer(table, coord, nearest, dy, dx, cell_y, cell_x, channel, P: tl.co
     constant = tl.load(coord + 2 * P + channel) * cell_y + tl.load(coord + 3 * P + channel) * cell_x
     feature = tl.load(table + nearest[:, None] * P + channel[None, :])
     return feature.to(tl.float32) + (dy[:, None] * y[None, :] + (dx[:, None] * x[None, :] + constant[None, :]))
+
+
+@triton.jit
+def relu(sums, weight):
+    """max(sums, 0) in float32; no number where the type of the weights, which products use, does not hold the sum."""
+    held = sums.to(weight.dtype.element_ty).to(tl.float32)
+    return tl.maximum(held, 0) + held * 0
 
 
 @triton.jit
@@ -72,19 +80,19 @@ def mlp_at(
     hi = first_layer(table, coord, nearest, dy, dx, cell_y, cell_x, in_hi, P)
     lo = first_layer(table, coord, nearest, dy, dx, cell_y, cell_x, in_lo, P)
     if DEPTH > 0:
-        hi, lo = tl.maximum(hi, 0), tl.maximum(lo, 0)
+        hi, lo = relu(hi, weight), relu(lo, weight)
     for pair in tl.static_range(DEPTH // 2):
         second = weight + SIZE
         columns = in_hi if 2 * pair + 2 < DEPTH else out  # the last layer has no other outputs
         next_hi, next_lo = bias(second, columns, BLOCK, P), bias(second, in_lo, BLOCK, P)
         for start in range(0, P, CHUNK):
             chunk = start + tl.arange(0, CHUNK)
-            hidden = tl.maximum(layer(hi, lo, weight, chunk, HI, LO), 0)
+            hidden = relu(layer(hi, lo, weight, chunk, HI, LO), weight)
             next_hi = product(hidden, second, chunk, columns, next_hi, P)
             if 2 * pair + 2 < DEPTH:
                 next_lo = product(hidden, second, chunk, in_lo, next_lo, P)
         if 2 * pair + 2 < DEPTH:
-            next_hi, next_lo = tl.maximum(next_hi, 0), tl.maximum(next_lo, 0)
+            next_hi, next_lo = relu(next_hi, weight), relu(next_lo, weight)
         hi, lo, weight = next_hi, next_lo, second + SIZE
     if DEPTH % 2 == 1:
         hi = layer(hi, lo, weight, out, HI, LO)

@@ -143,8 +143,7 @@ extern "C" void scale_and_rectify(const float* x, long rows, int columns, const 
             const Vec by = part.load(scale + c), plus = part.load(shift + c);
             for (int r = 0; r < count; r++) {
                 const long at = (first + r) * columns + c;
-                const Vec value = by * part.load(x + at) + plus;
-                part.store(y + at, value < 0 ? Vec{} : value);  // not a number stays so: a training stops then
+                part.store(y + at, relu(by * part.load(x + at) + plus));
             }
         }
     });

@@ -16,11 +16,11 @@ from models.fast.build import needed_kernels, of_type
 from models.fast.pixels import address
 from utils.device import empty
 
-LINEAR_INPUTS = 8  # the length of the arrays in the struct Sources of linear.cpp
+LINEAR_INPUTS = 8  # the length of the arrays in the struct Sources of linear_rows.h
 
 
 class Sources(ctypes.Structure):
-    """The inputs of a layer and the places for their gradients; linear.cpp has the same structs."""
+    """The inputs of a layer and the places for their gradients; linear_rows.h and linear.cpp have the same structs."""
 
     _fields_ = (
         ("x", ctypes.c_void_p * LINEAR_INPUTS),

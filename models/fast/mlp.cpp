@@ -15,7 +15,7 @@
 #include "mlp_layers.h"
 
 namespace {
-// no power of two: the cache's sets; and a multiple of every BLOCK, but for that
+// room for whole blocks; and 32 more, because lines a power of two apart would compete for the same places in the cache
 inline long pitch_of(int w) { return (w + 63) / 64 * 64 + 32; }
 
 struct Features {  // (h, w, channels) anywhere in memory
@@ -62,10 +62,10 @@ struct Planes {  // (n, height, width)
     int height, width;
 };
 
-struct Choice {  // of (height, width), those that have `own`; null: all. In float16, `left` gets those not computed
+struct Choice {  // of (height, width), those that have `own`; null: all. In float16, `unfinished` marks those not computed
     const uint8_t* assignment;
     int own;
-    uint8_t* left;
+    uint8_t* unfinished;
 };
 
 template <class N> struct Pixels {  // of a row, and the pixels behind the last one repeat it
@@ -134,16 +134,16 @@ template <class N> struct Mlp {
     // the first layer, of as many pixels from number `i` on as a vector takes: to (first, BLOCK)
     void fill(Lot& lot, int y, const Pixels<N>& pixels, int i, const std::vector<Spread<N>>& down, N* to) const {
         constexpr int L = lanes<N>;
-        const int left = pixels.nearest[i];
+        const int leftmost = pixels.nearest[i];
         lot.y = y, lot.count = std::min(L, pixels.count - i);
-        while (pixels.nearest[i + lot.count - 1] - left >= 2 * L) lot.count--;
+        while (pixels.nearest[i + lot.count - 1] - leftmost >= 2 * L) lot.count--;
         std::copy_n(&pixels.x[i], L, lot.x);
-        const bool far = pixels.nearest[i + lot.count - 1] - left >= L;
+        const bool far = pixels.nearest[i + lot.count - 1] - leftmost >= L;
         alignas(BYTES) Place<N> places[L];
-        for (int lane = 0; lane < L; lane++) places[lane] = (Place<N>)std::min(pixels.nearest[i + lane] - left, 2 * L - 1);
+        for (int lane = 0; lane < L; lane++) places[lane] = (Place<N>)std::min(pixels.nearest[i + lane] - leftmost, 2 * L - 1);
         const PlacesOf<N> at = *(const PlacesOf<N>*)places;
         const VecOf<N> offset = load(&pixels.offset[i]);
-        const N* line = table + rows.index[y] * first * pitch + left;
+        const N* line = table + rows.index[y] * first * pitch + leftmost;
         for (int c = 0; c < first; c++, line += pitch, to += BLOCK<N>) {
             const VecOf<N> sum = pick(line, at, far) + (offset * spread(&across[c]) + spread(&down[c]));
             store(to, layers.empty() ? sum : relu(sum));
@@ -158,22 +158,22 @@ template <class N> struct Mlp {
             VecOf<N> zero{};
             for (int o = 0; o < last; o++) zero += load(from + o * BLOCK<N>) * (N)0;
             if (!finite(zero, lot.count)) {
-                for (int i = 0; i < lot.count; i++) choice.left[row + lot.x[i]] = 1;
+                for (int i = 0; i < lot.count; i++) choice.unfinished[row + lot.x[i]] = 1;
                 return lot.count;
             }
         }
         for (int o = 0; o < last; o++, from += BLOCK<N>) {
             float* to = planes.data + (long)o * planes.height * planes.width + row;
             for (int i = 0; i < lot.count; i += LANES) {
-                const int left = std::min(LANES, lot.count - i);
+                const int remaining = std::min(LANES, lot.count - i);
                 const Vec value = load_as_float(from + i);
                 if (together) {
-                    const Part part(left);
+                    const Part part(remaining);
                     part.store(to + lot.x[i], part.load(to + lot.x[i]) + value);
                 } else {
                     float values[LANES];
                     store(values, value);
-                    for (int j = 0; j < left; j++) to[lot.x[i + j]] += values[j];
+                    for (int j = 0; j < remaining; j++) to[lot.x[i + j]] += values[j];
                 }
             }
         }
@@ -182,7 +182,7 @@ template <class N> struct Mlp {
 
     int run_all(int threads) const {
         const Pixels<N> all_pixels = whole_row();
-        std::atomic<int> left{0};
+        std::atomic<int> unfinished{0};
         each_row(planes.height, threads, [&](std::atomic<int>& next) {
             N *one = workspace<N>(2 * widest * BLOCK<N>), *two = one + widest * BLOCK<N>;
             Pixels<N> chosen(planes.width);
@@ -192,7 +192,7 @@ template <class N> struct Mlp {
             const auto finish = [&] {
                 N *in = one, *out = two;
                 for (const Layer<N>& layer : layers) run(layer, in, out, BLOCK<N>), std::swap(in, out);
-                for (int v = 0; v < filled; v++) left += add(lots[v], in + v * lanes<N>);
+                for (int v = 0; v < filled; v++) unfinished += add(lots[v], in + v * lanes<N>);
                 filled = 0;
             };
             for (int y; (y = next++) < planes.height;) {
@@ -207,7 +207,7 @@ template <class N> struct Mlp {
             }
             finish();
         });
-        return left;
+        return unfinished;
     }
 };
 

@@ -43,14 +43,14 @@ inline uint32_t spreadable(float x, Half) {
     std::copy_n((const char*)&half, 2, (char*)&bits);
     return bits * 0x10001u;
 }
-inline HalfVec relu(HalfVec v) { return (v > 0 ? v : HalfVec{}) + v * (Half)0; }  // infinite: no number, see above
+inline HalfVec relu(HalfVec v) { return (v > 0 ? v : HalfVec{}) + v * (Half)0; }  // infinite becomes no number, which stays
 inline HalfVec pick(const Half* line, HalfPlaces at, bool far) {
     if (!far) return (HalfVec)_mm512_permutexvar_epi16((__m512i)at, (__m512i)load(line));
     return (HalfVec)_mm512_permutex2var_epi16((__m512i)load(line), (__m512i)at, (__m512i)load(line + lanes<Half>));
 }
 template <class N> using PlacesOf = std::conditional_t<sizeof(N) == 4, Places, HalfPlaces>;
 
-// whether the first lanes of a sum of numbers times zero are zero: no number was infinite, or none
+// whether the first lanes of a sum of values times zero are zero: then no value was infinite, or not a number
 inline bool finite(HalfVec zero, int count) {
     const __mmask32 other = _mm512_cmp_ph_mask((__m512h)zero, __m512h{}, _CMP_NEQ_UQ);
     return !(other & PartOf<Half>(count).mask);

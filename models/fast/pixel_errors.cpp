@@ -11,7 +11,7 @@ constexpr int STRIP = 48;  // pixels, a multiple of UNIT
 constexpr int COORDS = 4, COLORS = 3;
 constexpr int ITEMS = 16;  // the images are divided further, until there are about as many: for threads to share
 
-struct PixelTables {
+struct PixelInputs {
     const float* table;  // (images,rows,width), a row per LR pixel, `across` of which are a row of the image
     const long* nearest;  // (images,count), rising from one row of the image to the next
     const float *coords, *target;  // (images,count,COORDS), (images,count,COLORS)
@@ -123,7 +123,7 @@ double errors(const float* x, const float* target, bool absolute, int count, lon
 }
 
 // one strip there and back; its gradients are added to sums and of_table
-double work(const Network& net, const PixelTables& p, long image, long first, int count, bool absolute, float* memory, float* sums, float* of_table) {
+double work(const Network& net, const PixelInputs& p, long image, long first, int count, bool absolute, float* memory, float* sums, float* of_table) {
     const long* nearest = p.nearest + image * p.nearest_step + first;
     const float* coords = p.coords + image * p.coords_step + first * COORDS;
     float *x = memory, *other = memory + STRIP * net.activations, *g = other + STRIP * net.widest;
@@ -173,7 +173,7 @@ double work(const Network& net, const PixelTables& p, long image, long first, in
 }  // namespace
 
 // The images' rows are divided beforehand: sums do not depend on which thread is the faster, or on how many there are.
-extern "C" void pixel_errors(PixelTables p, Parameters parameters, Errors result, int threads) {
+extern "C" void pixel_errors(PixelInputs p, Parameters parameters, Errors result, int threads) {
     Network net(parameters);
     const int parts = std::max(1, ITEMS / p.images), items = p.images * parts;
     const long own = STRIP * (net.activations + 2 * net.widest);

@@ -17,7 +17,7 @@ from models.mlp import PixelMLP
 
 
 class PixelInputs(ctypes.Structure):
-    """The HR pixels and their inputs; pixel_errors.cpp has the same structs and calls this one PixelTables."""
+    """The HR pixels and their inputs; pixel_errors.cpp has the same structs."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("table", "nearest", "coords", "target")),

@@ -27,22 +27,22 @@ extern "C" void bilinear(
 }
 
 struct Lines {  // memory for a row
-    std::vector<uint8_t> heaviest, own;
+    std::vector<uint8_t> heaviest, has_heavier;  // the heaviest of three, one above another; whether a neighbour is heavier
     std::vector<float> columns, line;
-    explicit Lines(int width) : heaviest(width), own(width), columns(width), line(width) {}
+    explicit Lines(int width) : heaviest(width), has_heavier(width), columns(width), line(width) {}
 };
 
 // A row of sr, whose planes lie `plane` numbers apart, and its pixels [left, right) in `out`. The numbers are passed by
 // value: a byte that is written might otherwise be part of them, and the loops would not be vectorized.
 template <typename Level>
 static void round_row(const float* sr, long plane, const uint8_t* assignment, int width, int left, int right, int levels, Lines& memory, Level* out) {
-    uint8_t *heaviest = memory.heaviest.data(), *own = memory.own.data();
+    uint8_t *has_heavier = memory.has_heavier.data(), *heaviest = memory.heaviest.data();
     float *columns = memory.columns.data(), *line = memory.line.data();
     if (assignment) {
         const uint8_t *above = assignment - width, *below = assignment + width;
-        for (int x = 0; x < width; x++) own[x] = std::max(above[x], std::max(assignment[x], below[x]));
+        for (int x = 0; x < width; x++) heaviest[x] = std::max(above[x], std::max(assignment[x], below[x]));
         for (int x = 1; x < width - 1; x++)
-            heaviest[x] = std::max(own[x - 1], std::max(own[x], own[x + 1])) > assignment[x];
+            has_heavier[x] = std::max(heaviest[x - 1], std::max(heaviest[x], heaviest[x + 1])) > assignment[x];
     }
     for (int c = 0; c < 3; c++) {
         const float *row = sr + c * plane, *shown = row;
@@ -51,7 +51,7 @@ static void round_row(const float* sr, long plane, const uint8_t* assignment, in
             line[0] = row[0], line[width - 1] = row[width - 1];
             for (int x = 1; x < width - 1; x++) {
                 const float mean = (columns[x - 1] + columns[x] + columns[x + 1]) / 9;
-                line[x] = heaviest[x] ? mean : row[x];
+                line[x] = has_heavier[x] ? mean : row[x];
             }
             shown = line;
         }

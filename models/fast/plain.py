@@ -1,5 +1,6 @@
 """The per-pixel MLP of the engine in plain torch, for devices and dtypes without a compiled kernel."""
 
+import torch
 from torch import Tensor
 
 from models.grid import Grid
@@ -14,6 +15,7 @@ class TorchRunner:
 
     def __init__(self, mlp: PixelMLP) -> None:
         self.mlp, self.table_channels = mlp, mlp.linears()[0].out_features
+        self.finish = finish_half if mlp.linears()[0].weight.dtype == torch.float16 else PixelMLP.finish
 
     def table(self, feat: Tensor) -> Tensor:
         return self.mlp.project(rows_of(feat)).view(len(feat), feat.shape[2] * feat.shape[3], -1)
@@ -26,9 +28,18 @@ class TorchRunner:
             nearest = (rows.index[band, None] * w + cols.index).flatten()
             pre = (down[band, None] + across).flatten(0, 1)  # (R*W,C)
             if assignment is None:
-                planes[:, band] += self.mlp.finish(pre + table[nearest]).t().view(-1, band.stop - band.start, width)
+                planes[:, band] += (
+                    self.finish(self.mlp, pre + table[nearest]).t().view(-1, band.stop - band.start, width)
+                )
                 continue
             where = (assignment[band].flatten() == own).nonzero()[:, 0]  # waits for the device
             flat = planes[:, band].reshape(len(planes), -1)
-            flat[:, where] += self.mlp.finish(pre[where] + table[nearest[where]]).t()
+            flat[:, where] += self.finish(self.mlp, pre[where] + table[nearest[where]]).t()
             planes[:, band] = flat.view(-1, band.stop - band.start, width)
+
+
+def finish_half(mlp: PixelMLP, pre: Tensor) -> Tensor:
+    """As PixelMLP.finish in float16. What exceeds its range becomes no number, which GuardedRunner looks for."""
+    for layer in mlp.linears()[1:]:
+        pre = layer(pre.relu() + pre * 0)
+    return pre

@@ -28,7 +28,7 @@ template <class N> struct Register {
 };
 template <class N> using VecOf = typename Register<N>::Type;
 template <class N> constexpr int lanes = BYTES / (int)sizeof(N);
-// vectors in a register block; of float16 one, as a number of 16 bits is spread for free in one multiplication only
+// vectors in a register block; of float16 one: spreading a number costs an instruction there, unless it is used once
 template <class N> constexpr int most = sizeof(N) == 2 ? 1 : BYTES == 64 ? 4 : 2;
 typedef VecOf<float> Vec;
 constexpr int LANES = lanes<float>, MOST = most<float>;

@@ -11,7 +11,7 @@ from models.carn import GROUPS, ResidualUnit
 from models.fast.build import of_type
 from models.fast.linear import Matrix, Sources, as_image, matrix, sources
 from models.fast.pixels import address
-from models.fast.winograd import ImageSize, Weights, channels_last, pointer
+from models.fast.winograd import ImageSize, Weights, channels_last
 from models.mlp import rows_of
 from utils.device import empty
 
@@ -62,7 +62,7 @@ def unit_and_fusion(
         *(Spatial(weight, bias.data_ptr()) for weight, bias in zip(weights, biases[:2], strict=True)),
         *(Pointwise(weight, bias.data_ptr()) for weight, bias in zip(matrices, biases[2:], strict=True)),
         sources(seen),
-        *(pointer(kept), address(out)),
+        *(address(kept), address(out)),
     )
     of_type(x.dtype, "unit")(asked, torch.get_num_threads())
     return as_image(out, x.shape)

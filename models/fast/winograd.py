@@ -48,6 +48,7 @@ def channels_last(x: Maybe) -> Maybe:
 
 
 def pointer(x: Tensor | None) -> ctypes.c_void_p:
+    """The address of an image that lies channels last, or of a vector; null for None."""
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 

@@ -1,5 +1,6 @@
 // The one-dimensional transforms of winograd.cpp, whose matrices are B, A and G, along a row or a column of a tile:
-// of the input (6 -> 6), of the gradient (4 -> 6), of the result (6 -> 4), of a weight (3 -> 6), of its gradient (6 -> 3).
+// of the pixels in and around it (6 -> 6), of its own pixels (4 -> 6), of the result (6 -> 4), of a weight (3 -> 6), of
+// its gradient (6 -> 3).
 //
 // Points 0, +-P, +-Q and infinity; with these, rounding errors are smaller than with 1 and 2.
 #pragma once
@@ -19,7 +20,7 @@ template <int S, class V> [[gnu::always_inline]] inline void input_line(const V*
     to[5 * S] = x[5 * S] - SUM * x[3 * S] + PRODUCT * x[S];
 }
 
-template <int S> [[gnu::always_inline]] inline void gradient_line(const Vec* y, Vec* to) {
+template <int S> [[gnu::always_inline]] inline void own_line(const Vec* y, Vec* to) {
     const Vec even_p = y[0] + P2 * y[2 * S], odd_p = y[S] + P2 * y[3 * S];
     const Vec even_q = y[0] + Q2 * y[2 * S], odd_q = y[S] + Q2 * y[3 * S];
     to[5 * S] = y[3 * S], to[0] = y[0];

@@ -62,7 +62,7 @@ template <class N> struct Strip {
     long pitch, plane;
 };
 
-template <class N> long plane_of(long tiles, long pitch) { return tiles * pitch + lanes<N>; }  // no power of two: the cache's sets
+template <class N> long plane_of(long tiles, long pitch) { return tiles * pitch + lanes<N>; }  // see pitch_of in mlp.cpp
 
 struct Place {
     int image, top, left;
@@ -110,7 +110,7 @@ void transform(const Region& region, const View<const N>& x, int from, int count
             const PartOf<N> part(count - c);
             V sum{};
             for (int i = 0; i < SIZE; i++) {  // column by column
-                V in[SIZE], to_half[6];
+                alignas(64) V in[SIZE], to_half[6];
 #pragma GCC unroll 6
                 for (int r = 0; r < SIZE; r++) {
                     const N* pixel = corner + r * line + i * channels + c;
@@ -120,14 +120,14 @@ void transform(const Region& region, const View<const N>& x, int from, int count
                     if (r >= EDGE && r < EDGE + 4 && i >= EDGE && i < EDGE + 4) sum += in[r];
                 }
                 if constexpr (SIZE == 6) input_line<1>(in, to_half);
-                else gradient_line<1>(in, to_half);
+                else own_line<1>(in, to_half);
                 for (int r = 0; r < 6; r++) half[r * 6 + i] = to_half[r];
             }
             if (sums) sums[c / L] += sum;
             for (int r = 0; r < 6; r++) {
-                V out[6];
+                alignas(64) V out[6];
                 if constexpr (SIZE == 6) input_line<1>(half + 6 * r, out);
-                else gradient_line<1>(half + 6 * r, out);
+                else own_line<1>(half + 6 * r, out);
                 for (int i = 0; i < 6; i++) store(row + (r * 6 + i) * to.plane + c, out[i]);
             }
         }
@@ -169,7 +169,7 @@ void finish(const Region& region, Strip<N> from, int count, long first, long las
         for (int c = 0; c < count; c += L) {
             alignas(64) V half[24], out[16];
             for (int i = 0; i < 6; i++) {
-                V in[6], to_half[4];
+                alignas(64) V in[6], to_half[4];
                 for (int r = 0; r < 6; r++) in[r] = load(row + (r * 6 + i) * from.plane + c);
                 result_line<1>(in, to_half);
                 for (int r = 0; r < 4; r++) half[r * 6 + i] = to_half[r];

@@ -106,6 +106,18 @@ def test_images_of_another_cut_are_not_kept(source: Path, tmp_path: Path) -> Non
         extract_subimages(source, tmp_path / "sub", size=10, step=8, remainder=2, workers=1)
 
 
+def test_subimages_of_a_larger_step_are_not_kept(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There are fewer of them, and most lie elsewhere."""
+    out = tmp_path / "out"
+    extract_subimages(source, out, size=12, step=16, remainder=0, workers=1)
+    before = names(out)
+    with pytest.raises(InputError):
+        extract_subimages(source, out, size=12, step=8, remainder=0, workers=1)
+    assert "another size or step has made it" in capsys.readouterr().err and names(out) == before
+
+
 def test_what_exists_is_kept_and_what_lacks_is_made(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     data_augmentation(source, out, [0.9, 0.6], min_size=1, workers=1)
@@ -195,6 +207,8 @@ def test_matlab_uint8_rounds_in_between(source: Path, tmp_path: Path) -> None:
     image = torch.from_numpy(pixels(source / "a.png")[:20, :28]).permute(2, 0, 1)
     expected = imresize_matlab_uint8(image, (5, 7)).permute(1, 2, 0).numpy()
     assert (pixels(tmp_path / "lr" / "a.png") == expected).all()
+    generate_mod_lr_bic(source, tmp_path / "exact", None, 4, matlab_uint8=False, workers=1)
+    assert (pixels(tmp_path / "exact" / "a.png") != expected).any()
 
 
 def test_lr_of_16_bits_has_8() -> None:

@@ -169,6 +169,7 @@ def test_a_model_of_phase_0_is_all_heavy() -> None:
 def test_mean_moves_with_the_model_and_is_saved() -> None:
     model = build(CARN)
     assert model.state_dict()["mean"].flatten().tolist() == pytest.approx([0.4488, 0.4371, 0.4040])
+    assert model.double().mean.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

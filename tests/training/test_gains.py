@@ -16,7 +16,7 @@ from models.fast.accelerate import accelerate
 from models.grid import grid_over
 from models.pcsr import PCSR
 from tests.conftest import TINY_PCSR, Cli, save_tiny
-from tests.training.test_losses import ALONE, PLAIN, gradients, recipe, spec
+from tests.training.test_losses import ALONE, COMPILED, PLAIN, gradients, recipe, spec
 from tests.training.test_training import SMALL, config, folders  # noqa: F401 - a fixture
 from training.losses import FLOOR, FOCUS, gain_loss
 from training.queries import Group
@@ -50,7 +50,7 @@ def plain_gains(model: PCSR, lr: Tensor, hr: Tensor, loss: str) -> Tensor:
     ("backbone", "upsamplers", "hidden_classifier", "loss"),
     [("softgate", 3, True, "psnr"), ("carn", 2, False, "l1"), ("fsrcnn", 3, False, "mse"), ("softgate", 2, True, "l1")],
 )
-@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("kernels", [False, COMPILED])
 def test_loss_and_gradients_are_exact(
     kernels: bool, backbone: str, upsamplers: int, hidden_classifier: bool, loss: str, size: tuple[int, int]
 ) -> None:

@@ -200,7 +200,41 @@ def test_another_config_is_refused(cli: Cli, folders: Path) -> None:
         damaged = cli(*arguments("phase 0"), "--resume")
         assert damaged.code == 2 and damaged.err.count("\n") == 1
         assert "00000008.pth: not a readable training state" in damaged.err
-    assert "plain folder name" in cli(*arguments("phase 0", "some/where")).err
+    for name in ("some/where", "..", ""):
+        assert "plain folder name" in cli(*arguments("phase 0", name)).err
+
+
+ENCODER = """
+from torch import nn
+
+
+class Encoder(nn.Sequential):
+    def __init__(self, width: int, dilation: int = 1, depth: int = 1) -> None:
+        layers = [nn.Conv2d(width, width, 3, 1, dilation, dilation) for _ in range(depth)]
+        super().__init__(nn.Conv2d(3, width, 3, padding=1), *layers)
+"""
+
+
+def test_a_default_of_the_network_has_changed_since(folders: Path) -> None:
+    """A resumed run keeps the options with which it began; code that its weights do not fit is an error."""
+
+    def train(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train_pcsr.py"), "--name", "run", *more]
+        return subprocess.run(command, cwd=folders, check=False, capture_output=True, text=True)
+
+    code = folders / "net.py"
+    code.write_text(ENCODER)
+    script, _, *begin = arguments("phase 0")
+    assert script == "train_pcsr.py"
+    assert train("--config", str(ROOT / begin[0]), *begin[3:], "backbone=net:Encoder").returncode == 0
+    code.write_text(ENCODER.replace("dilation: int = 1", "dilation: int = 2"))
+    more = train("--resume", "--set", "iter_max=9")
+    assert more.returncode == 0, more.stderr
+    _, spec = load_model(folders / "save/run")
+    assert spec.options == {"dilation": 1, "depth": 1}
+    code.write_text(ENCODER.replace("3, padding=1)", "5, padding=2)"))
+    more = train("--resume", "--set", "iter_max=10")
+    assert more.returncode == 2 and more.stderr.count("\n") == 1 and "do not fit this config's network" in more.stderr
 
 
 def test_a_finished_run_and_phase1_without_phase0(cli: Cli, folders: Path) -> None:

@@ -115,6 +115,31 @@ def test_other_encoders_are_not_widened(source: OriginalSpec | PCSRSpec, asked: 
         start_from(build(TINY_ORIGINAL), TINY_ORIGINAL, path)
 
 
+DEPTHWISE = """
+from torch import nn
+
+
+class Encoder(nn.Sequential):
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1, groups=width))
+"""
+
+
+def test_one_group_for_each_channel_is_not_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "depthwise.py").write_text(DEPTHWISE)
+    monkeypatch.chdir(tmp_path)
+    wide = PHASE0.model_copy(update={"backbone": "depthwise:Encoder", "width": 8})
+    path = str(save_tiny(tmp_path / "source", wide.model_copy(update={"width": 6})))
+    with pytest.raises(InputError, match="is another model than this config's: width is 6, not 8"):
+        start_from(build(wide), wide, path)
+
+
+def test_the_tail_of_another_scale_is_refused(tmp_path: Path) -> None:
+    path = str(save_tiny(tmp_path / "source", TINY_ORIGINAL.model_copy(update={"scale": 3})))
+    with pytest.raises(InputError, match="is another model than this config's: scale is 3, not 4"):
+        start_from(build(TINY_ORIGINAL), TINY_ORIGINAL, path)
+
+
 def test_phase1_goes_on_from_phase1(tmp_path: Path) -> None:
     """All is taken if the sizes agree, else the encoder and the heavy upsampler only."""
     path = str(save_tiny(tmp_path / "source", TINY_PCSR))
@@ -132,9 +157,10 @@ def test_phase1_goes_on_from_phase1(tmp_path: Path) -> None:
 
 def test_phase1_keeps_to_the_scales_of_phase0(tmp_path: Path) -> None:
     path = str(save_tiny(tmp_path / "source", PHASE0))  # trained at x4
-    for phase, scale in ((0, 4), (0, (2, 4)), (1, 4), (1, (2, 4))):
+    for phase, scale in ((0, 4), (0, (2, 4)), (1, 4), (1, (2, 4)), (1, 1)):
         config = config_for(TINY_PCSR if phase else PHASE0, init=path, phase=phase)
         config = config.model_copy(update={"data": config.data.model_copy(update={"scale": scale})})
-        beyond = pytest.raises(InputError, match="source was trained at x4, and phase 1 at x2 to x4 trains neither")
-        with beyond if (phase, scale) == (1, (2, 4)) else nullcontext():
+        named = {(1, 1): "x1", (1, (2, 4)): "x2 to x4"}.get((phase, scale))
+        beyond = pytest.raises(InputError, match=f"source was trained at x4, and phase 1 at {named} trains neither")
+        with beyond if named else nullcontext():
             check_scales(config)

@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -164,13 +165,14 @@ def test_phase0_trains_the_heavy_upsampler() -> None:
     model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
     lr, hr = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
     task = Phase0(model, RECIPE)
-    before = task(lr, hr)["loss"]
+    before, begun = task(lr, hr)["loss"], copy.deepcopy(model.upsamplers)
     optimizer = torch.optim.Adam(task.parameters(), 1e-2)
     for _ in range(20):
         optimizer.zero_grad()
         task(lr, hr)["loss"].backward()
         optimizer.step()
     assert task(lr, hr)["loss"] < before
+    assert not any(map(torch.equal, model.upsamplers.parameters(), begun.parameters()))
 
 
 @pytest.mark.parametrize(

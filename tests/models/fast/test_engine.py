@@ -157,6 +157,28 @@ def test_beyond_float16(where: str, compiled: bool, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(fast.upsample(encoded, size, some), expected, rtol=0.01, atol=0.01)
 
 
+def hiding_mlp() -> PixelMLP:
+    """It gives 2 everywhere. In float16 its second layer has an infinite value, of which the third makes zero."""
+    mlp = PixelMLP(6, (1, 2, 1), 1).requires_grad_(False)
+    weights = [torch.zeros(1, 10), torch.tensor([[5e4], [3e4]]), torch.tensor([[-0.1, 0.5]]), torch.tensor([[1e-4]])]
+    for layer, weight in zip(mlp.linears(), weights, strict=True):
+        layer.weight.copy_(weight)
+        layer.bias.zero_()
+    mlp.linears()[0].bias.fill_(2)
+    return mlp
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+@torch.inference_mode()
+def test_an_infinite_value_that_a_later_layer_hides(chosen: bool) -> None:
+    runners = [TorchRunner(hiding_mlp().to(precision)) for precision in (torch.float16, torch.float32)]
+    runner, feat, planes = GuardedRunner(*runners), torch.rand(1, 6, 3, 4, dtype=torch.float16), torch.zeros(1, 6, 8)
+    table, assignment = runner.table(feat), torch.ones(6, 8, dtype=torch.uint8) if chosen else None
+    assert table is not None
+    runner.add_to(planes, table[0], grid_over(feat, (6, 8)), 4, assignment, 1)
+    torch.testing.assert_close(planes, torch.full_like(planes, 2))
+
+
 def test_both_runners_of_a_guard_are_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton may compile one precision only."""
 

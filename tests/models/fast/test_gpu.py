@@ -17,6 +17,7 @@ from models.grid import grid_over
 from models.mlp import PixelMLP
 from models.setting import Setting
 from tests.conftest import TINY_PCSR
+from tests.models.fast.test_engine import hiding_mlp
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HIDDEN = [(), (4,), (16, 17), (33, 33, 33), (20, 40, 60, 74), (40,) * 5, (170, 170)]  # of 0 to 5 later layers
@@ -76,6 +77,17 @@ def test_half_precision(gpu: ModuleType, hidden: tuple[int, ...], dtype: torch.d
     mlp, feat, planes = mlp_of(hidden), torch.randn(1, 6, *LR, device=DEVICE), torch.zeros(3, 13, 18, device=DEVICE)
     values = plain(mlp, feat, (13, 18))
     torch.testing.assert_close(fused(gpu, mlp.to(dtype), feat, planes, None), values, rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_an_infinite_value_that_a_later_layer_hides(gpu: ModuleType) -> None:
+    mlp, feat, planes = (
+        hiding_mlp().to(DEVICE),
+        torch.rand(1, 6, *LR, device=DEVICE),
+        torch.zeros(1, 13, 18, device=DEVICE),
+    )
+    torch.testing.assert_close(fused(gpu, mlp, feat, planes, None), torch.full_like(planes, 2))
+    assert fused(gpu, mlp.half(), feat, planes, None).isnan().all()  # for GuardedRunner to see
 
 
 @pytest.mark.parametrize("dtype,tolerance", [(torch.float32, 2e-5), (torch.float16, 4e-3)])

@@ -36,5 +36,7 @@ def test_as_layer_by_layer(size: tuple[int, int], width: int, dtype: torch.dtype
     finally:
         torch.set_num_threads(before)
     assert torch.equal(made, expected)
+    image = x[:1].to(dtype).contiguous()  # not channels last
+    torch.testing.assert_close(block.unit(image), block.unit(x.to(dtype))[:1])
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(made.double(), exact, rtol=0, atol=tolerance * float(exact.abs().max()))
