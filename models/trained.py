@@ -36,7 +36,7 @@ class Trained(Spec):
         return low <= scale <= high
 
     def scales(self) -> str:
-        return named(self.limits)
+        return scale_names(self.limits)
 
     def __str__(self) -> str:
         lr = ", LR from files" if self.lr_files else f", LR with {self.degrade}" if self.degrade else ""
@@ -50,7 +50,7 @@ class Trained(Spec):
         return f"trained on {own}; on {other} a model trained for that would do better"
 
 
-def named(limits: tuple[float, float]) -> str:
+def scale_names(limits: tuple[float, float]) -> str:
     """A scale, or a range of scales, for people."""
     return " to ".join(f"x{scale:g}" for scale in dict.fromkeys(limits))
 
