@@ -28,9 +28,8 @@ class TorchRunner:
             nearest = (rows.index[band, None] * w + cols.index).flatten()
             pre = (down[band, None] + across).flatten(0, 1)  # (R*W,C)
             if assignment is None:
-                planes[:, band] += (
-                    self.finish(self.mlp, pre + table[nearest]).t().view(-1, band.stop - band.start, width)
-                )
+                made = self.finish(self.mlp, pre + table[nearest])  # (R*W,n)
+                planes[:, band] += made.t().view(-1, band.stop - band.start, width)
                 continue
             where = (assignment[band].flatten() == own).nonzero()[:, 0]  # waits for the device
             flat = planes[:, band].reshape(len(planes), -1)
