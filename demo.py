@@ -138,7 +138,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks) -> None:
         files = made * len(ready.settings) * (2 if output.overlays else 1)
         several = f" ({files} files)" if files > made else ""
         print(f"{made} of {len(sources)} images written to {output.folder}{several}{already}")
-    if left := passed_over(args.images):
+    if left := passed_over(args.images, Path(args.out_dir)):
         tell(f"note: not upscaled: {left}")
     if args.json:
         from evaluation.report import image_table, summarise, summary_json  # noqa: PLC0415 - see simulate_one

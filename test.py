@@ -16,7 +16,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.bicubic:
         idle = [name for name in ("model", "config", "tile_size") if getattr(args, name)]
-        idle += [name for name in ("precision", "device") if getattr(args, name) != parser.get_default(name)]
+        idle += ["precision"] if args.precision != parser.get_default("precision") else []
         if given := " and ".join(f"--{name}" for name in idle):
             raise InputError(f"--bicubic: takes no model; leave out {given}, or --bicubic")
         if not args.per_image:

@@ -2,7 +2,7 @@
 
 from evaluation.command import eval_parser, run_evaluation
 from inference.options import add_decision_options, asked_settings, chosen_model, tile_plan
-from inference.restorers import pcsr_restorer
+from inference.restorers import pcsr_restorer, settings_for
 from models.pcsr import PCSR
 from utils.dist import run_rank
 from utils.errors import InputError
@@ -19,7 +19,7 @@ def main() -> None:
     run_evaluation(
         args,
         lambda device, scale: pcsr_restorer(model, asked_settings(args, scale), device, tile_plan(args)),
-        [str(setting) for setting in asked_settings(args, args.scale[0])],
+        [str(setting) for setting in settings_for(model, asked_settings(args, args.scale[0]))],
         chosen,
     )
 

@@ -68,8 +68,11 @@ def run_folders(
 ) -> pd.DataFrame:
     """Measure every image, then summarise and print the rows of each data set; writes the CSV files.
 
-    Returns the summaries of all data sets as one table. Raises InputError for folders without images.
+    Returns the summaries of all data sets as one table. Raises InputError for folders without images, and if both CSV
+    files are one.
     """
+    if args.images_csv.resolve() == args.csv.resolve():
+        raise InputError(f"--images_csv {args.images_csv}: is the file of --csv; give another name")
     tables, summaries = [], []
     sets = {name: PairedFolder(folder, None, SCALE) for name, folder in named_folders(args.hr_data).items()}
     for dataset, images in sets.items():

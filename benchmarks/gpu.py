@@ -32,7 +32,7 @@ import torch
 
 from benchmarks import gpu_inference, gpu_training
 from benchmarks.common import benchmark_parser
-from benchmarks.gpu_inference import Row
+from benchmarks.gpu_inference import Measured
 from models.build import BACKBONES
 from utils.cli import count, run
 from utils.device import pick_device
@@ -83,7 +83,7 @@ def limit(job: Job, left: float, reserved: float) -> float:
     return min(MOST[job["kind"]], left - reserved)
 
 
-def flags_of(rows: list[Row], backbone: str) -> list[str]:
+def flags_of(rows: list[Measured], backbone: str) -> list[str]:
     """The options of train_pcsr.py that were fastest in phase 0; --amp if nothing was measured."""
     speed = {
         row["way"]: row["it_per_s"] / (COMPILED if "compiled" in row["way"] else 1)
@@ -94,9 +94,9 @@ def flags_of(rows: list[Row], backbone: str) -> list[str]:
     return [flag for flag, word in (("--amp", "bfloat16"), ("--compile", "compiled")) if word in way]
 
 
-def machine(device: torch.device) -> Iterator[Row]:
+def machine(device: torch.device) -> Iterator[Measured]:
     """The machine, and the highest rates that its device reaches."""
-    found: Row = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
+    found: Measured = {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found |= {"gpu": properties.name, "memory_gb": properties.total_memory / 1e9, "cuda": torch.version.cuda}
@@ -105,7 +105,7 @@ def machine(device: torch.device) -> Iterator[Row]:
     yield from gpu_inference.machine_rates(device)
 
 
-def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
+def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Measured]:
     """Run every test marked gpu, all files at the same time, as most of it is compiling; a few in a rehearsal."""
     environment, options = dict(os.environ), ["-m", "gpu", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider"]
     if device.type != "cuda":
@@ -147,7 +147,7 @@ def tests(out: Path, device: torch.device, seconds: float) -> Iterator[Row]:
             file.unlink(missing_ok=True)
 
 
-def work(job: Job, out: Path, device: torch.device) -> Iterator[Row]:
+def work(job: Job, out: Path, device: torch.device) -> Iterator[Measured]:
     """The rows of one job, in its own process."""
     if job["kind"] == "machine":
         yield from machine(device)
@@ -173,7 +173,7 @@ def write_rows(job: Job, out: Path, device: torch.device) -> None:
             file.flush()
 
 
-def start(job: Job, out: Path, device: torch.device, seconds: float) -> Row:
+def start(job: Job, out: Path, device: torch.device, seconds: float) -> Measured:
     """Do a job in a process of its own, for at most `seconds`, and return its status and rows."""
     rows = out / "rows.jsonl"
     rows.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ def start(job: Job, out: Path, device: torch.device, seconds: float) -> Row:
     return {**job, "status": status, "took_seconds": round(time.monotonic() - began, 1), "rows": found}
 
 
-def describe(result: Row) -> str:
+def describe(result: Measured) -> str:
     """A line about a job, and its most important numbers."""
     named = " ".join(str(result[key]) for key in ("kind", "backbone", "outputs") if key in result)
     text = f"{named}: {result['status']}, {result.get('took_seconds', 0):.0f} s"
@@ -221,7 +221,7 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     (out / "gpu.log").unlink(missing_ok=True)
-    results: list[Row] = []
+    results: list[Measured] = []
     jobs = plan(args)
     for index, job in enumerate(jobs):
         training = any(later["kind"] == "train" for later in jobs[index + 1 :])

@@ -37,11 +37,11 @@ from models.setting import Precision, Setting
 from models.tile import whole
 from utils.decode import read_image
 from utils.files import list_images
-from utils.image import Array, to_tensor
+from utils.image import Array, to_pixels, to_tensor
 from utils.parse import load_config
 from utils.resize import downscale
 
-Row = dict[str, Any]
+Measured = dict[str, Any]
 Run = Callable[[], Tensor]  # one image: SR (1,3,H,W) on the device, or in 8 bits in the memory of the CPU
 SIZES = {"2K": (1080, 2048), "4K": (2160, 3840), "8K": (4320, 7680)}  # height and width of the output
 PRECISIONS: dict[Precision, torch.dtype] = {
@@ -69,7 +69,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 def picture(height: int, width: int, folder: Path | None) -> Array:
     """HR (H,W,3) uint8: images of a folder or of scikit-image side by side, mirrored until they fill it."""
     if folder is not None:
-        images = [read_image(path).pixels for path in list_images(folder)[:4]]
+        images = [to_pixels(to_tensor(read_image(path).pixels)) for path in list_images(folder)[:4]]
     else:
         images = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
     low = min(height, *(len(image) for image in images))
@@ -85,7 +85,7 @@ def load_or_make(name: str, config: str) -> tuple[Any, bool]:
     return build(load_config(config).model).eval(), False
 
 
-def machine_rates(device: torch.device) -> list[Row]:
+def machine_rates(device: torch.device) -> list[Measured]:
     """FLOPs a second of a large matrix product in each precision, and bytes a second of a large copy."""
     cuda = device.type == "cuda"
     side, rows = 8192 if cuda else 512, []
@@ -160,7 +160,7 @@ def ways(pcsr: PCSR, original: OriginalModel, lr: Tensor) -> dict[str, Callable[
     }
 
 
-def measured(run: Run, hr: Tensor, trained: bool, device: torch.device) -> Row:
+def measured(run: Run, hr: Tensor, trained: bool, device: torch.device) -> Measured:
     """PSNR, seconds and peak memory of one method."""
     cuda = device.type == "cuda"
     if cuda:
@@ -193,7 +193,7 @@ def convolution_bytes(encoder: nn.Module, image: Tensor) -> int:
     return total
 
 
-def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float]) -> list[Row]:
+def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float]) -> list[Measured]:
     """Seconds and floor of each of our steps at k = 0."""
     engine, setting, tile = Engine(pcsr, lr.device, PRECISIONS[precision]), SETTINGS["k=0"], whole(lr)
     size = (lr.shape[2] * SCALE, lr.shape[3] * SCALE)
@@ -244,7 +244,7 @@ def steps(pcsr: PCSR, precision: Precision, lr: Tensor, rates: dict[str, float])
 @torch.inference_mode()
 def inference(
     backbone: str, output: str, folder: Path | None, device: torch.device, compiled: bool = False
-) -> Iterator[Row]:
+) -> Iterator[Measured]:
     """Rows of all methods and then of our steps, or of the compiled methods; a failure gives a row with the reason."""
     height, width = (side if device.type == "cuda" else side // 64 * 4 for side in SIZES[output])
     pcsr, trained = load_or_make(f"{backbone}-pcsr-phase1", f"configs/{backbone}-pcsr-phase1.yaml")

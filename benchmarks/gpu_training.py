@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import SCALE, timed
-from benchmarks.gpu_inference import Row, tf32
-from benchmarks.training import JOBS, QUEUE, Way
+from benchmarks.gpu_inference import Measured, tf32
+from benchmarks.training import JOBS, QUEUE, TrainingWay
 from benchmarks.ways import MB
 from datasets.pack import unpack
 from models.checkpoint import SAVE, WEIGHTS
@@ -24,12 +24,12 @@ from utils.image import Array
 
 # name, whether TF32 is allowed, how it is done
 WAYS = [
-    ("bfloat16", True, Way(amp=True)),
-    ("tf32", True, Way()),
-    ("float32", False, Way()),
-    ("bfloat16 compiled", True, Way(amp=True, compile=True)),
-    ("tf32 compiled", True, Way(compile=True)),
-    ("float32 compiled", False, Way(compile=True)),
+    ("bfloat16", True, TrainingWay(amp=True)),
+    ("tf32", True, TrainingWay()),
+    ("float32", False, TrainingWay()),
+    ("bfloat16 compiled", True, TrainingWay(amp=True, compile=True)),
+    ("tf32 compiled", True, TrainingWay(compile=True)),
+    ("float32 compiled", False, TrainingWay(compile=True)),
 ]
 ON_CPU = [each for each in WAYS if each[0] in ("bfloat16", "float32")]  # TF32 is of GPUs, and compiling takes long
 PIXELS = 4096  # per patch, over which the loss is taken
@@ -42,14 +42,21 @@ LIGHT = ["loss_l1_w=50", "learning_rate=3e-3", "ema_decay=0.99", "warmup=50"]  #
 SHARE = 0.15  # share of the minutes for phase 1
 
 
-def training(backbone: str, device: torch.device) -> Iterator[Row]:
+def training(backbone: str, device: torch.device) -> Iterator[Measured]:
     """Iterations per second of phases 0 and 1 with each method; a failure gives a row with the reason."""
     cuda = device.type == "cuda"
     batch, patch, rounds, queue = (16, 32, 5, QUEUE) if cuda else (2, 16, 1, 1)
     lr, hr = (torch.rand(batch, 3, patch * n, patch * n, device=device) for n in (1, SCALE))
     for name, allowed, way in WAYS if cuda else ON_CPU:
         for job in ("phase 0", "phase 1"):
-            row: Row = {"backbone": backbone, "job": job, "way": name, "batch": batch, "patch": patch, "pixels": PIXELS}
+            row: Measured = {
+                "backbone": backbone,
+                "job": job,
+                "way": name,
+                "batch": batch,
+                "patch": patch,
+                "pixels": PIXELS,
+            }
             try:
                 if cuda:
                     torch.cuda.empty_cache()
@@ -81,13 +88,13 @@ def recipe(options: dict[str, Any], folder: Path) -> tuple[list[str], list[str]]
     return heavy, light
 
 
-def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
+def train_run(options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Measured]:
     """Phase 0, then phase 1, from a file of crops; weights, configs and a small state are copied to `out`."""
     with tempfile.TemporaryDirectory() as folder:
         yield from train_in(Path(folder), options, out, device)
 
 
-def train_in(folder: Path, options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Row]:
+def train_in(folder: Path, options: dict[str, Any], out: Path, device: torch.device) -> Iterator[Measured]:
     """The two phases, from crops written to `folder`."""
     crops = unpack(Path(options["pack"]))
     write_crops(crops.training, folder / "train")

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a fil
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -41,7 +42,7 @@ from demo import ASTRONAUT
 from evaluation.metrics import psnr
 from evaluation.tables import Column, format_columns, table_json, write_csv
 from inference.onnx import INSTALL
-from inference.visual import figure_png
+from inference.visual import VERBATIM, figure_png
 from utils.cli import count, run
 from utils.decode import read_image
 from utils.device import pick_device
@@ -108,6 +109,7 @@ def with_rates(rows: pd.DataFrame, peak: float) -> pd.DataFrame:
     )
 
 
+@rc_context(VERBATIM)
 def plot(means: pd.DataFrame, title: str) -> bytes:
     """PSNR against seconds and against FLOPs as PNG: ours is a curve over k, each other method a mark."""
     points = means.set_index("name").assign(gflops=means["flops_executed"].to_numpy() / 1e9)

@@ -10,7 +10,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.page import MISSING
 from benchmarks.tables import ROOT, SETS, fill, texts
+from evaluation.differences import NAMES
 from evaluation.tables import write_csv
 from inference.automatic import CLEAN, PHOTOS
 from models.build import BACKBONES
@@ -69,17 +71,37 @@ class Step(NamedTuple):
 
     def run(self) -> None:
         """Run the command. Raises InputError with its last line if it fails."""
-        log = WORK / f"{self.name}.log"
+        log, state = WORK / f"{self.name}.log", self.state()  # as the command finds its files
         log.parent.mkdir(parents=True, exist_ok=True)
-        for path in self.makes:
-            if path.parent != KEPT:  # an evaluation or a demo does not replace results of another model or setting
-                shutil.rmtree(path.parent, ignore_errors=True)  # the folder is of this step alone
-        with log.open("w") as file:
-            code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
-        if code:
-            last = (log.read_text().strip().splitlines() or ["nothing was printed"])[-1]
-            raise InputError(f"{self.name}: python {' '.join(self.command)} failed: {last} (all of it: {log})")
-        write_atomic(self.stamp(), self.state().encode())
+        # an evaluation or a demo does not replace results of another model or setting; its folder is of this step alone
+        with ExitStack() as stack:
+            for path in self.makes:
+                if path.parent != KEPT:
+                    stack.enter_context(moved_away(path.parent))
+            with log.open("w") as file:
+                code = subprocess.run([sys.executable, *self.command], stdout=file, stderr=file, check=False).returncode
+            if code:
+                last = (log.read_text().strip().splitlines() or ["nothing was printed"])[-1]
+                raise InputError(f"{self.name}: python {' '.join(self.command)} failed: {last} (all of it: {log})")
+        write_atomic(self.stamp(), state.encode())
+
+
+@contextmanager
+def moved_away(folder: Path) -> Iterator[None]:
+    """The folder has another name meanwhile; it returns if anything is raised, else it is deleted."""
+    if not folder.exists():
+        yield
+        return
+    aside = folder.with_name(f"{folder.name}.before")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
 
 
 def evaluations(data: Path) -> list[Step]:
@@ -113,9 +135,9 @@ def collect(steps: Sequence[Step]) -> None:
         tables = {}
         for step in steps:
             folder = step.makes[0].parent
-            tables[folder] = pd.read_csv(folder / name)
+            tables[folder] = pd.read_csv(folder / name, dtype=NAMES)
             tables[folder].insert(0, "model", folder.parent.name)
-        write_csv(KEPT / name, pd.concat(tables.values()), "%.6g")
+        write_csv(KEPT / name, pd.concat(tables.values()), "%.8g")
 
 
 def measurements(data: Path) -> list[Step]:

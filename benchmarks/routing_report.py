@@ -1,11 +1,12 @@
 """The results of benchmarks/routing.py as a summary, a table for a terminal and a picture."""
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.common import protocol, title
-from inference.visual import figure_png
+from inference.visual import VERBATIM, figure_png
 
 STYLES = {
     "random": "k:",
@@ -50,7 +51,7 @@ def describe(summary: pd.DataFrame) -> str:
 
     def by_share(column: str, unit: float, form: str) -> pd.DataFrame:
         table = ruled.pivot_table(column, "rule", "share", sort=False, dropna=False) / unit
-        return table.map(form.format).rename(columns="{:.0%}".format)
+        return table.map(form.format).rename(columns=lambda share: f"{100 * share:.3g}%")
 
     reached = by_share("psnr", 1, "{:.3f}")
     for account in ("paper", "executed"):
@@ -67,6 +68,7 @@ def describe(summary: pd.DataFrame) -> str:
     return "\n".join([title(summary), *lines, shown.fillna("").replace("nan", "-").to_string(index_names=False)])
 
 
+@rc_context(VERBATIM)
 def plot(summary: pd.DataFrame) -> bytes:
     """PSNR over the share of heavy pixels, with the FLOPs at the top; a panel for each data set, as PNG."""
     panels = list(summary.groupby("dataset", sort=False))

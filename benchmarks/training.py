@@ -41,7 +41,7 @@ WARM_UP = 2  # rounds
 JOBS = {"original": ("x4", 2_000_000), "phase 0": ("pcsr-phase0", 2_000_000), "phase 1": ("pcsr-phase1", 500_000)}
 
 
-class Way(NamedTuple):
+class TrainingWay(NamedTuple):
     """How a job is done; without pixels_per_patch the loss sees all pixels."""
 
     published: bool = False
@@ -75,15 +75,15 @@ class Way(NamedTuple):
         return step
 
 
-def ways(job: str, pixels: int, device: torch.device) -> dict[str, Way]:
+def ways(job: str, pixels: int, device: torch.device) -> dict[str, TrainingWay]:
     """The ways to do a job, by name: as published, and ours in float32, with compiled kernels and in bfloat16."""
-    found = {"published": Way(published=True)}
+    found = {"published": TrainingWay(published=True)}
     for ending, number in (("", None), (f", {pixels} pixels", pixels)):
         if number is None or job != "original":  # an original model is trained on all pixels
-            found[f"ours{ending}"] = Way(pixels_per_patch=number)
+            found[f"ours{ending}"] = TrainingWay(pixels_per_patch=number)
             if device.type == "cpu":
-                found[f"ours, kernels{ending}"] = Way(pixels_per_patch=number, kernels=True)
-            found[f"ours, amp{ending}"] = Way(pixels_per_patch=number, amp=True)
+                found[f"ours, kernels{ending}"] = TrainingWay(pixels_per_patch=number, kernels=True)
+            found[f"ours, amp{ending}"] = TrainingWay(pixels_per_patch=number, amp=True)
     return found
 
 
@@ -94,8 +94,10 @@ def main() -> None:
     parser.add_argument("--patch_size", type=count, default=32, help="LR pixels")
     parser.add_argument("--pixels_per_patch", type=count, default=4096)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--ways", default="", help="only the published formulation and those whose name contains this")
-    parser.add_argument("--rounds", type=count, default=7, help="timed iterations of each")
+    parser.add_argument("--ways", default="", help="only the published way and those whose name contains this")
+    parser.add_argument(
+        "--rounds", type=count, default=7, help="timed rounds of each way: an iteration on a CPU, 20 on a GPU"
+    )
     parser.add_argument("--csv", type=output_file(".csv"), default=OUT_DIR / "training.csv")
     args = parser.parse_args()
     device = pick_device(args.device)
@@ -108,7 +110,7 @@ def main() -> None:
         if name == "published" or args.ways in name
     }
     if args.ways and all(name == "published" for _, name in steps):
-        raise InputError(f"--ways {args.ways}: no formulation has this in its name")
+        raise InputError(f"--ways {args.ways}: no way has this in its name")
     queue = 1 if device.type == "cpu" else QUEUE
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
     for _ in tqdm(range(WARM_UP + args.rounds), unit="round", disable=None):

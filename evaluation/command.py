@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from datasets.folder import PairedFolder, named_folders
 from datasets.options import add_degrade_option
 from evaluation.evaluate import evaluate, gather_rows
 from evaluation.protocol import PATCH_SIZE, STEP, EvaluationProtocol, asked_protocol
-from evaluation.record import images_record, model_record, results_folder, write_record
+from evaluation.record import RECORD, images_record, model_record, results_folder, write_record
 from evaluation.report import REPORTS, format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, refuse_equal_names
 from inference.outputs import ASSIGNED
@@ -99,7 +100,8 @@ def run_evaluation(
         for data in sets:
             data.pairs.check()
         gather(ranks, None)  # all shares are checked before anything is written
-    tables = [run_one(args, protocol, ranks, restores[data.scale], data) for data in sets]
+    with claimed(sets if ranks.main else []):
+        tables = [run_one(args, protocol, ranks, restores[data.scale], data) for data in sets]
     if ranks.main:
         summary = pd.concat(tables, ignore_index=True)
         print(format_table(summary))
@@ -142,6 +144,28 @@ def check_names(folder: str) -> None:
             raise InputError(f"--save_images: the assignment of {name} would replace the result of {other}; rename one")
 
 
+@contextmanager
+def claimed(sets: Sequence[DataSet]) -> Iterator[None]:
+    """The folders of these data sets hold their records, so that another evaluation takes other folders meanwhile.
+
+    If an error comes before there are results, nothing is left. Raises InputError for a folder that cannot be written.
+    """
+    made, written = [], []
+    try:
+        for data in sets:
+            made += [place for place in (*reversed(data.folder.parents), data.folder) if not place.exists()]
+            write_record(data.folder, data.record)
+            written.append(data.folder)
+        yield
+    finally:
+        for folder in written:
+            if not any((folder / name).exists() for name in (*REPORTS, SR_IMAGES)):
+                (folder / RECORD).unlink(missing_ok=True)
+        for place in reversed(made):
+            with suppress(OSError):  # it is not empty
+                place.rmdir()
+
+
 def run_one(
     args: argparse.Namespace, protocol: EvaluationProtocol, ranks: Ranks, restore: Restore, data: DataSet
 ) -> pd.DataFrame:
@@ -156,7 +180,6 @@ def run_one(
     )
     if not ranks.main:
         return pd.DataFrame()
-    write_record(data.folder, data.record)
     return write_report(rows, data.name, data.scale, data.folder)
 
 

@@ -89,7 +89,7 @@ def main() -> None:
     summary = compare_results(list(results.values()))
     record = {"folders": sorted(results), "results": {folder: each.record for folder, each in results.items()}}
     wanted, named = args.out_dir or Path("results/compare"), bool(args.out_dir)
-    folder = results_folder(wanted, ["summary.csv"], record, named, decides=["folders"])
+    folder = results_folder(wanted, ["summary.csv", "curve.png"], record, named, decides=["folders"])
     if read_record(folder).get("results", record["results"]) != record["results"]:
         tell(f"note: evaluations in these folders have changed since they were compared; {folder} is replaced")
     write_record(folder, record)

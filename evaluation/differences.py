@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, sem, t
 
 from evaluation.record import in_words, incomparable, read_record
 from evaluation.tables import Column, format_columns, table_json, write_csv
@@ -22,11 +22,12 @@ from utils.errors import InputError, first_few
 from utils.files import output_file
 
 IMAGES = "images.csv"
-IMAGE = ["dataset", "image", "scale"]  # columns by which rows of two files are matched
+KEY = ["dataset", "image", "scale"]  # columns by which rows of two files are matched
 NAMES = {"dataset": str, "image": str, "setting": str}  # text, even if it looks like a number, such as 0801
 FEW = 3  # names in a message
 CONFIDENCE = 0.95
 RESAMPLES = 9999  # the default of scipy
+ENOUGH = 15  # images for the bootstrap, whose intervals of 5 hold the true mean 84 times in 100, of 14 93 times
 PAIRS = ["dataset", "scale", "setting_a", "setting_b"]  # there is a mean for each combination of these
 
 
@@ -44,7 +45,7 @@ MEASURES = Measure("psnr", "", "dB", "{:.3f}", "{:+.4f}"), Measure("ssim", "ssim
 
 
 class Evaluation(NamedTuple):
-    """An images.csv: IMAGE, setting, psnr and ssim, a row per image and setting."""
+    """An images.csv: KEY, setting, psnr and ssim, a row per image and setting."""
 
     path: Path
     rows: pd.DataFrame
@@ -62,7 +63,7 @@ class Evaluation(NamedTuple):
         return asked or there[0]
 
     def measured(self, setting: str) -> pd.DataFrame:
-        """IMAGE, psnr and ssim under one setting."""
+        """KEY, psnr and ssim under one setting."""
         return self.rows[self.rows["setting"] == setting].drop(columns="setting")
 
 
@@ -79,40 +80,49 @@ def images_csv(path: Path) -> Path:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """An images.csv, all of it. Raises InputError if it is missing or no such table, or if a PSNR is not finite."""
+    """An images.csv, all of it; the PSNR of an image that is restored exactly is infinite.
+
+    Raises InputError if it is missing or no such table, or if a PSNR is no number.
+    """
     try:
         table = pd.read_csv(path, dtype=NAMES, keep_default_na=False)  # an image may be called NA
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # the CSV parser's errors are ValueErrors
         raise InputError(f"{path}: not a readable CSV file ({error})") from None
-    if absent := [name for name in [*IMAGE, "setting", "psnr"] if name not in table]:
+    if absent := [name for name in [*KEY, "setting", "psnr"] if name not in table]:
         raise InputError(f"{path}: no column {', '.join(absent)}; give the images.csv that an evaluation wrote")
     for name in table.columns.difference(list(NAMES)):
         table[name] = pd.to_numeric(table[name], errors="coerce")
     if table.empty:
         raise InputError(f"{path}: has no rows")
-    if unusable := named(table, ~table[["scale", "psnr"]].abs().lt(math.inf).all(axis=1)):
-        raise InputError(f"{path}: no finite PSNR of {unusable}")
-    if doubled := named(table, table.duplicated([*IMAGE, "setting"])):
+    if unusable := named(table, ~(table["scale"].abs().lt(math.inf) & table["psnr"].gt(-math.inf))):
+        raise InputError(f"{path}: no PSNR of {unusable}")
+    if doubled := named(table, table.duplicated([*KEY, "setting"])):
         raise InputError(f"{path}: more than one row of the same setting for {doubled}")
     return table
 
 
 def read_images(path: Path) -> Evaluation:
-    """The compared columns of an images.csv; SSIM is nan if the file has none. Raises InputError as read_table does."""
-    return Evaluation(path, read_table(path).reindex(columns=[*IMAGE, "setting", "psnr", "ssim"]))
+    """The compared columns of an images.csv; SSIM is nan if the file has none.
+
+    Raises InputError as read_table does, and for an infinite PSNR, which has no difference.
+    """
+    table = read_table(path)
+    if exact := named(table, table["psnr"] == math.inf):
+        raise InputError(f"{path}: no finite PSNR of {exact}")
+    return Evaluation(path, table.reindex(columns=[*KEY, "setting", "psnr", "ssim"]))
 
 
 def image_differences(a: Evaluation, b: Evaluation, setting_a: str, setting_b: str) -> pd.DataFrame:
     """A row per image, with the measures under both settings and their differences, a minus b.
 
-    The columns: IMAGE, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b, difference (of PSNR, in dB) and
+    The columns: KEY, setting_a, setting_b, psnr_a, psnr_b, ssim_a, ssim_b, difference (of PSNR, in dB) and
     ssim_difference.
     Raises InputError, naming them, for images that only one of the two has.
     """
     one, two = a.measured(setting_a), b.measured(setting_b)
-    merged = one.merge(two, on=IMAGE, how="outer", suffixes=("_a", "_b"), indicator=True)
+    merged = one.merge(two, on=KEY, how="outer", suffixes=("_a", "_b"), indicator=True)
     for side, path, other in (("left_only", b.path, a.path), ("right_only", a.path, b.path)):
         if missing := named(merged, merged["_merge"] == side):
             raise InputError(f"{path}: lacks {missing}, which {other} has; compare evaluations of the same images")
@@ -130,11 +140,17 @@ def named(table: pd.DataFrame, chosen: "pd.Series[bool]") -> str:
 
 
 def interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the mean of (n,) values by the bootstrap (bias-corrected, accelerated); nan of a single one."""
+    """95 % interval of the mean of (n,) values; nan of a single one.
+
+    By the bootstrap (bias-corrected, accelerated), and for fewer values than ENOUGH by Student's t.
+    """
     if len(values) < 2:
         return math.nan, math.nan
     if np.ptp(values) == 0:  # nothing to resample
         return float(values[0]), float(values[0])
+    if len(values) < ENOUGH:
+        low, high = t.interval(CONFIDENCE, len(values) - 1, np.mean(values), sem(values))
+        return float(low), float(high)
     found = bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, rng=np.random.default_rng(seed)
     ).confidence_interval

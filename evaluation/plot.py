@@ -5,6 +5,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from inference.visual import figure_png
+from inference.visual import VERBATIM, figure_png
 
 STYLES = {"k": "o-", "budget": "s--", "adaptive": "*", "heavy": "^", "original": "D"}
 BICUBIC = "bicubic"  # has no FLOPs in either account, so it gets a mark at the edge
@@ -27,6 +28,7 @@ def plot_curve(summary: pd.DataFrame) -> bytes:
     return figure_png(draw_curve(summary), 120)
 
 
+@rc_context(VERBATIM)
 def draw_curve(summary: pd.DataFrame) -> Figure:
     """PSNR against GFLOPs, both accounts side by side, a row of panels for each data set and scale.
 

@@ -44,6 +44,7 @@ class EvaluationProtocol:
         words += ["PSNR and SSIM over luma (--psnr_type y)"] if self.psnr_type == "y" else []
         words += ["LR not rounded to 8 bits (--float_lr)"] if self.float_lr else []
         words += [f"LR degraded by {self.degrade}"] if self.degrade else []
+        words += ["not refined (--no_refinement)"] if self.refinement is False else []
         words += [f"flat areas interpolated (--skip_flat {self.skip_flat:g})"] if self.skip_flat else []
         return f"protocol: {'; '.join(words)}"
 

@@ -80,9 +80,9 @@ def results_folder(
 ) -> Path:
     """Where results of this record go: `wanted` or, if results of another are there, WANTED-2 and so on, with a note.
 
-    A record, or a file of `results`, tells that results are in a folder. Of a record the keys that `decides` names tell
-    whether results are of another, and if it names none, all of them. Raises InputError, instead of taking another
-    folder, if the user has `named` this one.
+    A folder is taken if it holds a record or one of the files `results`. It is taken by the same results if its record
+    agrees in the keys `decides`, or in all keys if that is empty. Raises InputError, instead of taking another folder,
+    if the user has `named` this one.
     """
     about = ""
     for number in count(1):

@@ -104,7 +104,7 @@ def simulate(
 def place_shown(assignments: Sequence[Array], sr: Array, hr: Array) -> tuple[tuple[slice, slice], str]:
     """The window that the lower row of the comparison magnifies, and the rule that chose it, for people.
 
-    It does not depend on the order of the settings.
+    The settings' order does not matter, unless every assignment is constant; then `sr`, of the last one, decides.
     """
     load = np.sum([each.astype(np.int64) for each in assignments], axis=0) if assignments else np.zeros(1)
     if np.ptp(load):

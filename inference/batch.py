@@ -62,7 +62,10 @@ class Upscale:
 
         Raises InputError if it cannot be read, restored or written.
         """
-        ready, why = self.choose(source)  # before the time is taken, as it may load a model
+        try:
+            ready, why = self.choose(source)  # before the time is taken, as it may load a model
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
         start, marks = time.perf_counter(), self.marks(source, targets, ready)
         paths = ", ".join(str(path) for path in marks)
         if not left_to_do(source, inputs, marks, self.output.overwrite, OVERWRITE):

@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from inference.upscaler import Upscaler
-from models.checkpoint import WEIGHTS, load_model, trained_on, weights_file
+from models.build import BACKBONES
+from models.checkpoint import WEIGHTS, load_model, read_safetensors, trained_on, weights_file
 from models.setting import Precision
 from utils.config import PCSRSpec
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.files import read_bytes, write_atomic
 
 LIBRARY = "pcsr"
@@ -44,7 +45,11 @@ ADVICE = "Clean images come out best: it sharpens noise and compression artefact
 def from_pretrained(
     name: str | PathLike[str], revision: str | None = None, device: str = "auto", precision: Precision = "auto"
 ) -> Upscaler:
-    """A model of the Hub, or of a folder that save_pretrained wrote. Raises InputError if there is none."""
+    """A model of the Hub, or of a folder that save_pretrained wrote.
+
+    Raises InputError if there is none, and for a file of the Hub that names a network from outside this project, whose
+    code would run here.
+    """
     if Path(name).exists():
         return Upscaler.load(name, device, precision)
     try:
@@ -52,7 +57,18 @@ def from_pretrained(
     except Exception as error:  # the library has many of its own, of networks, names and rights
         reason = " ".join(str(error).split())
         raise InputError(f"{name}: no such folder, and it cannot be downloaded from the Hub: {reason}") from error
+    refuse_code(Path(path))
     return Upscaler.load(path, device, precision)
+
+
+def refuse_code(path: Path) -> None:
+    """Raises InputError for weights that name a network from outside this project, or that are damaged."""
+    try:
+        spec, _ = read_safetensors(path)
+    except InputError as error:
+        raise InputError(one_line(path, str(error))) from None
+    if spec.backbone not in BACKBONES:
+        raise InputError(f"{path}: would run the code of {spec.backbone!r}; if you trust it, load the file by its path")
 
 
 def save_pretrained(weights: str | PathLike[str], folder: str | PathLike[str], name: str, licence: str = "mit") -> None:

@@ -17,7 +17,7 @@ def find_images(given: Sequence[str], out_dir: Path) -> list[Path]:
     """Files as they are named, the images directly in folders, and those that a pattern such as 'in/*.jpg' matches.
 
     Each once, folders and patterns sorted. Results of earlier runs that lie in `out_dir` are no inputs unless named.
-    Raises InputError if a file or folder is missing, or nothing is found.
+    Raises InputError if a folder has no images or a pattern matches none; a missing file is found when it is read.
     """
     found: dict[str, Path] = {}
     for text in given:
@@ -47,11 +47,15 @@ def matches(text: str) -> list[Path]:
     return images
 
 
-def passed_over(given: Sequence[str]) -> str | None:
-    """The files and subfolders that look like pictures but are not upscaled, in words for the user; None if none."""
+def passed_over(given: Sequence[str], out_dir: Path) -> str | None:
+    """The files and subfolders that look like pictures but are not upscaled, in words for the user; None if none.
+
+    Results are none of them: neither `out_dir` nor a folder that holds it is named.
+    """
     paths = dict.fromkeys(path for text in given if not Path(text).is_file() for path in candidates(text))
     unread = [path for path in paths if path.suffix.lower() in UNREAD_SUFFIXES and path.is_file()]
-    folders = [path for path in paths if path.is_dir() and any(map(is_image, contents(path)))]
+    others = [path for path in paths if path.is_dir() and not out_dir.resolve().is_relative_to(path.resolve())]
+    folders = [path for path in others if any(map(is_image, contents(path)))]
     known = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     nothing = [path for path in known if path not in folders and not path.is_file()]  # a link to nowhere, a pipe
     told = [f"of a kind that is not read: {first_names(unread)}"] if unread else []

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
 from torch import Tensor
 
 from inference.picture import as_kind_of, grayed, visible
-from utils.decode import decode_8, read_image
+from utils.decode import decode_8, read_image, upright
 from utils.errors import InputError
 from utils.image import Array, Image
-from utils.metadata import read_profile
+from utils.metadata import read_orientation, read_profile
 
 PEAKS = {1: 255, 2: 65535, 4: 1}  # bytes of a channel -> the value of white
 
@@ -75,11 +74,15 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
         raise InputError(f"the image is one of Pillow's of mode {image.mode}: {deep}")
     if 0 in image.size:
         raise InputError("the image is one of Pillow's without a pixel")
-    image = ImageOps.exif_transpose(image)  # upright, as a file is read
-    pixels, alpha = decode_8(image, 8)
-    colours = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
     gray = image.mode in ("1", "L", "LA")
-    return Image(colours, alpha, gray, read_profile(image, gray))
+    try:
+        pixels, alpha = decode_8(image, 8)
+        profile = read_profile(image, gray)
+    except Exception as error:  # of a damaged file that was opened but not yet read, Pillow may raise anything
+        raise InputError(f"the image of Pillow cannot be read: {error}") from error
+    colours = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
+    turn = read_orientation(image)  # only now, as Pillow turns a TIFF while it reads it
+    return Image(upright(colours, turn), None if alpha is None else upright(alpha, turn), gray, profile)
 
 
 def pillow_of(picture: Image) -> Pillow.Image:

@@ -139,7 +139,8 @@ def restore_patches(
 ) -> list[Restored]:
     """lr (1,3,h,w) restored by overlapping patches, which are decided together and averaged where they overlap.
 
-    Raises InputError for patches that do not fall on whole pixels, and for settings that differ in their scale.
+    Raises InputError for patches that do not fall on whole pixels, and for settings that differ in their scale or
+    precision.
     """
     scale = settings[0].scale
     check_settings(engine, scale, settings)

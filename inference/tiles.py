@@ -19,13 +19,14 @@ from tqdm import tqdm
 from models.fast.engine import Engine
 from models.original import OriginalModel
 from models.tile import Tile, whole
-from utils.errors import InputError
+from utils.errors import InputError, ending
 
 # A tile may take this part of the free memory. A GPU has few users; a CPU's memory is shared with all programs.
 GPU_SHARE, CPU_SHARE = 1 / 2, 1 / 4
 MOST = 1 << 29  # the most bytes that a tile takes on a CPU: larger tiles are hardly faster
 REFUSALS = "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"
 QUARTERINGS = 4  # how often tiles are made smaller before giving up: then they have 1/256 of the area
+MOST_TILE = 1_000_000  # LR pixels, the largest tile_size
 LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and convolutions need working memory
 
@@ -45,8 +46,8 @@ class TilePlan:
     quarterings: int = 0  # how often the area is divided by four, because the memory did not suffice
 
     def __post_init__(self) -> None:
-        if self.tile_size is not None and self.tile_size < 1:
-            raise InputError(f"tile_size {self.tile_size}: must be 1 or more")
+        if self.tile_size is not None and not 1 <= self.tile_size <= MOST_TILE:
+            raise InputError(f"tile_size {ending(str(self.tile_size), 20)}: must be a number from 1 to {MOST_TILE}")
         if not 0 <= self.skip_flat <= 255:
             raise InputError(f"skip_flat {self.skip_flat:g}: must lie between 0 (off) and 255 levels")
 

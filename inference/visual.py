@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -80,6 +80,10 @@ def panel(
             axis.set_axis_off()
     figure.supxlabel(about, fontsize=14)
     return figure_png(figure, 100)
+
+
+# for rc_context: names of files may contain $
+VERBATIM: Any = {"text.parse_math": False}
 
 
 def figure_png(figure: "Figure", dpi: int) -> bytes:

@@ -25,7 +25,7 @@ class Backbone(NamedTuple):
     encoder: MakeModule
     tail: MakeModule | None = None  # None: there is no original model
     mean: Sequence[float] = (0.0, 0.0, 0.0)
-    residual: bool = False  # the original model adds bilinear(lr)
+    residual: bool = False  # the original model adds bilinear(lr), and the mean as well: the tail learns to subtract it
     title: str = ""  # the name in texts, where it is written differently
 
 

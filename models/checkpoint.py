@@ -90,10 +90,13 @@ def found(path: str | Path) -> Path:
 
 def weights_file(path: str | Path) -> Path:
     """The weights file itself, or the weights file in a folder. Raises InputError if there is none."""
-    path = found(path)
-    if path.is_dir():
-        path = path / WEIGHTS
-    if not path.is_file():
+    try:
+        path = found(path)
+        path = path / WEIGHTS if path.is_dir() else path
+        there = path.is_file()
+    except OSError as error:  # a name that no system allows
+        raise InputError(one_line(path, error.strerror or "cannot be read")) from None
+    if not there:
         remedy = "give a folder that save/ has, a .safetensors, a .pth, .pt or .ckpt, or train it"
         raise InputError(one_line(path, f"no such model; {remedy}"))
     return path

@@ -54,7 +54,7 @@ def decide(log_odds: Tensor, setting: Setting, flops: PCSRFlops) -> Tensor:
 def check_budget(setting: Setting, flops: PCSRFlops) -> None:
     """Raises InputError for a budget that all pixels light would exceed."""
     if not (least := least_budget(flops, setting.scale)) <= setting.value <= 1:
-        ends = f"{least:.3f} (all pixels light) and 1 (all pixels heavy)"
+        ends = f"{math.ceil(1000 * least) / 1000:.3f} (all pixels light) and 1 (all pixels heavy)"
         raise InputError(f"budget {setting.value:g}: must lie between {ends}")
 
 

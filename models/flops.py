@@ -99,7 +99,7 @@ class Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Called by torch. With False it would import its compiler, which takes a second."""
+        """Called by torch. With True, its default, it would import its compiler, which takes a second."""
         return False
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,8 +120,9 @@ class Counter(TorchDispatchMode):
 def network_flops(network: nn.Module) -> Flops:
     """FLOPs per LR pixel of a network that takes lr (b,3,h,w).
 
-    The image is small enough for a copy on the CPU. Torch's meta device would compute nothing at all, but the first use
-    of it takes a second, for the compiler. Raises InputError for a layer that cannot be counted.
+    A copy of it runs on the CPU, and the image is so small that this takes little time. Torch's meta device would
+    compute nothing at all, but its first use takes a second, for the compiler. Raises InputError for a layer that
+    cannot be counted.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # nn.MultiheadAttention then calls operations that are counted

@@ -79,7 +79,7 @@ class PCSR(nn.Module):
 
     def decide(self, log_odds: Tensor, setting: Setting) -> Tensor:
         """log_odds (b,M-1,H,W) -> assignment (b,H,W) uint8 by the setting's rule."""
-        return decide(log_odds.detach(), setting, self.flops)
+        return decide(log_odds.detach().float(), setting, self.flops)
 
     def upsample(self, lr: Tensor, feat: Tensor, grid: Grid, assignment: Tensor) -> Tensor:
         """sr (b,3,H,W): bilinear(lr), and at each pixel what the upsampler that assignment (b,H,W) names adds."""

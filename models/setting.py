@@ -80,6 +80,8 @@ def number(name: str, value: object) -> float:
         if isinstance(value, str):
             raise TypeError
         return float(value)  # type: ignore[arg-type]  # whether it has a value is tested here
+    except OverflowError:
+        raise InputError(f"{name}: a number this large cannot be used") from None
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
         raise InputError(f"{name} must be one number, not {value!r}") from None
 

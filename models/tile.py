@@ -34,14 +34,14 @@ class Tile(NamedTuple):
     def within(self, outer: "Tile") -> "Tile":
         """The same tile in coordinates of `outer`, which contains it."""
         rows, cols = (
-            slice(line.start - start.start, line.stop - start.start) for line, start in zip(self, outer, strict=True)
+            slice(line.start - around.start, line.stop - around.start) for line, around in zip(self, outer, strict=True)
         )
         return Tile(rows, cols)
 
     def out_of(self, outer: "Tile") -> "Tile":
         """The inverse of `within`: a tile in coordinates of `outer`, in those of the image."""
         rows, cols = (
-            slice(line.start + start.start, line.stop + start.start) for line, start in zip(self, outer, strict=True)
+            slice(line.start + around.start, line.stop + around.start) for line, around in zip(self, outer, strict=True)
         )
         return Tile(rows, cols)
 

@@ -88,6 +88,10 @@ def output_file(suffix: str) -> Callable[[str], Path]:
             raise ArgumentTypeError(f"{text}: the name must end in {suffix}")
         if path.exists() and not (path.is_file() and holds(path, suffix)):
             raise ArgumentTypeError(f"{text}: exists and is no {suffix} file; give another name")
+        try:
+            check_folder(path.parent)
+        except InputError as error:
+            raise ArgumentTypeError(str(error)) from None
         return path
 
     return check

@@ -1,5 +1,6 @@
 """Reading a config: a YAML file and `key=value` overrides become specs; every error names the key and the source."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,8 +137,15 @@ def checked(spec: type[S], content: dict[str, Any], source: str, overrides: Mapp
 
     overrides: those that were applied, by their dotted keys; the error names only those that may be at fault.
     """
+
+    def error_of(key: str, reason: str) -> InputError:
+        faulty = [text for full, text in (overrides or {}).items() if at_fault(full, key, reason)]
+        places = [ending(source, 60), *([ending(" ".join(faulty), 60)] if faulty else [])]
+        text = f"{reason[: LONGEST_REASON - 60]} ({' with '.join(places)})"
+        return InputError(f"{ending(key, 50)}: {text}" if key else text)
+
     if wrong := misplaced_truth(content):
-        raise InputError(f"{wrong}: must not be true or false ({ending(source, 60)})")
+        raise error_of(wrong, "must not be true or false")
     try:
         return spec.model_validate(content)
     except ValidationError as error:
@@ -148,10 +156,7 @@ def checked(spec: type[S], content: dict[str, Any], source: str, overrides: Mapp
             specs: Sequence[type[Spec]] = SECTIONS.get(path[0], ()) if above else (spec,)
             specs = (DegradeSpec,) if "degrade" in above else specs
             reason = f"unknown key{suggested(last, [name for each in specs for name in each.model_fields])}"
-        faulty = [text for full, text in (overrides or {}).items() if at_fault(full, key, reason)]
-        places = [ending(source, 60), *([ending(" ".join(faulty), 60)] if faulty else [])]
-        text = f"{reason[: LONGEST_REASON - 60]} ({' with '.join(places)})"
-        raise InputError(f"{ending(key, 50)}: {text}" if key else text) from None
+        raise error_of(key, reason) from None
 
 
 def misplaced_truth(content: Mapping[str, Any]) -> str | None:
@@ -169,7 +174,9 @@ def misplaced_truth(content: Mapping[str, Any]) -> str | None:
 def at_fault(override: str, key: str, reason: str) -> bool:
     """Whether an error may come from the override of a dotted key: it is about that key, or names it in its section."""
     section, _, leaf = override.rpartition(".")
-    return f"{key}.".startswith(f"{override}.") or (section == key and leaf in reason)
+    return f"{key}.".startswith(f"{override}.") or (
+        section == key and re.search(rf"\b{re.escape(leaf)}\b", reason) is not None
+    )
 
 
 def dump_yaml(spec: Spec) -> str:

@@ -1,6 +1,8 @@
 """make report: its steps make their results again when the weights have changed."""
 
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from benchmarks import report
 from benchmarks.report import Step
 from tests.conftest import ROOT, TINY_PCSR, make_folder, save_tiny
+from utils.errors import InputError
 
 
 @pytest.mark.slow
@@ -35,3 +38,32 @@ def test_results_of_earlier_weights_are_replaced(tmp_path: Path, monkeypatch: py
     assert pd.read_csv(tmp_path / "KEPT/summary.csv")["model"].tolist() == ["tiny"]
     save_tiny(model, TINY_PCSR)
     assert not any(step.done() for step in steps)
+
+
+def test_a_step_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORK", "KEPT"):
+        monkeypatch.setattr(report, name, tmp_path / name)
+    picture = tmp_path / "KEPT/astronaut/comparison.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("old")
+    step = Step("demo", ["-c", f"open({str(picture)!r}, 'w'); raise SystemExit(1)"], [picture], [])
+    with pytest.raises(InputError, match=r"demo: python -c .* failed"):
+        step.run()
+    assert [path.name for path in picture.parents[1].iterdir()] == ["astronaut"]
+    assert picture.read_text() == "old" and not step.done()
+
+
+def test_what_changes_while_a_step_runs_makes_it_due_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORK", "KEPT"):
+        monkeypatch.setattr(report, name, tmp_path / name)
+    weights, table = tmp_path / "weights", tmp_path / "KEPT/table.csv"
+    weights.write_text("old")
+    table.parent.mkdir()
+    step = Step(
+        "table", ["-c", f"open({str(table)!r}, 'w'); open({str(weights)!r}, 'a').write('new')"], [table], [weights]
+    )
+    step.run()
+    assert not step.done()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    step.run()
+    assert step.done()

@@ -190,6 +190,7 @@ def test_the_benchmark(cli: Cli, tmp_path: Path, refinement: tuple[str, ...]) ->
         (("--rounds", "0"), "--rounds: 0: must be 1 or more"),
         (("--hr_data", "a", "a"), "a: named twice"),
         (("--hr_data", "none"), "no such folder"),
+        (("--images_csv", "out.csv", "--csv", "./out.csv"), "--images_csv out.csv: is the file of --csv"),
         (("--model", "three"), "3 upsamplers"),
         (("--model", "single"), "has no classifier"),
         (("--model", "original"), "has no classifier"),

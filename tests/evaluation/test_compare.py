@@ -1,6 +1,7 @@
 """`python -m evaluation.compare FOLDER...`."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def test_results_without_a_record(cli: Cli, evaluated: Path) -> None:
     (evaluated / "results/pcsr/A-x4/record.json").unlink()
     rows = json.loads(compare(cli, "results/pcsr/A-x4", "results/original/A-x4", "--json").out.splitlines()[-1])
     assert [row["model"] for row in rows] == ["pcsr", "pcsr", "original"]
+
+
+def test_an_image_that_is_restored_exactly(cli: Cli, evaluated: Path) -> None:
+    table = evaluated / "results/bicubic/A-x4/images.csv"
+    pd.read_csv(table).assign(psnr=math.inf).to_csv(table, index=False)
+    (row,) = json.loads(compare(cli, table.parent, "--json").out.splitlines()[-1])
+    assert row["psnr"] is None and "inf" in compare(cli, table.parent).out
+
+
+def test_a_picture_of_the_user_stays(cli: Cli, evaluated: Path) -> None:
+    (evaluated / "curve.png").write_text("mine")
+    outcome = compare(cli, "results/pcsr/A-x4", "--out_dir", ".")
+    assert outcome.code == 2 and (evaluated / "curve.png").read_text() == "mine"
 
 
 def test_what_cannot_be_compared(cli: Cli, evaluated: Path) -> None:

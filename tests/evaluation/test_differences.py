@@ -45,8 +45,8 @@ def test_differences_and_their_mean(report: Cli, tmp_path: Path) -> None:
     first, second = records(outcome)
     assert (first["dataset"], first["scale"], first["images"], first["better"]) == ("Set", 4, 4, 3)
     assert first["psnr_a"] == 29.125 and first["psnr_b"] == 28.75 and first["difference"] == 0.375
-    assert isinstance(first["low"], float) and isinstance(first["high"], float)
-    assert -0.5 <= first["low"] < 0.375 < first["high"] <= 1
+    half = 3.18245 * 0.62915 / math.sqrt(4)  # Student's t of 3 degrees of freedom, standard deviation
+    assert [first["low"], first["high"]] == pytest.approx([0.375 - half, 0.375 + half], abs=1e-4)
     assert [second[key] for key in ("setting_a", "setting_b", "difference", "low", "high", "better")] == [
         "k=1",
         "k=1",
@@ -84,14 +84,15 @@ def test_every_data_set_has_a_row(report: Cli, tmp_path: Path) -> None:
     assert [row["psnr_a"] for row in records(report("all.csv", "all.csv", "--json"))] == [30.5, 31]
 
 
-@pytest.mark.parametrize("size", [10, 100])
+@pytest.mark.parametrize("size", [3, 5, 14, 15, 100])
 def test_the_interval_holds_the_true_mean_as_often_as_it_says(size: int) -> None:
     rng = np.random.default_rng(1)
     intervals = [interval(rng.normal(0.02, 0.05, size)) for _ in range(60)]
     covered = [low <= 0.02 <= high for low, high in intervals]
-    assert 48 <= sum(covered) <= 60
-    width = np.mean([high - low for low, high in intervals])
-    assert width == pytest.approx(2 * 1.96 * 0.05 / math.sqrt(size), rel=0.15)
+    assert 50 <= sum(covered) <= 60
+    width = math.sqrt(np.mean([(high - low) ** 2 for low, high in intervals]))
+    quantile = {3: 4.30, 5: 2.78}.get(size, 1.96)  # Student's t, two-sided
+    assert width == pytest.approx(2 * quantile * 0.05 / math.sqrt(size), rel=0.2)
 
 
 def test_real_evaluations(cli: Cli, report: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +126,7 @@ def test_ssim_that_only_one_of_them_has(report: Cli, tmp_path: Path) -> None:
         ("a,b\n1,2\n", "b.csv: no column dataset, image, scale, setting, psnr; give the images.csv"),
         ("dataset,image,scale,setting,psnr\n", "b.csv: has no rows"),
         ("dataset,image,scale,setting,psnr\nSet,000,4,k=0,inf\n", "b.csv: no finite PSNR of Set/000 x4"),
-        ("dataset,image,scale,setting,psnr\nSet,000,4,k=0,\n", "b.csv: no finite PSNR of Set/000 x4"),
+        ("dataset,image,scale,setting,psnr\nSet,000,4,k=0,\n", "b.csv: no PSNR of Set/000 x4"),
         ("dataset,image,scale,setting,psnr\n" + "Set,000,4,k=0,30\n" * 2, "b.csv: more than one row of the same"),
         ("dataset,image,scale,setting,psnr\nSet,000,4,k=0,30\n", "b.csv: lacks Set/001 x4, Set/002 x4, Set/003 x4, 1"),
         ("dataset,image,scale,setting,psnr\nSet,000,2,k=0,30\n", "b.csv: lacks Set/000 x4, "),
@@ -193,12 +194,14 @@ def test_no_other_file_is_replaced(report: Cli, tmp_path: Path) -> None:
         "README.md": "the name must end in .csv",
         "image.csv": "exists and is no .csv file; give another name",
         "text.csv": "exists and is no .csv file; give another name",
+        "text.csv/new.csv": "text.csv is no folder",
         "images.csv": "is one of the two files that are compared",
     }.items():
-        before = (tmp_path / name).read_bytes()
+        there = tmp_path / name.removesuffix("/new.csv")
+        before = there.read_bytes()
         outcome = report("images.csv", ".", "--csv", name)
         assert outcome.code == 2 and outcome.err.count("\n") == 1 and message in outcome.err
-        assert (tmp_path / name).read_bytes() == before
+        assert there.read_bytes() == before
     with pytest.raises(ArgumentTypeError, match=r"old\.csv: the name must end in \.png"):
         output_file(".png")("old.csv")
     (tmp_path / "text.png").write_text("a, text")

@@ -51,6 +51,13 @@ def test_an_axis_counts_its_images() -> None:
         assert figure.axes[0].get_ylabel() == f"PSNR (dB)\n{label}"
 
 
+def test_names_are_shown_as_they_are() -> None:
+    """Two $ would begin and end mathematics."""
+    figure = draw_curve(rows("a$_$b$^$", CROWDED, "sale_$10_$20"))
+    assert "sale_$10_$20" in figure.axes[0].get_ylabel()
+    figure.draw_without_rendering()  # raises for mathematics that is wrong
+
+
 def test_models_and_rules_are_in_the_legend() -> None:
     tables = [rows("a", CROWDED), rows("x4", {"original": (8, 29)}), rows("bicubic", {"bicubic": (0, 26.7)})]
     (legend,) = draw_curve(pd.concat(tables, ignore_index=True)).legends

@@ -3,14 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from PIL import Image as Pillow
 
+from evaluation.command import run_one
 from evaluation.record import images_record, incomparable, read_record, write_record
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, photo, save_tiny
 from utils.encode import write_image
+from utils.errors import InputError
 from utils.files import data_name
 
 
@@ -102,6 +105,44 @@ def test_images_to_evaluate_are_never_replaced(cli: Cli, work: Path) -> None:
     clash = cli(*PCSR, "--per_image", "--save_images", "--hr_data", "images/original", "--out_dir", "out")
     assert "the assignment of img_0 would replace the result of img_0_assignment; rename one" in clash.err
     assert clash.code == 2 and not (work / "out").exists()
+
+
+@pytest.mark.parametrize(("model", "setting"), [("pcsr", "k=0"), ("phase0", "heavy")])
+def test_images_of_a_setting_are_never_replaced(model: str, setting: str, cli: Cli, work: Path) -> None:
+    save_tiny(work / "save/phase0", TINY_PCSR.model_copy(update={"upsamplers": ((8, 8),), "classifier": None}))
+    make_folder(work / "out/images" / setting, [(32, 32)])
+    options = ("--save_images", "--hr_data", f"out/images/{setting}", "--out_dir", "out")
+    outcome = cli("test_pcsr.py", "--model", f"save/{model}", "--per_image", *options)
+    assert outcome.code == 2 and "--out_dir out: holds the images to evaluate" in outcome.err
+
+
+def test_an_evaluation_at_the_same_time_takes_another_folder(
+    cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = []
+
+    def meanwhile(*args: Any) -> pd.DataFrame:
+        monkeypatch.setattr("evaluation.command.run_one", run_one)
+        both.append(cli(*PCSR, "--hr_data", "Other", "--k", 1).code)
+        return run_one(*args)
+
+    monkeypatch.setattr("evaluation.command.run_one", meanwhile)
+    both.append(cli(*PCSR, "--hr_data", "Other").code)
+    assert both == [0, 0]
+    for name, setting in (("Other-x4", "k=0"), ("Other-x4-2", "k=1")):
+        folder = work / "results/pcsr" / name
+        assert read_record(folder)["settings"] == pd.read_csv(folder / "images.csv")["setting"].tolist() == [setting]
+
+
+def test_an_evaluation_that_fails_claims_no_folder(cli: Cli, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise InputError("a reason")
+
+    monkeypatch.setattr("evaluation.command.run_one", fails)
+    assert cli(*PCSR, "--hr_data", "Other", "a/Set/HR").err.endswith("error: a reason\n")
+    assert not list(work.rglob("record.json"))
+    (work / "file").touch()
+    assert "error: cannot write file/record.json" in cli(*PCSR, "--hr_data", "Other", "--out_dir", "file").err
 
 
 def test_images_are_told_apart_by_their_content(tmp_path: Path) -> None:

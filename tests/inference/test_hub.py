@@ -75,6 +75,10 @@ def test_what_is_sent_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert push_to_hub(weights, "somebody/tiny") == "https://example.org/somebody/tiny" and made == ["somebody/tiny"]
     assert len(list(sent.iterdir())) == 3
     assert from_pretrained("somebody/tiny", device="cpu").upscale(photo(9, 12))[0].shape == (36, 48, 3)
+    content = (sent / "model.safetensors").read_bytes()
+    (sent / "model.safetensors").write_bytes(content.replace(b'backbone\\":\\"fsrcnn\\"', b'backbone\\":\\"a:bcde\\"'))
+    with pytest.raises(InputError, match=r"model\.safetensors: would run the code of 'a:bcde'"):
+        from_pretrained("somebody/tiny")
     with pytest.raises(
         InputError, match="nobody/none: no such folder, and it cannot be downloaded from the Hub: no such repository"
     ):

@@ -37,11 +37,13 @@ def test_what_is_passed_over_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     for name in ("in/a.png", "in/deeper/b.png", "in/.hidden.png"):
         write_image(tmp_path / name, photo(2, 2))
-    assert passed_over(["in", "in/*", "in/missing.png"]) == passed_over(["in"])
-    assert passed_over(["in/a.png"]) is None
+    out = Path("out")
+    assert passed_over(["in", "in/*", "in/missing.png"], out) == passed_over(["in"], out)
+    assert passed_over(["in/a.png"], out) is None
+    assert passed_over(["in"], Path("in/deeper")) is passed_over(["in"], Path("in/deeper/x4")) is None  # results
     (tmp_path / "in/raw.CR2").write_bytes(b"")
     (tmp_path / "in/notes.txt").write_text("")
     (tmp_path / "in/lost.jpg").symlink_to("nowhere")
     (tmp_path / "in/folder.png").mkdir()
     told = "of a kind that is not read: raw.CR2; in folders within, which are not entered: deeper"
-    assert passed_over(["in"]) == f"{told}; no file: folder.png, lost.jpg"
+    assert passed_over(["in"], out) == f"{told}; no file: folder.png, lost.jpg"

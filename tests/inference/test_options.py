@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
+from inference.batch import Ready, Upscale
+from inference.outputs import OutputFiles
+from inference.tiles import TilePlan
+from models.checkpoint import load_model
+from models.setting import choose
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, config_for, make_folder, save_tiny
+from utils.errors import InputError
 from utils.parse import dump_yaml
 
 
@@ -28,3 +35,21 @@ def test_settings_of_one_name_are_refused(cli: Cli, tmp_path: Path) -> None:
     outcome = cli(*command, "0.1234567", "0.1234568")
     assert outcome.code == 2 and outcome.err.startswith("error: k=0.123457: two values are the same")
     assert cli(*command, "0.5", "0.5").code == 0
+
+
+def test_values_beyond_any_use(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tile_size .*0000: must be a number from 1 to 1000000"):
+        TilePlan(10**200)
+    with pytest.raises(InputError, match="k: a number this large cannot be used"):
+        choose(k=10**400)
+    with pytest.raises(InputError, match="name too long"):
+        load_model(tmp_path / ("a" * 300))
+
+
+def test_a_model_that_is_missing_for_an_image_names_the_image() -> None:
+    def choose_none(source: Path) -> tuple[Ready, str]:
+        raise InputError("save/none: no such model")
+
+    how = Upscale(choose_none, ["k=0"], 4, OutputFiles(Path("out"), "_x4", ".png", None, False, 0.5, False))
+    with pytest.raises(InputError, match=r"photo\.jpg: save/none: no such model"):
+        how.one(Path("photo.jpg"), [], set(), lambda *_: None)

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from models import decide
-from models.decide import assign_adaptive, assign_budget, assign_k, bisect
+from models.build import BACKBONES, build_pcsr
+from models.decide import assign_adaptive, assign_budget, assign_k, bisect, check_budget, least_budget
+from models.setting import Setting
+from tests.conftest import ROOT, TINY_PCSR
+from utils.config import PCSRSpec
+from utils.errors import InputError
+from utils.parse import load_config
 
 COST = (0.32, 0.68)
 SPEND = (0.45, 1.0)
@@ -143,3 +149,22 @@ def test_a_budget_is_met_however_sure_the_classifier_is(size: float) -> None:
         assignment = assign_budget(log_odds, cost, spend, budget)
         spent = float(torch.tensor(spend)[assignment.long()].double().mean())
         assert budget - 0.001 <= spent <= budget + 1e-6
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_least_budget_that_an_error_names_can_be_met(backbone: str, scale: int) -> None:
+    spec = load_config(ROOT / f"configs/{backbone}-pcsr-phase1.yaml").model
+    assert isinstance(spec, PCSRSpec)
+    flops = build_pcsr(spec).flops
+    with pytest.raises(InputError) as refused:
+        check_budget(Setting("budget", 0.01, scale=scale), flops)
+    named = float(str(refused.value).split("between ")[1].split(" ")[0])
+    check_budget(Setting("budget", named, scale=scale), flops)
+    assert named == pytest.approx(least_budget(flops, scale), abs=1e-3)
+
+
+def test_all_heavy_in_float16() -> None:
+    model = build_pcsr(TINY_PCSR.model_copy(update={"upsamplers": ((2,), (4,), (8, 8))}))
+    log_odds = torch.zeros(1, 2, 3, 4, dtype=torch.float16)
+    assert (model.decide(log_odds, Setting("heavy")) == 2).all()

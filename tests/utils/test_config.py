@@ -115,6 +115,7 @@ def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
             "data.degrade.jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean "
             "(config PATH with degrade={jpg: 4})",
         ),
+        ("width=true", "model.width: must not be true or false (config PATH with width=true)"),
         (
             "phase1_loss=gains",
             "train: phase1_loss gains is for phase 1; leave it out (config PATH with phase1_loss=gains)",
