@@ -8,7 +8,8 @@ from functools import partial
 from itertools import count, repeat
 from typing import NamedTuple
 
-from torch import distributed
+import torch
+from torch import Tensor, distributed
 
 from datasets.folder import Pair, PairedFolder
 from datasets.pairs import doubts
@@ -37,6 +38,28 @@ class Validation(NamedTuple):
     pictures: dict[str, Array]  # by name, of this process's first images
 
 
+class StoredPair(NamedTuple):
+    """A Pair in memory: as uint8, a quarter of it, where all values are those of 8 bits."""
+
+    name: str
+    hr: Tensor
+    lr: Tensor
+
+    def pair(self) -> Pair:
+        return Pair(self.name, unpacked(self.hr), unpacked(self.lr))
+
+
+def packed(image: Tensor) -> Tensor:
+    """An image with values in [0,1] as uint8 if that is exact, else the image itself."""
+    levels = (255 * image).round().byte()
+    return levels if torch.equal(unpacked(levels), image) else image
+
+
+def unpacked(image: Tensor) -> Tensor:
+    """The inverse of `packed`."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
+
+
 Validate = Callable[[OriginalModel | PCSR], Validation]
 
 
@@ -48,28 +71,29 @@ def is_best(spec: TrainSpec, psnr: float, before: Iterable[float]) -> bool:
     return spec.phase == 1 or not any(earlier >= psnr for earlier in before)
 
 
-def validation_pairs(data: DataSpec, ranks: Ranks) -> list[Pair]:
+def validation_pairs(data: DataSpec, ranks: Ranks) -> list[StoredPair]:
     """This process's share of the images. Raises InputError if they cannot be used.
 
     Rank 0 warns if some of its LR images show other things than their HR images.
     """
     scale, lr_folders = data.scales[1], listed(data.val_lr) or repeat(None)  # as many of LR, or none
     share = partial(PairedFolder, scale=scale, float_lr=not data.lr_round, rank=ranks.rank, world=ranks.world)
-    found: list[Pair] = []
+    found: list[StoredPair] = []
     for hr, lr in zip(listed(data.val), lr_folders, strict=False):
         folder = share(hr, lr, below=True, degrade=data.degrade)
-        found += (pairs := list(folder))
+        found += (pairs := [StoredPair(name, packed(hr), packed(lr)) for name, hr, lr in folder])
         if ranks.main and lr is not None and scale == round(scale):
             for line in in_doubt(folder, pairs):
                 tell(line)
     return found
 
 
-def in_doubt(folder: PairedFolder, pairs: Sequence[Pair]) -> list[str]:
+def in_doubt(folder: PairedFolder, pairs: Sequence[StoredPair]) -> list[str]:
     """A warning if some of the pairs, which were read from this folder, show different things."""
 
     def images(number: int) -> tuple[Array, Array]:
-        return to_pixels(pairs[number].hr), to_pixels(pairs[number].lr)
+        _, hr, lr = pairs[number].pair()
+        return to_pixels(hr), to_pixels(lr)
 
     files = [(hr, lr) for hr, lr in zip(folder.hr_paths, folder.lr_paths, strict=True) if lr is not None]
     return doubts(files, images, round(folder.scale))
@@ -105,7 +129,7 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
             restore = original_restorer(model, ranks.device)
         else:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
-        rows = gather_rows(ranks, evaluate(pairs, restore, protocol, draw_pictures))
+        rows = gather_rows(ranks, evaluate((stored.pair() for stored in pairs), restore, protocol, draw_pictures))
         logged = LOGGED if isinstance(model, OriginalModel) else LOGGED | DECIDED
         values = {name: [min(getattr(row, column), EXACT_DB) for row in rows] for name, column in logged.items()}
         means = {name: sum(each) / len(each) for name, each in values.items()}

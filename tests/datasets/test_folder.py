@@ -198,6 +198,16 @@ def test_pairs_that_do_not_fit_are_named(paired: Path) -> None:
         open_caches(spec(train="one", train_lr="one/one_lr"))
 
 
+@pytest.mark.parametrize(("rounded", "kind"), [(True, torch.uint8), (False, torch.float32)])
+def test_validation_images_are_kept_in_8_bits_where_that_is_exact(
+    rounded: bool, kind: torch.dtype, paired: Path
+) -> None:
+    stored = validation_pairs(spec(**PAIRS, val="val", lr_round=rounded), Ranks(0, 1, CPU))
+    for kept, read in zip(stored, PairedFolder(str(paired / "val"), None, 4, float_lr=not rounded), strict=True):
+        assert (kept.hr.dtype, kept.lr.dtype) == (torch.uint8, kind)
+        assert kept.name == read.name and all(map(torch.equal, kept.pair()[1:], read[1:]))
+
+
 def test_pairs_that_show_different_things_are_named(paired: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = spec(**PAIRS)
     assert Crops(open_caches(data), data, 0, CPU).doubts == []
