@@ -65,12 +65,7 @@ template <class N> struct Linear {  // a layer of `depth` inputs in all, with it
     // y (count, outs) of the first rows
     void run(const Sources<N>& from, int count, const N* weight, const Ending<N>& ending, N* y) const {
         for (const Columns& c : columns) {
-            switch (c.vectors) {
-                case 1: rows_in<1>(c, from, count, weight, ending, outs, y); break;
-                case 2: rows_in<std::min(2, most<N>)>(c, from, count, weight, ending, outs, y); break;
-                case 3: rows_in<std::min(3, most<N>)>(c, from, count, weight, ending, outs, y); break;
-                default: rows_in<most<N>>(c, from, count, weight, ending, outs, y);
-            }
+            with_vectors<N>(c.vectors, [&](auto vectors) { rows_in<vectors>(c, from, count, weight, ending, outs, y); });
             weight += depth * c.vectors * lanes<N>;
         }
     }

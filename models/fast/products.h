@@ -40,12 +40,7 @@ template <class N>
 void multiply(const N* in, long in_pitch, const N* weight, int depth, const std::vector<Columns>& columns, N* out, long out_pitch, int rows, bool more) {
     for (const Columns& c : columns) {
         N* to = out + c.first;
-        switch (c.vectors) {
-            case 1: product<1>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
-            case 2: product<std::min(2, most<N>)>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
-            case 3: product<std::min(3, most<N>)>(in, in_pitch, weight, depth, to, out_pitch, rows, more); break;
-            default: product<most<N>>(in, in_pitch, weight, depth, to, out_pitch, rows, more);
-        }
+        with_vectors<N>(c.vectors, [&](auto vectors) { product<vectors>(in, in_pitch, weight, depth, to, out_pitch, rows, more); });
         weight += (long)depth * c.vectors * lanes<N>;
     }
 }
@@ -62,12 +57,7 @@ template <int VECTORS> void outer_product(const float* in, long in_pitch, int de
 void accumulate(const float* in, long in_pitch, int depth, const float* gradient, long pitch, const std::vector<Columns>& columns, int rows, float* sums) {
     for (const Columns& c : columns) {
         const float* g = gradient + c.first;
-        switch (c.vectors) {
-            case 1: outer_product<1>(in, in_pitch, depth, g, pitch, rows, sums); break;
-            case 2: outer_product<2>(in, in_pitch, depth, g, pitch, rows, sums); break;
-            case 3: outer_product<std::min(3, MOST)>(in, in_pitch, depth, g, pitch, rows, sums); break;
-            default: outer_product<MOST>(in, in_pitch, depth, g, pitch, rows, sums);
-        }
+        with_vectors<float>(c.vectors, [&](auto vectors) { outer_product<vectors>(in, in_pitch, depth, g, pitch, rows, sums); });
         sums += (long)depth * c.vectors * LANES;
     }
 }

@@ -167,4 +167,16 @@ template <class N = float> constexpr int rows_for(int vectors) {
     if (sizeof(N) == 2) return 12;
     return LANES == 16 ? (vectors == 1 ? 12 : UNIT / vectors) : vectors == 1 ? 12 : 6;
 }
+
+template <int VECTORS> using Constant = std::integral_constant<int, VECTORS>;
+
+// work(V), where V is `vectors`, 1 to most<N>, as a constant
+template <class N, class Work> void with_vectors(int vectors, const Work& work) {
+    switch (vectors) {
+        case 1: return work(Constant<1>{});
+        case 2: return work(Constant<std::min(2, most<N>)>{});
+        case 3: return work(Constant<std::min(3, most<N>)>{});
+        default: return work(Constant<most<N>>{});
+    }
+}
 }  // namespace

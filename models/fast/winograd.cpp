@@ -26,12 +26,7 @@ template <int VECTORS> void outer_products(Strip<float> in, Strip<float> other, 
 }
 
 void outer_products(const Chunk& c, Strip<float> in, Strip<float> other, float* sums, long tiles) {
-    switch (c.vectors) {
-        case 1: return outer_products<1>(in, other, sums, c.ins, tiles);
-        case 2: return outer_products<2>(in, other, sums, c.ins, tiles);
-        case 3: return outer_products<std::min(3, MOST)>(in, other, sums, c.ins, tiles);
-        default: return outer_products<MOST>(in, other, sums, c.ins, tiles);
-    }
+    with_vectors<float>(c.vectors, [&](auto vectors) { outer_products<vectors>(in, other, sums, c.ins, tiles); });
 }
 
 // ---- gradients of weights, from sums that lie as the weights do in transform_weights

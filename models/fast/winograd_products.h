@@ -12,12 +12,7 @@ template <int VECTORS, class N> void products(Strip<N> in, Strip<N> out, const N
 }
 
 template <class N> void products(const Chunk& c, Strip<N> in, Strip<N> out, const N* weight, long tiles, bool more) {
-    switch (c.vectors) {
-        case 1: return products<1>(in, out, weight, c.ins, tiles, more);
-        case 2: return products<std::min(2, most<N>)>(in, out, weight, c.ins, tiles, more);
-        case 3: return products<std::min(3, most<N>)>(in, out, weight, c.ins, tiles, more);
-        default: return products<most<N>>(in, out, weight, c.ins, tiles, more);
-    }
+    with_vectors<N>(c.vectors, [&](auto vectors) { products<vectors>(in, out, weight, c.ins, tiles, more); });
 }
 
 // ---- weights: to[point][i][o] of a chunk
