@@ -100,7 +100,7 @@ def run_evaluation(
         for data in sets:
             data.pairs.check()
         gather(ranks, None)  # all shares are checked before anything is written
-    with claimed(sets if ranks.main else []):
+    with reserved(sets if ranks.main else []):
         tables = [run_one(args, protocol, ranks, restores[data.scale], data) for data in sets]
     if ranks.main:
         summary = pd.concat(tables, ignore_index=True)
@@ -145,7 +145,7 @@ def check_names(folder: str) -> None:
 
 
 @contextmanager
-def claimed(sets: Sequence[DataSet]) -> Iterator[None]:
+def reserved(sets: Sequence[DataSet]) -> Iterator[None]:
     """The folders of these data sets hold their records, so that another evaluation takes other folders meanwhile.
 
     If an error comes before there are results, nothing is left. Raises InputError for a folder that cannot be written.

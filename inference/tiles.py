@@ -26,7 +26,7 @@ GPU_SHARE, CPU_SHARE = 1 / 2, 1 / 4
 MOST = 1 << 29  # the most bytes that a tile takes on a CPU: larger tiles are hardly faster
 REFUSALS = "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"
 QUARTERINGS = 4  # how often tiles are made smaller before giving up: then they have 1/256 of the area
-MOST_TILE = 1_000_000  # LR pixels, the largest tile_size
+MOST_TILE = 10_000_000  # LR pixels, the largest tile_size
 LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly halo
 MAPS = 12  # feature maps that an encoder holds at once: CARN's cascades hold 7, and convolutions need working memory
 

@@ -46,17 +46,17 @@ class StoredPair(NamedTuple):
     lr: Tensor
 
     def pair(self) -> Pair:
-        return Pair(self.name, unpacked(self.hr), unpacked(self.lr))
+        return Pair(self.name, as_floats(self.hr), as_floats(self.lr))
 
 
-def packed(image: Tensor) -> Tensor:
+def as_bytes(image: Tensor) -> Tensor:
     """An image with values in [0,1] as uint8 if that is exact, else the image itself."""
     levels = (255 * image).round().byte()
-    return levels if torch.equal(unpacked(levels), image) else image
+    return levels if torch.equal(as_floats(levels), image) else image
 
 
-def unpacked(image: Tensor) -> Tensor:
-    """The inverse of `packed`."""
+def as_floats(image: Tensor) -> Tensor:
+    """The inverse of `as_bytes`."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
@@ -81,7 +81,7 @@ def validation_pairs(data: DataSpec, ranks: Ranks) -> list[StoredPair]:
     found: list[StoredPair] = []
     for hr, lr in zip(listed(data.val), lr_folders, strict=False):
         folder = share(hr, lr, below=True, degrade=data.degrade)
-        found += (pairs := [StoredPair(name, packed(hr), packed(lr)) for name, hr, lr in folder])
+        found += (pairs := [StoredPair(name, as_bytes(hr), as_bytes(lr)) for name, hr, lr in folder])
         if ranks.main and lr is not None and scale == round(scale):
             for line in in_doubt(folder, pairs):
                 tell(line)
