@@ -39,24 +39,24 @@ class Validation(NamedTuple):
 
 
 class StoredPair(NamedTuple):
-    """A Pair in memory: as uint8, a quarter of it, where all values are those of 8 bits."""
+    """A Pair in memory, in a quarter of it if the values are those of 8 bits: each image is one of `as_bytes`."""
 
     name: str
-    hr: Tensor
-    lr: Tensor
+    hr: Tensor  # (1,3,H,W)
+    lr: Tensor  # (1,3,h,w)
 
     def pair(self) -> Pair:
         return Pair(self.name, as_floats(self.hr), as_floats(self.lr))
 
 
 def as_bytes(image: Tensor) -> Tensor:
-    """An image with values in [0,1] as uint8 if that is exact, else the image itself."""
+    """image (1,3,h,w) float32 in [0,1] as uint8 if that is exact, else the image itself."""
     levels = (255 * image).round().byte()
     return levels if torch.equal(as_floats(levels), image) else image
 
 
 def as_floats(image: Tensor) -> Tensor:
-    """The inverse of `as_bytes`."""
+    """The inverse of `as_bytes`: (1,3,h,w) float32."""
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
