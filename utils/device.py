@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -26,10 +27,10 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """The device of a name; `auto` is CUDA, else MPS, else the CPU. If it is the CPU, keep_memory is called.
+    """The device of a name; `auto` is CUDA, else MPS, else the CPU.
 
-    A name may end in a number, as `cuda:1`. Raises InputError for a device that this machine lacks, and for an unknown
-    name.
+    Calls use_all_cores, and for the CPU keep_memory. A name may end in a number, as `cuda:1`. Raises InputError for a
+    device that this machine lacks, and for an unknown name.
     """
     kind, colon, number = str(name).partition(":")
     if kind not in DEVICES or (colon and not (number.isdecimal() and kind != "auto")):
@@ -45,12 +46,35 @@ def pick_device(name: str | torch.device) -> torch.device:
         raise InputError(f"device {name} is not available here: use cpu or auto")
     if kind == "cpu":
         keep_memory()
+    use_all_cores()
     return torch.device(f"{kind}{colon}{number}")
 
 
 def usable_cores() -> int:
     """The processor cores that this process may use; a cluster often gives a job only some of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(allowed_cores()) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_cores() -> None:
+    """Let this thread, and those that it will start, use all cores that the process may use.
+
+    Where OpenMP is told to bind its threads to cores (OMP_PROC_BIND, GOMP_CPU_AFFINITY), it binds the main thread to
+    one core when torch is imported. The kernels' threads and all workers would share it, because they inherit this.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):  # a container may forbid it
+            os.sched_setaffinity(0, allowed_cores())
+
+
+def allowed_cores() -> set[int]:
+    """The numbers of the cores that this process may use: where OpenMP has bound it to a place, those of all places."""
+    openmp = ctypes.CDLL(None)
+    allowed, places = os.sched_getaffinity(0), []
+    for place in range(openmp.omp_get_num_places() if hasattr(openmp, "omp_get_num_places") else 0):
+        cores = (ctypes.c_int * openmp.omp_get_place_num_procs(place))()
+        openmp.omp_get_place_proc_ids(place, cores)
+        places.append(set(cores))
+    return set().union(*places) if allowed in places else allowed
 
 
 def synchronize(device: torch.device) -> None:

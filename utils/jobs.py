@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from utils.cli import tell
+from utils.device import use_all_cores
 from utils.dist import Ranks
 from utils.errors import InputError
 from utils.files import caseless, check_folder
@@ -86,6 +87,7 @@ def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
 
 
 def start_worker() -> None:
+    use_all_cores()
     torch.set_num_threads(1)  # one image per core is faster than all cores on one image
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops, a worker finishes its image
 

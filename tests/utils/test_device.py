@@ -1,8 +1,11 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from utils.device import ALIGNED, empty, keep_memory, pick_device, usable_cores
 from utils.errors import InputError
 
@@ -39,6 +42,15 @@ def test_only_the_cores_that_this_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert usable_cores() == len(allowed)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit cores in this way")
+def test_all_cores_although_openmp_binds_the_main_thread_to_one() -> None:
+    code = "import os; from utils.device import pick_device, usable_cores; before = usable_cores(); "
+    code += "pick_device('cpu'); print(before, len(os.sched_getaffinity(0)))"
+    command, environment = [sys.executable, "-c", code], {**os.environ, "OMP_PROC_BIND": "true"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(usable_cores())] * 2
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
