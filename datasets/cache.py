@@ -5,7 +5,8 @@ data/train.cache/index.json                    the names of the images, and the 
 
 The name of the file of pixels is made from the images: a process that still maps old pixels never meets new ones, and
 processes that build the same cache at the same time do no harm, because they write the same. Old pixels are kept for a
-week, because on a network disk another machine may still map them, and would be killed if they were gone.
+week after a training last opened them, because on a network disk another machine may still map them, and would be
+killed if they were gone.
 """
 
 import hashlib

@@ -95,6 +95,6 @@ def draw_degradations(spec: DegradeSpec, rng: np.random.Generator, count: int) -
 
 
 def degradation_of(spec: DegradeSpec, name: str) -> Degradation:
-    """The degradation of an image, drawn from its name, so that it is always the same."""
+    """The degradation of an image, drawn from its name (its path within the folder), so that it is always the same."""
     key = int.from_bytes(sha256(name.encode("utf-8", "surrogateescape")).digest()[:8])
     return draw_degradations(spec, np.random.Generator(np.random.Philox(key)), 1)[0]

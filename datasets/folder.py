@@ -43,10 +43,14 @@ def by_stem(paths: Sequence[Path], folder: str | Path, strip_marker: bool = Fals
 
 
 def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path]) -> list[Path]:
-    """The LR image of each HR image, which are given by_stem. Raises InputError if one is missing."""
+    """The LR image of each HR image, which are given by_stem: of the same name, or of that name with an LR marker.
+
+    Raises InputError if one is missing.
+    """
     found = by_stem(paths, folder)
     if not hr.keys() <= found.keys():
-        found = by_stem(paths, folder, strip_marker=True)
+        others = [path for name, path in found.items() if name not in hr]
+        found |= by_stem(others, folder, strip_marker=True)
     if missing := [path.name for name, path in hr.items() if name not in found]:
         raise InputError(f"{folder}: no LR image for {missing[0]} ({len(missing)} missing); names must match")
     return [found[name] for name in hr]

@@ -15,7 +15,7 @@ from utils.parse import checked, parse_value
 
 
 def folders_parser(description: str, source: str, output: str) -> Parser:
-    """The options that all scripts share; `source` and `output` are the help texts of the folders."""
+    """The options that all scripts which make images share; `source` and `output` are the help texts of the folders."""
     parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.description = f"{description} Images that exist in the output are kept."
     required = partial(parser.add_argument, type=Path, required=True, default=argparse.SUPPRESS, metavar="DIR")

@@ -1,6 +1,7 @@
 """Builds modules from specs; the only file that knows how each backbone is built."""
 
 import contextlib
+import copy
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -81,13 +82,17 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     return PCSR(encoder, upsamplers, classifier, backbone.mean)
 
 
-@torch.no_grad()
 def check_shape(module: nn.Module, name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raises InputError unless a new module turns an input of shape `given` (c,h,w) into one of shape `expected`."""
+    """Raises InputError unless a new module turns an input of shape `given` (c,h,w) into one of shape `expected`.
+
+    It must also be possible to copy it after a computation with gradients, as a training does to validate.
+    """
     inputs, outputs = (f"(b,{','.join(map(str, sides))})" for sides in (given, expected))
     problem = f"model.backbone: the {name} must take any h and w, and make {outputs} of {inputs}"
     try:
-        made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
+        with torch.enable_grad():
+            made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
+        copy.deepcopy(module)
     except Exception as error:  # a network may raise anything
         raise InputError(f"{problem}, but: {type(error).__name__}: {error}") from error
     module.train()

@@ -32,7 +32,8 @@ def save_weights(folder: Path, model: OriginalModel | PCSR, config: Config) -> N
     The header of the weights holds the spec of the model and a record of its training.
     """
     config = config.model_copy(update={"model": resolved(config.model)})
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # cloned, because safetensors refuses tensors that share memory: those of a module that a network uses twice
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     header = {MODEL: config.model.model_dump_json(), TRAINED: record_of(config).model_dump_json(exclude_defaults=True)}
     write_atomic(folder / "config.yaml", dump_yaml(config).encode())
     write_atomic(folder / WEIGHTS, with_metadata(save(tensors), header))

@@ -117,8 +117,10 @@ def run_training(args: argparse.Namespace, check: Callable[[Config, str | Path],
 
 
 def take_up(model: nn.Module, state: dict[str, Any], folder: Path) -> None:
-    """Give the model the weights of a state. Raises InputError if they do not fit."""
+    """Give the model the weights of a state. Raises InputError if they do not fit, or come in another order."""
     try:
+        if list(state["model"]) != list(model.state_dict()):  # the optimizers know them by their place
+            raise RuntimeError
         model.load_state_dict(state["model"])
     except RuntimeError:
         about = "the weights of its training state do not fit this config's network, whose code may have changed"

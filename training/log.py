@@ -130,6 +130,7 @@ class Log:
         iteration, then = self.last
         self.last = (iteration, then + seconds)
         self.warm += seconds
+        self.end += seconds
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl on the disk; the last one may have been cut short by a crash, and is left out."""

@@ -42,9 +42,9 @@ def train(
     """Train `task` to iter_max or the time limit, logging, validating and saving into `folder`.
 
     `begun` is the state to go on from, whose weights the task already has; None begins at the first iteration. Random
-    numbers depend on the seed, the iteration and the rank alone, so that a run that was stopped and resumed takes the
-    very same steps. Raises InputError for data, states or disks that cannot be used, StoppedError when a signal has
-    ended the training early.
+    numbers depend on the seed, the iteration and the rank alone. A run that was stopped and resumed, with as many
+    processes, therefore takes the very same steps. Raises InputError for data, states or disks that cannot be used,
+    StoppedError when a signal has ended the training early.
     """
     spec = config.train
     settle(task, ranks, spec)

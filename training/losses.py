@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from training.queries import Group
 
-FLOOR = 2e-4  # added to a patch's MSE in the psnr loss: patches much better than 37 dB hardly count
+FLOOR = 2e-4  # added to a patch's MSE in the psnr loss and in that of gains: patches beyond 37 dB hardly count
 LOWEST = -12.0  # of k - FOCUS: less than any price that matters
 FOCUS = 1.5  # the k at which the loss of a classifier that learns gains is most exact: the middle of the useful values
 
@@ -62,7 +62,8 @@ def gain_loss(logits: Tensor, errors: Tensor, cost: Sequence[float], price: floa
     """What a group adds to the loss of a classifier that learns gains, a scalar.
 
     logits (n,M); errors (M,n) of the upsamplers, squared; cost: their relative FLOPs. The gain of upsampler m + 1 is
-    how much lower its error is than that of upsampler m, relative to the patch's mean error with all pixels heavy.
+    how much lower its error is than that of upsampler m, relative to the patch's mean error with all pixels heavy, plus
+    FLOOR.
     Between the two, the k rule changes at k_m = (log p_m+1 - log p_m) / (log c_m+1 - log c_m). With
     fee = exp(FOCUS) * price * (c_m+1 - c_m) / c_heavy and x = k_m - FOCUS, the loss fee * log(1 + exp(x)) +
     gain * log(1 + exp(-x)) is lowest where exp(x) = gain / fee, for the mean gain of the pixels that look alike. So k

@@ -16,6 +16,11 @@ ROUNDS = 5
 RMS = 0.2
 
 
+def is_matrix(parameter: Tensor) -> bool:
+    """Whether a parameter holds weights between inputs and outputs; others hold one number for each channel."""
+    return sum(side > 1 for side in parameter.shape) > 1
+
+
 class Muon(Optimizer):
     """Optimizes the weights of a module's linear layers and convolutions; another optimizer takes the other parameters.
 
@@ -24,7 +29,7 @@ class Muon(Optimizer):
     """
 
     def __init__(self, module: nn.Module, lr: float, momentum: float = 0.95) -> None:
-        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter.ndim > 1]
+        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad and is_matrix(parameter)]
         self.matrices: dict[Tensor, int] = dict.fromkeys(learnt, 1)  # parameter -> the number of matrices in it
         for part in module.modules():
             if isinstance(part, nn.Conv2d) and part.weight in self.matrices:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from training.muon import Muon
+from training.muon import Muon, is_matrix
 from utils.config import TrainSpec
 
 
@@ -33,7 +33,7 @@ def take_step(task: nn.Module, optimizers: Sequence[Optimizer], spec: TrainSpec,
         nn.utils.clip_grad_norm_(learnt, spec.grad_clip)
     if spec.weight_decay:
         for parameter in learnt:
-            if parameter.ndim > 1:
+            if is_matrix(parameter):
                 parameter.mul_(1 - rate * spec.weight_decay)
     for optimizer in optimizers:
         for group in optimizer.param_groups:

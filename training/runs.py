@@ -135,22 +135,30 @@ def write_state(folder: Path, iteration: int, config: Config, content: dict[str,
     buffer = io.BytesIO()
     torch.save({"iteration": iteration, "config": config.model_dump_json(), **content}, buffer)
     write_atomic(folder / STATE / f"{iteration:08d}.pth", buffer.getvalue())
+    for path in states(folder):  # those that a restarted job could not read, and passed over
+        if int(path.stem) > iteration:
+            path.unlink()
     for old in states(folder)[:-keep]:
         old.unlink()
 
 
 def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
-    """The newest state and the config it was made with. Raises InputError if it is damaged.
+    """The newest state and the config it was made with. Raises InputError if it is damaged or cannot be read.
 
     A job that was started again goes on from the newest that is whole, as nobody may be there to read the error.
     """
     *before, newest = states(folder)
     for path in (newest, *reversed(before)):
         try:
-            with zipfile.ZipFile(path) as archive:
+            stored = io.BytesIO(path.read_bytes())
+        except OSError as error:  # the file may be whole, and only the disk or its permissions fail
+            raise InputError(f"{path}: {error.strerror}") from None
+        try:
+            with zipfile.ZipFile(stored) as archive:
                 if archive.testzip() is not None:  # the checksums, which torch does not read
                     raise ValueError("damaged")
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            stored.seek(0)
+            state: dict[str, Any] = torch.load(stored, map_location="cpu", weights_only=True)
             content = json.loads(state["config"])
             if not all(isinstance(state[key], kind) for key, kind in PARTS.items()):
                 raise ValueError("of another kind")

@@ -95,6 +95,7 @@ def in_doubt(folder: PairedFolder, pairs: Sequence[StoredPair]) -> list[str]:
         _, hr, lr = pairs[number].pair()
         return to_pixels(hr), to_pixels(lr)
 
+    # each pair has an LR file; mypy cannot know that
     files = [(hr, lr) for hr, lr in zip(folder.hr_paths, folder.lr_paths, strict=True) if lr is not None]
     return doubts(files, images, round(folder.scale))
 
@@ -131,6 +132,7 @@ def open_validation(config: Config, ranks: Ranks) -> Validate:
             restore = pcsr_restorer(model, [Setting(scale=scale)], ranks.device)
         rows = gather_rows(ranks, evaluate((stored.pair() for stored in pairs), restore, protocol, draw_pictures))
         logged = LOGGED if isinstance(model, OriginalModel) else LOGGED | DECIDED
+        # all measures but PSNR are at most 1
         values = {name: [min(getattr(row, column), EXACT_DB) for row in rows] for name, column in logged.items()}
         means = {name: sum(each) / len(each) for name, each in values.items()}
         return Validation({name: mean for name, mean in means.items() if not math.isnan(mean)}, made)

@@ -22,7 +22,8 @@ def widen(wide: nn.Module, narrow: nn.Module, widths: tuple[int, int]) -> range:
         tensor = tensors[name]  # shares its memory with the weights of `wide`
         places = [positions((to, of), parts) for to, of in zip(tensor.shape[:2], source.shape[:2], strict=True)]
         if len(places) == 2:
-            tensor *= source.flatten(1).norm(dim=1).mean() / tensor.flatten(1).norm(dim=1).mean()
+            if tensor.any():  # a network may begin some layers as zeros
+                tensor *= source.flatten(1).norm(dim=1).mean() / tensor.flatten(1).norm(dim=1).mean()
             tensor[places[0]] = 0
         elif len(places) == 1:
             tensor.fill_(source.mean())

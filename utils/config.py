@@ -115,9 +115,11 @@ class DegradeSpec(Spec):
         return self
 
     def __str__(self) -> str:
-        """All values that are not the defaults, such as `noise=8 jpeg=40-100`."""
+        """All values that are not the defaults, such as `noise=8 jpeg=40-100 subsampling=420,444`."""
         values = {name: as_tuple(value) for name, value in self.model_dump(exclude_defaults=True).items()}
-        return " ".join(f"{name}={'-'.join(dict.fromkeys(f'{n:g}' for n in each))}" for name, each in values.items())
+        signs = {name: "," if name == "subsampling" else "-" for name in values}
+        texts = {name: signs[name].join(dict.fromkeys(f"{n:g}" for n in each)) for name, each in values.items()}
+        return " ".join(f"{name}={text}" for name, text in texts.items())
 
 
 def listed(folders: str | Sequence[str] | None) -> list[str]:
@@ -201,7 +203,7 @@ class TrainSpec(Spec):
     val_ssim: bool = True  # SSIM beside PSNR; it takes two thirds of the time of restoring with CARN
     val_images: int = Field(default=0, ge=0)  # how many of the validation images are written each time
     save_every: PositiveInt = 1_000
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: PositiveInt = 2  # how many of the training states are kept
 
     @model_validator(mode="after")
     def check_together(self) -> Self:

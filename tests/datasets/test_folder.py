@@ -10,7 +10,7 @@ import torch
 
 from datasets.cache import Cache, open_cache, open_caches
 from datasets.crops import Crops
-from datasets.folder import PairedFolder
+from datasets.folder import PairedFolder, lr_images
 from datasets.pairs import check_data
 from tests.conftest import ROOT, TINY_PCSR, Cli, make_folder, photo, save_tiny
 from training.loop import open_crops, patches
@@ -178,6 +178,22 @@ def test_crops_of_lr_and_hr_show_the_same_place(paired: Path) -> None:
         shares = [patches(each, iteration, data) for each in ranks]
         assert torch.equal(torch.stack([share[0] for share in shares], 1).flatten(0, 1), lr)
     assert {tuple(each) for each in source.places(1)[3].T.tolist()} != {(False, False, False)}
+
+
+def test_only_names_without_a_partner_lose_their_ending(tmp_path: Path) -> None:
+    hr = {name: Path(f"{name}.png") for name in ("street_x1", "street_x2", "tree")}
+
+    def found(*names: str) -> list[str]:
+        return [path.name for path in lr_images(hr, "lr", [Path("lr", name) for name in names])]
+
+    assert found("street_x1.png", "street_x2.png", "treex4.png") == ["street_x1.png", "street_x2.png", "treex4.png"]
+    assert found("street_x1x4.png", "street_x2x4.png", "tree.png") == ["street_x1x4.png", "street_x2x4.png", "tree.png"]
+    with pytest.raises(InputError, match=r"lr: no LR image for tree\.png \(1 missing\)"):
+        found("street_x1.png", "street_x2.png")
+    with pytest.raises(InputError, match=r"lr: no LR image for street_x2\.png \(2 missing\)"):
+        found("street_x1.png")
+    with pytest.raises(InputError, match=r"treex4\.png: has the name of treex2\.png"):
+        found("street_x1.png", "street_x2.png", "treex2.png", "treex4.png")
 
 
 def test_pairs_that_do_not_fit_are_named(paired: Path) -> None:

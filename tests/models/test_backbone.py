@@ -53,6 +53,19 @@ class Failing(Encoder):
         raise RuntimeError("out of\\npaper")
 
 
+class Repeated(Encoder):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        block = conv3x3(width, width)
+        self.layers = nn.Sequential(conv3x3(3, width), block, nn.ReLU(), block)
+
+
+class Uncopied(Encoder):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        nn.utils.weight_norm(self.layers[0])
+
+
 class Described:  # as Backbone, without this project
     encoder = Encoder
     mean = (0.5, 0.5, 0.5)
@@ -118,6 +131,7 @@ def test_a_backbone_from_outside_with_its_options(folder: Path) -> None:
         (pcsr(":Encoder"), r"model\.backbone: :Encoder cannot be imported"),
         (pcsr("lab.nets:number"), r"lab.nets:number must be an encoder's class, or .*, not int"),
         (pcsr("lab.nets:Untyped"), r"model\.backbone: the parameters of .*Untyped.* cannot be read: NameError"),
+        (pcsr("lab.nets:Uncopied"), r"model\.backbone: the encoder must take .*, but: RuntimeError: .*deepcopy"),
         (pcsr("lab.nets:Failing"), r"model: lab.nets:Failing of width 6: RuntimeError: out of"),
         (original("lab.nets:Encoder"), r"lab.nets:Encoder has no tail"),
     ],
@@ -141,6 +155,16 @@ def test_weights_keep_the_options_even_when_a_default_changes(folder: Path) -> N
     del sys.modules["lab.nets"]
     with pytest.raises(InputError, match=r"own/model.safetensors: model.backbone: lab.nets:Encoder cannot be imported"):
         load_model(folder / "own")
+
+
+def test_a_module_that_is_used_twice(folder: Path) -> None:
+    model = build(pcsr("lab.nets:Repeated"))
+    save_weights(folder / "own", model, config_for(pcsr("lab.nets:Repeated")))
+    loaded, _ = load_model(folder / "own")
+    layers: Any = loaded.encoder.layers if isinstance(loaded, PCSR) else None
+    assert layers[1] is layers[3]
+    lr = torch.rand(1, 3, 5, 6)
+    assert torch.equal(loaded.encoder(lr), model.encoder(lr))
 
 
 def test_weights_without_options_have_the_defaults(folder: Path) -> None:

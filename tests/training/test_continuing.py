@@ -1,19 +1,23 @@
 """A resumed run goes on with its own config, and is told what it may change; what a run reports and keeps."""
 
+import errno
 import json
+import os
 import re
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from models.build import build
 from models.checkpoint import load_model
 from tests.conftest import ROOT, TINY_PCSR, Cli, config_for, make_folder
+from training.command import take_up
 from training.describe import duration, flops_rows
 from training.log import Log
-from training.runs import claimed, states
+from training.runs import claimed, read_state, states, write_state
 from training.validation import open_validation
 from utils.dist import Ranks
 from utils.errors import InputError
@@ -207,6 +211,38 @@ def test_two_runs_that_begin_together(tmp_path: Path) -> None:
     with claimed(tmp_path / "other/run", begins=True):
         assert (tmp_path / "other/run").is_dir()
     assert not (tmp_path / "other").exists()  # nothing was written
+
+
+def test_a_state_that_cannot_be_read_is_not_called_damaged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(InputError, match=r"00000004\.pth: Input/output error$"):
+        read_state(run, restarted=True)
+
+
+def test_a_state_that_was_passed_over_does_not_replace_a_newer_one(tmp_path: Path) -> None:
+    for name in ("00000004.pth", "00000007.pth"):
+        (tmp_path / "state").mkdir(exist_ok=True)
+        (tmp_path / "state" / name).write_bytes(b"cut")
+    write_state(tmp_path, 5, config_for(TINY_PCSR), {}, keep=1)
+    assert [path.name for path in states(tmp_path)] == ["00000005.pth"]
+
+
+def test_layers_in_another_order_are_refused(tmp_path: Path) -> None:
+    """Because an optimizer knows the parameters by their place."""
+    first, second = nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3)
+    model, changed = nn.ModuleDict({"a": first, "b": second}), nn.ModuleDict({"b": second, "a": first})
+    take_up(model, {"model": model.state_dict()}, tmp_path)
+    with pytest.raises(InputError, match="do not fit this config's network, whose code may have changed"):
+        take_up(changed, {"model": model.state_dict()}, tmp_path)
+
+
+def test_the_time_to_go_does_not_shrink_while_a_validation_runs(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, 100.0, config_for(TINY_PCSR, time_limit=2.0), Ranks(0, 1, torch.device("cpu")))
+    log.leave_out(30.0)
+    assert log.end == 250.0
 
 
 def test_copies_beside_the_states_are_no_states(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ def test_a_muon_step_is_orthogonal() -> None:
     assert values.min() > 0.6 and values.max() < 1.3
 
 
+def test_what_holds_one_number_for_each_channel_is_no_matrix() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(8, 12, 3))  # a size (12,1,1,1), and a direction
+    assert [tuple(each.shape) for each in Muon(layer, 0.1).matrices] == [(12, 8, 3, 3)]
+
+
 def test_clipped_gradients_have_the_norm() -> None:
     layer = torch.nn.Linear(5, 3)
     before = [parameter.detach().clone() for parameter in layer.parameters()]

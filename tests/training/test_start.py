@@ -59,6 +59,16 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         start_from(build(PHASE0), PHASE0, path)
 
 
+def test_a_layer_that_begins_as_zeros_is_widened(tmp_path: Path) -> None:
+    wide = TINY_ORIGINAL.model_copy(update={"width": 12})
+    model = build(wide)
+    for weight in model.encoder.parameters():
+        nn.init.zeros_(weight)
+    path = str(save_tiny(tmp_path / "source", PHASE0.model_copy(update={"width": 8})))
+    start_from(model, wide, path)
+    assert all(weight.isfinite().all() for weight in model.encoder.parameters())
+
+
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 def test_a_narrower_encoder_is_widened(backbone: str, tmp_path: Path) -> None:
     """The trained channels of each group compute the same as before; the added ones can learn."""
