@@ -6,8 +6,8 @@ python demo.py                           simulates x4 on an image that ships wit
 python demo.py hr.png                    the same on your HR image: it is shrunk, then restored and measured
 ./dist.sh demo.py photos --upscale --gpu 0,1    divides a folder between two GPUs; --cpu N between N processes
 
-Of a simulation comparison.png shows every setting that is given; its lower row magnifies one place of all images, the
-one with the most heavy pixels, all settings together.
+A simulation writes comparison.png, which shows every setting that is given. Its lower row magnifies one place of all
+images, the one with the most heavy pixels, all settings together.
 
 With --upscale, JPEG files of quality 97 or lower and lossy WebP files take weights that were trained on such images.
 All others take weights that were trained on clean images; these cannot tell noise and compression artefacts from

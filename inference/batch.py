@@ -73,7 +73,7 @@ class Upscale:
             return False
         image = read_image(source, self.accept_damaged, ACCEPT_DAMAGED)
         for target in targets:  # before the work is done
-            check_limits(target.picture, scaled_size(image.pixels[..., 0], self.scale))
+            check_limits(target.picture, scaled_size(image.pixels[..., 0], self.scale), image.bits)
         try:
             results = restored_from(source, image, ready)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]

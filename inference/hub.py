@@ -72,7 +72,7 @@ def refuse_code(path: Path) -> None:
 
 
 def save_pretrained(weights: str | PathLike[str], folder: str | PathLike[str], name: str, licence: str = "mit") -> None:
-    """Write the three files of weights under save/; `name` is that of the model on the Hub.
+    """Write the three files of a model to `folder`; `weights` is a folder under save/, `name` the model's on the Hub.
 
     Raises InputError for weights that do not describe themselves, and for a folder that holds such files of others.
     """

@@ -5,10 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference.outputs import PROGRAM
 from utils.errors import InputError
 from utils.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image, list_images
-from utils.metadata import read_mark
+from utils.metadata import PROGRAM, read_mark
 
 NAMED = 5  # the most names in a message, so that it stays one line
 
@@ -50,7 +49,7 @@ def matches(text: str) -> list[Path]:
 def passed_over(given: Sequence[str], out_dir: Path) -> str | None:
     """The files and subfolders that look like pictures but are not upscaled, in words for the user; None if none.
 
-    Results are none of them: neither `out_dir` nor a folder that holds it is named.
+    Results are not among them: neither `out_dir` nor a folder that holds it is named.
     """
     paths = dict.fromkeys(path for text in given if not Path(text).is_file() for path in candidates(text))
     unread = [path for path in paths if path.suffix.lower() in UNREAD_SUFFIXES and path.is_file()]

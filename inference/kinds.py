@@ -1,6 +1,7 @@
 """From the images that Python programs have to lr and back: numpy arrays, torch tensors, Pillow's images, files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
@@ -11,10 +12,11 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from inference.picture import as_kind_of, grayed, visible
+from inference.reduce import other_colours
 from utils.decode import decode_8, read_image, upright
 from utils.errors import InputError
 from utils.image import Array, Image
-from utils.metadata import read_orientation, read_profile
+from utils.metadata import read_orientation, read_profile, read_xmp
 
 PEAKS = {1: 255, 2: 65535, 4: 1}  # bytes of a channel -> the value of white
 
@@ -69,7 +71,7 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
         picture = read_image(fspath(image))
         if picture.bits > 8:
             raise InputError(f"{fspath(image)}: {deep}")
-        return picture
+        return replace(picture, notes=(*picture.notes, *other_colours("an image of Pillow", picture)))
     if image.mode.startswith(("I", "F")):
         raise InputError(f"the image is one of Pillow's of mode {image.mode}: {deep}")
     if 0 in image.size:
@@ -81,12 +83,12 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
     except Exception as error:  # of a damaged file that was opened but not yet read, Pillow may raise anything
         raise InputError(f"the image of Pillow cannot be read: {error}") from error
     colours = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
-    turn = read_orientation(image)  # only now, as Pillow turns a TIFF while it reads it
+    turn = read_orientation(image, read_xmp(image, []))  # only now, as Pillow turns a TIFF while it reads it
     return Image(upright(colours, turn), None if alpha is None else upright(alpha, turn), gray, profile)
 
 
 def pillow_of(picture: Image) -> Pillow.Image:
-    """8-bit pixels as an image of Pillow: L, LA, RGB or RGBA, with what Pillow knows of a file's metadata."""
+    """8-bit pixels as an image of Pillow: L, LA, RGB or RGBA, with the colour profile, EXIF, XMP and resolution."""
     planes = [picture.pixels[:, :, :1] if picture.gray else picture.pixels]
     planes += [] if picture.alpha is None else [picture.alpha[:, :, None]]
     array = np.concatenate(planes, axis=2)

@@ -66,10 +66,11 @@ class PCSRGraph(nn.Module):
         self.model = folded(model)
         self.setting = setting
         self.cost = model.flops.cost(setting.scale)
+        self.scale = torch.tensor([setting.scale], dtype=torch.float64)  # the exporter rounds a mere number to float32
 
     def forward(self, lr: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
         rows, cols = (
-            axis(n, (n.double() * self.setting.scale).round().long(), self.model.cell_limits)  # type: ignore[arg-type]  # tensors, as a trace wants them
+            axis(n, (n.double() * self.scale).round().long()[0], self.model.cell_limits)  # type: ignore[arg-type]  # tensors, as a trace wants them
             for n in shape_as_tensor(lr)[2:].unbind()
         )
         grid = Grid(rows, cols)
@@ -179,13 +180,13 @@ def with_properties(
     import onnx  # noqa: PLC0415  # optional
 
     content = onnx.load_from_string(exported)
-    scale = f"{setting.scale:g}"
+    scale = repr(setting.scale).removesuffix(".0")  # all digits, because the size of a result follows from them
     facts = {"model": spec.model_dump_json(), "scale": scale, "licence": licence, "lr": LR, "sr": SR}
     if decides(model):
         facts |= {"k": K, "assignment": ASSIGNMENT, "refinement": str(setting.refinement).lower()}
     onnx.helper.set_model_props(content, facts)
     content.producer_name, content.producer_version = PRODUCER, ""
-    title = f"Super-resolution x{scale}, {spec.kind} {spec.backbone}"
+    title = f"Super-resolution x{setting.scale:g}, {spec.kind} {spec.backbone}"
     content.doc_string = f"{title}; the metadata describes inputs and outputs"
     return content.SerializeToString()
 

@@ -16,9 +16,8 @@ from torch import nn
 
 from utils.errors import InputError
 from utils.files import caseless
-from utils.metadata import read_mark
+from utils.metadata import PROGRAM, read_mark
 
-PROGRAM = "PCSR "
 ASSIGNED = "_assignment"  # what the name of an assignment adds to that of its image
 Identity = tuple[int, int]  # device and inode of a file, the same for all links to it
 

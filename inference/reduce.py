@@ -49,16 +49,23 @@ def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
 
 def of_png(suffix: str, image: Image) -> Iterator[str]:
     """A note for each kind of PNG's chunks that another format leaves out."""
-    if image.icc is None and not shows_as_srgb(image.chunks):
-        names = ", ".join(name.decode() for name, _ in image.chunks if name in COLOUR_CHUNKS)
-        yield f"{suffix} does not hold what a PNG says of its colours ({names}): they may look different"
+    yield from other_colours(suffix, image)
     texts = [key(chunk) for chunk in image.chunks if chunk[0] in TEXT_CHUNKS]
     if suffix == ".jpg" and COMMENT in texts:
-        texts = [each for each in texts if each != COMMENT]
         if comment_of(image) is None:
             yield f"the comment is damaged or longer than {suffix} holds: left out"
+        elif texts.count(COMMENT) > 1:
+            yield f"{suffix} holds one comment: the others are left out"
+        texts = [each for each in texts if each != COMMENT]
     if lost := [each.decode("latin-1") for each in dict.fromkeys(texts)]:
         yield f"{suffix} holds no such texts: {', '.join(lost)} left out"
+
+
+def other_colours(kind: str, image: Image) -> Iterator[str]:
+    """A note if what a PNG says of its colours is not held by a file, or an object, of this kind."""
+    if image.icc is None and not shows_as_srgb(image.chunks):
+        names = ", ".join(name.decode() for name, _ in image.chunks if name in COLOUR_CHUNKS)
+        yield f"{kind} does not hold what a PNG says of its colours ({names}): they may look different"
 
 
 def to_8_bits(array: Array) -> Array:

@@ -2,7 +2,8 @@
 
 import struct
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from utils.image import check_claim
 
@@ -10,6 +11,10 @@ Chunk = tuple[bytes, bytes]  # name, content
 SIGNATURE, HEADER = 8, 33  # bytes: the signature; the signature with the first chunk, IHDR
 LONGEST_TEXT = 1 << 24  # bytes: a longer text is only read so far
 XMP = b"XML:com.adobe.xmp"
+# keywords of texts in which older programs store EXIF and XMP; today these have chunks of their own
+RAW_XMP, RAW_APP1 = b"Raw profile type xmp", b"Raw profile type APP1"
+RAW = b"Raw profile type exif", RAW_XMP, RAW_APP1
+EXIF_HEADER, XMP_HEADER = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # with which such a text of APP1 begins
 # gamma and primaries of sRGB as libpng writes them: a program that ignores them shows the same colours
 PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # x and y of sRGB's white, red, green and blue
 SRGB = {b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *PRIMARIES)}
@@ -57,10 +62,9 @@ def key(chunk: Chunk) -> bytes:
     return chunk[1].partition(b"\0")[0]
 
 
-def without_texts(png: bytes, kept: Collection[bytes]) -> bytes:
-    """A PNG with no texts but those whose keywords are in `kept`."""
+def without_texts(png: bytes) -> bytes:
     own = list(chunks(png))
-    left = [chunk for chunk in own if chunk[0] not in TEXT_CHUNKS or key(chunk) in kept]
+    left = [chunk for chunk in own if chunk[0] not in TEXT_CHUNKS]
     return png if len(left) == len(own) else png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in left)
 
 
@@ -82,6 +86,32 @@ def value(chunk: Chunk) -> bytes:
 
 def unpacked_text(packed_text: bytes) -> bytes:
     return zlib.decompressobj().decompress(packed_text, LONGEST_TEXT)
+
+
+def raw_block(chunk: Chunk) -> Chunk | None:
+    """EXIF or XMP that is stored as a text, as the chunk that it would be today; None for other and damaged texts."""
+    if chunk[0] not in TEXT_CHUNKS or key(chunk) not in RAW:
+        return None
+    try:
+        _, _, digits = value(chunk).split(maxsplit=2)  # a name, the length, hexadecimal digits
+        block = bytes.fromhex(digits.decode())
+    except (ValueError, IndexError, zlib.error):
+        return None
+    if key(chunk) == RAW_XMP or block.startswith(XMP_HEADER):
+        return b"iTXt", XMP + bytes(5) + block.removeprefix(XMP_HEADER)
+    return b"eXIf", block.removeprefix(EXIF_HEADER)
+
+
+def exif_and_xmp(own: Sequence[Chunk]) -> tuple[bytes, bytes | None]:
+    """EXIF (empty if there is none) and XMP of the chunks of a PNG; their own chunks go before texts that hold them."""
+    exif, xmp = b"", None
+    for chunk in [*filter(None, map(raw_block, own)), *own]:
+        if chunk[0] == b"eXIf":
+            exif = chunk[1]
+        elif chunk[0] == b"iTXt" and key(chunk) == XMP:
+            with suppress(ValueError, IndexError, zlib.error):  # a damaged chunk
+                xmp = value(chunk)
+    return exif, xmp
 
 
 def resolution(chunk: Chunk) -> tuple[float, float] | None:
@@ -147,16 +177,18 @@ def check_pixels(png: bytes) -> bool:
     Raises ValueError if they end early, which decoders do not report, and ValueError or zlib.error if they are damaged.
     """
     stream, found, passes, beyond = zlib.decompressobj(), 0, passes_of(png), b""
+    needed = sum(rows * length for rows, length in passes)
     for name, content in chunks(png):
         if name != b"IDAT":
             continue
-        while content and not stream.eof:
+        while content and not stream.eof and found <= needed:
             unpacked = stream.decompress(content, MUCH)
             if unknown_filter(unpacked, found, passes) is not None:
                 raise ValueError("a row with an unknown filter")
             found, content = found + len(unpacked), stream.unconsumed_tail  # noqa: PLW2901
         beyond += content
-    needed = sum(rows * length for rows, length in passes)
+    if found > needed:  # there may be gigabytes more in it
+        return False
     found += len(stream.flush())
     if found < needed:
         raise ValueError("truncated")
@@ -164,7 +196,7 @@ def check_pixels(png: bytes) -> bool:
 
 
 def bare(png: bytes) -> bytes:
-    """A PNG of 16 bits with only its header and pixels, because libpng prints messages about faults in other chunks.
+    """A PNG of 16 bits with only its header, pixels and tRNS, because libpng prints messages about faults in others.
 
     Raises ValueError for an image that libpng refuses.
     """

@@ -6,7 +6,6 @@ Colour profiles are kept and not applied: the values are those of the file. Only
 
 import contextlib
 import io
-import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.chunks import (
     LONGEST_TEXT,
-    XMP,
+    Chunk,
     bare,
     check_pixels,
     chunks,
+    exif_and_xmp,
     is_lossy_webp,
     mended,
     mended_webp,
@@ -34,16 +34,13 @@ from utils.chunks import (
 from utils.errors import InputError
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
-from utils.metadata import ORIENTATION, RAW, cmyk_to_rgb, jpeg_quality, read_exif, read_metadata, read_orientation
+from utils.jpeg import JPEG, check_scans, jpeg_quality
+from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_metadata, read_orientation, read_xmp
 from utils.tiff import TIFF_MARKS, check_strips, check_tags, kind_of, levels_of, parts
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # Pillow may only try these
-PNG, WEBP, JPEG = b"\x89PNG", b"WEBP", b"\xff\xd8"
-MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # in a JPEG: the end, or a segment that begins with its length
+PNG, WEBP = b"\x89PNG", b"WEBP"
 WEBP_REACH = 8  # rows above the first damaged one that may be wrong too, because blocks are smoothed at their edges
-# A JPEG usually has about ten scans. Each may take few bytes in the file, but the decoder passes over all pixels for
-# it, so that a small file with very many scans would keep it busy for very long.
-SCANS = 100
 # bytes that are found at the beginning of files of other kinds
 UNREAD_KINDS = {b"ftyphei": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"8BPS": "Photoshop's own format"}
 UNREAD_KINDS |= {b"ftypcrx": "a raw file of a camera", b"FUJIFILM": "a raw file of a camera", b"jP  ": "JPEG 2000"}
@@ -177,34 +174,36 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
     """Decode the content of a file; with `damaged`, a TIFF as far as possible. Raises whatever the decoders raise."""
     if content[8:12] == WEBP and 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise ValueError("truncated")
-    file = opened(io.BytesIO(content))
-    bits, gray = 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
+    file, own = opened(io.BytesIO(content)), list[Chunk]()
+    turned, bits, gray = False, 8, file.mode in ("1", "L", "LA") or file.mode.startswith(("I;16", "F"))
     if file.format == "PNG":
         file.verify()  # the checksums, which decoding ignores; afterwards the file must be opened again
         if not check_pixels(content):
             content = mended(content)
         # Pillow mixes the texts with what it knows of the image: one of the keyword "transparency" would replace tRNS
-        file = opened(io.BytesIO(without_texts(content, (XMP, *RAW))))
+        file = opened(io.BytesIO(without_texts(content)))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
+        own = list(chunks(content))
+        file.info["exif"], _ = exif_and_xmp(own)
     elif isinstance(file, TiffImageFile):
         if not damaged:
             check_tags(content)
             check_strips(file, len(content))
         bits = tiff_bits(file)
+        # the decoder turns it: OpenCV by the tag, Pillow also by what it understands of the XMP
+        turned = not damaged and ORIENTATION in (file.tag_v2 if bits == 16 else file.getexif())
     elif isinstance(file, JpegImageFile):
         check_scans(content)
     if damaged and isinstance(file, TiffImageFile):
         pixels, alpha = decode_parts(file, content, bits)
     else:
         pixels, alpha = decode_pixels(file, content, bits)
-    orientation = read_orientation(file)
-    if isinstance(file, TiffImageFile) and not damaged and (bits != 16 or ORIENTATION in file.tag_v2):
-        orientation = 1  # the decoder has turned it: Pillow by either, OpenCV by the tag
+    orientation = 1 if turned else read_orientation(file, read_xmp(file, own))
     exif = read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     alpha = None if alpha is None else upright(alpha, orientation)
-    found = {**read_metadata(file, content, gray), "lossy": lossy_of(content)}
+    found = {**read_metadata(file, own, gray), "lossy": lossy_of(content)}
     return Image(upright(pixels, orientation), alpha, gray, exif=exif, **found)
 
 
@@ -226,16 +225,6 @@ def decode_parts(file: TiffImageFile, content: bytes, bits: int) -> tuple[Array,
     if not made:
         raise ValueError("nothing can be decoded")
     return made[0], made[1] if len(made) > 1 else None
-
-
-def check_scans(content: bytes) -> None:
-    """Raises ValueError if a JPEG has more than SCANS scans."""
-    scans, place = 0, len(JPEG)
-    while (found := MARKER.search(content, place)) and found[1] != b"\xd9":  # which ends the picture
-        scans += found[1] == b"\xda"
-        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
-    if scans > SCANS:
-        raise ValueError(f"more than {SCANS} scans")
 
 
 def tiff_bits(file: TiffImageFile) -> int:
@@ -264,7 +253,7 @@ def decode_8(file: Pillow.Image, bits: int) -> tuple[Array, Array | None]:
 
 
 def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
-    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16. As `file` is not decoded, the EXIF of a PNG is added to it."""
+    """Pixels (H,W) or (H,W,3) and alpha (H,W), uint16; Pillow's `file` is not decoded."""
     alone = bare(content) if file.format == "PNG" else content
     array = cv2.imdecode(np.frombuffer(alone, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is not None and array.dtype == np.float32:
@@ -273,8 +262,6 @@ def decode_16(file: Pillow.Image, content: bytes) -> tuple[Array, Array | None]:
         raise ValueError(f"damaged, or a kind of 16-bit {file.mode} that is not supported")
     if sorted(array.shape[:2]) != sorted(file.size):  # a damaged TIFF may state two sizes, and libraries differ
         raise ValueError(f"claims to be {file.width}x{file.height}, but holds {array.shape[1]}x{array.shape[0]}")
-    if file.format == "PNG" and (exif := dict(chunks(content)).get(b"eXIf")):
-        file.info["exif"] = exif
     if array.ndim == 3:  # BGR or BGRA, the latter also where the fourth channel of a TIFF means nothing
         return array[:, :, 2::-1], array[:, :, 3] if file.has_transparency_data else None
     if isinstance(file, TiffImageFile) and file.tag_v2.get(262) == 0:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from utils.chunks import COMMENT, XMP, Chunk, key, resolution_chunk, value, with_chunks
+from utils.chunks import COMMENT, LIBPNG_SIDE, XMP, Chunk, key, resolution_chunk, value, with_chunks
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
@@ -46,7 +46,7 @@ def save_image(path: Path, image: Image, quality: int | None = None) -> None:
         raise InputError(f"cannot write {path}: {suffix} does not hold 16 bits per channel; use .png")
     if image.alpha is not None and suffix not in HOLD_ALPHA:
         raise InputError(f"cannot write {path}: {suffix} does not hold alpha; use .png")
-    check_limits(path, (image.pixels.shape[0], image.pixels.shape[1]))
+    check_limits(path, (image.pixels.shape[0], image.pixels.shape[1]), image.bits)
     single = image.gray and not (deep and image.alpha is not None)
     pixels = image.pixels[:, :, 0] if single else image.pixels
     array = np.ascontiguousarray(pixels if image.alpha is None else np.dstack((pixels, image.alpha)))
@@ -59,11 +59,16 @@ def save_image(path: Path, image: Image, quality: int | None = None) -> None:
     write_atomic(path, content, durable=False)
 
 
-def check_limits(path: Path, size: tuple[int, int]) -> None:
-    """Raises InputError if an image of this size (H, W) is too high or wide for the format that the suffix names."""
-    most = MOST_SIDE.get(path.suffix.lower())
+def check_limits(path: Path, size: tuple[int, int], bits: int) -> None:
+    """Raises InputError if an image of this size (H, W) is too high or wide for the format that the suffix names.
+
+    bits: per channel, 8 or 16.
+    """
+    suffix = path.suffix.lower()
+    most = LIBPNG_SIDE if suffix == ".png" and bits == 16 else MOST_SIDE.get(suffix)
     if most is not None and max(size) > most:
-        limit = f"{size[1]}x{size[0]} pixels, but a side of a {path.suffix} has at most {most}; use .png"
+        other = ".tif" if suffix == ".png" else ".png"
+        limit = f"{size[1]}x{size[0]} pixels, but a side of a {path.suffix} has at most {most}; use {other}"
         raise InputError(f"cannot write {path}: {limit}")
 
 

@@ -20,7 +20,9 @@ Array = NDArray[Any]  # uint8 or uint16
 
 MAX_PIXELS = 2**30  # an image that is read or made has no more; OpenCV has the same limit
 HARMLESS = 2**25  # images of no more pixels are not checked, as they cannot fill the memory
-PACKED = 2**14  # pixels per byte of file that are believed; a PNG of one bit and one colour reaches 8256
+# Pixels per byte of file that are believed. A PNG of one bit and one colour reaches 8256; only a lossless WebP or a fax
+# (TIFF G4) of nearly one colour has more, and is refused if it is larger than HARMLESS.
+PACKED = 2**14
 
 # OpenCV, Pillow and Pillow's libtiff print errors that they also return or raise; here they are silenced.
 # OpenCV's libpng cannot be silenced, and only gets data that cause no message, see utils.chunks.bare.

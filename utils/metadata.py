@@ -5,18 +5,19 @@ They are read from a file that Pillow has opened, before or after its pixels are
 
 import io
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import ExifTags, ImageCms
 from PIL import Image as Pillow
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import lookup
 
-from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, chunks, comment, key, resolution, value
+from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, comment, exif_and_xmp, key, raw_block, resolution
 from utils.image import quiet
 
 ORIENTATION = ExifTags.Base.Orientation
@@ -31,14 +32,12 @@ DESCRIPTIVE = {
     *(ExifTags.Base.XPSubject, ExifTags.Base.Rating, ExifTags.Base.RatingPercent),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
-MARK_TAG = ExifTags.Base.ProcessingSoftware
+MARK_TAG, PROGRAM = ExifTags.Base.ProcessingSoftware, "PCSR "  # the mark of this program, and how it begins
 GRAY, RGB, INKS = b"GRAY", b"RGB ", b"CMYK"  # colour spaces as the header of a profile names them
 X_RESOLUTION = 282  # a tag of EXIF
 IPTC = 0x0404  # its number among the resources of Photoshop, in which a JPEG stores it
-# keywords of text chunks in which older programs store EXIF, XMP and ICC; today these have chunks of their own
-RAW_ICC = b"Raw profile type icc"
-RAW = b"Raw profile type exif", b"Raw profile type APP1", b"Raw profile type xmp", RAW_ICC
-RAW_IPTC = b"Raw profile type iptc"
+# keywords of texts in which older programs store a colour profile, and nearly all programs IPTC
+RAW_ICC, RAW_IPTC = b"Raw profile type icc", b"Raw profile type iptc"
 # segments of a JPEG that are read, or that say how its pixels are stored
 SEGMENTS = (
     *(b"JFIF", b"JFXX", b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0"),
@@ -50,40 +49,27 @@ KNOWN = {*COLOUR_CHUNKS, *TEXT_CHUNKS, *b"iCCP eXIf pHYs tRNS tIME sBIT bKGD hIS
 # the same for tags of a TIFF: the first ones; tables of JPEG; XMP, IPTC, Photoshop, ICC; one that Windows adds; the
 # mark of this program
 TAGS = {*range(254, 379), *range(512, 533), 559, 700, 32781, 33723, 34377, 34675, 37724, 59932, *DESCRIPTIVE, MARK_TAG}
-TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)\d")
+TURN = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)(\d)")
 STALE = rb"(?:tiff:Image(?:Width|Length)|exif:Pixel[XY]Dimension)"
 STALE_SIZES = re.compile(rb"\s" + STALE + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + STALE + rb")>[^<]*</\1>")
-# the quantisation table of luma in Annex K of the JPEG standard, and how libjpeg scales it for each quality, 1 .. 100
-LUMA = np.array(
-    [
-        *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55),
-        *(14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62),
-        *(18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
-        *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
-    ]
-)
-PERCENT = [5000 // quality if quality < 50 else 200 - 2 * quality for quality in range(1, 101)]
-LUMA_OF_QUALITY = np.stack([((LUMA * percent + 50) // 100).clip(1, 255) for percent in PERCENT])  # (100,64)
 SMALLER = "Large Thumbnail"  # in a JPEG of several pictures, the name of small copies of the first
 
 
-def read_metadata(file: Pillow.Image, content: bytes, gray: bool) -> dict[str, Any]:
-    """The metadata of utils.image.Image, except exif, by their names; `gray` is the same as there."""
+def read_metadata(file: Pillow.Image, own: Sequence[Chunk], gray: bool) -> dict[str, Any]:
+    """The metadata of utils.image.Image, except exif, by their names; `gray` is the same as there.
+
+    `own` are the chunks of a PNG; none for other files.
+    """
     found: dict[str, Any] = {}
-    xmp = file.info.get("xmp")
-    own = list(chunks(content)) if file.format == "PNG" else []
-    texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and key(chunk) not in (XMP, *RAW)]
+    texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and key(chunk) not in (XMP, RAW_ICC)]
+    texts = [chunk for chunk in texts if raw_block(chunk) is None]
     if said := file.info.get("comment"):
         texts.append(comment(said))
     for chunk in own:
-        try:
-            if chunk[0] == b"pHYs":
+        if chunk[0] == b"pHYs":
+            with suppress(struct.error):  # a damaged chunk
                 found["dpi"] = plausible(resolution(chunk))
-            elif chunk[0] == b"iTXt" and key(chunk) == XMP:
-                xmp = value(chunk)
-        except Exception:  # a damaged chunk
-            continue
-    if isinstance(xmp, bytes):
+    if (xmp := read_xmp(file, own)) is not None:
         found["xmp"] = STALE_SIZES.sub(b"", TURN.sub(rb"\g<1>1", xmp))
     found["chunks"] = tuple([chunk for chunk in own if chunk[0] in COLOUR_CHUNKS] + texts)
     found["iptc"] = iptc(file)
@@ -92,17 +78,6 @@ def read_metadata(file: Pillow.Image, content: bytes, gray: bool) -> dict[str, A
     found["icc"] = read_profile(file, gray)
     found["notes"] = tuple(notes(file, own, gray))
     return found
-
-
-def jpeg_quality(file: JpegImageFile) -> int | None:
-    """The quality, 1 .. 100, at which libjpeg would have the most similar quantisation table of luma.
-
-    It is exact for files of libjpeg; cameras and other programs have tables of their own. None without any table.
-    """
-    if not file.quantization:
-        return None
-    table = np.array(file.quantization[min(file.quantization)])  # the first is that of luma
-    return 1 + int(np.abs(LUMA_OF_QUALITY - table).sum(axis=1).argmin())
 
 
 def says_resolution(file: Pillow.Image) -> bool:
@@ -129,7 +104,7 @@ def iptc(file: Pillow.Image) -> bytes | None:
     return block if isinstance(block, bytes) and block else None
 
 
-def notes(file: Pillow.Image, own: list[Chunk], gray: bool) -> Iterator[str]:
+def notes(file: Pillow.Image, own: Sequence[Chunk], gray: bool) -> Iterator[str]:
     """A line for each thing that is left out."""
     if has_profile(file, own) and space(profile_in(file)) != colour_space(file, gray):
         yield "its colour profile is damaged, or one for other pixels: left out"
@@ -168,7 +143,7 @@ def pictures(file: Pillow.Image) -> int:
     return count
 
 
-def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
+def unread(file: Pillow.Image, own: Sequence[Chunk]) -> Iterator[str]:
     """The names of metadata that are not read."""
     for name, _ in own:
         if name[:1].islower() and name not in KNOWN:
@@ -186,12 +161,19 @@ def unread(file: Pillow.Image, own: list[Chunk]) -> Iterator[str]:
                 )
 
 
-def read_orientation(file: Pillow.Image) -> int:
+def read_xmp(file: Pillow.Image, own: Sequence[Chunk]) -> bytes | None:
+    """The block of XMP as it stands in the file; `own` are the chunks of a PNG."""
+    _, found = exif_and_xmp(own) if own else (None, file.info.get("xmp"))
+    return found if isinstance(found, bytes) else None
+
+
+def read_orientation(file: Pillow.Image, xmp: bytes | None) -> int:
     """How the image must be turned, by EXIF or else by XMP: 1 .. 8, where 1 is upright."""
-    try:
-        return int(file.getexif().get(ORIENTATION, 1))
-    except Exception:  # Pillow trips over damaged blocks anywhere
-        return 1
+    with suppress(Exception):  # Pillow trips over damaged blocks anywhere
+        if (turn := file.getexif().get(ORIENTATION)) is not None:
+            return int(turn)
+    said = TURN.search(xmp or b"")
+    return int(said[2]) if said else 1
 
 
 def damaged_exif(file: Pillow.Image) -> bool:
@@ -204,7 +186,10 @@ def damaged_exif(file: Pillow.Image) -> bool:
 
 
 def read_exif(file: Pillow.Image) -> bytes | None:
-    """The EXIF block of a decoded file, without orientation, thumbnail and size; None if nothing else is in it."""
+    """The EXIF block of a decoded file, without orientation, thumbnail, size and this program's mark of another result.
+
+    None if nothing else is in it.
+    """
     try:
         exif = file.getexif()
         details = exif.get_ifd(ExifTags.IFD.Exif)
@@ -212,7 +197,8 @@ def read_exif(file: Pillow.Image) -> bytes | None:
             details.pop(size, None)
         for tag in [*exif]:
             unwanted = isinstance(file, TiffImageFile) and tag not in DESCRIPTIVE
-            if unwanted or tag in (ORIENTATION, *OUTER_SIZE_TAGS):
+            marked = tag == MARK_TAG and str(exif[tag]).startswith(PROGRAM)
+            if unwanted or marked or tag in (ORIENTATION, *OUTER_SIZE_TAGS):
                 del exif[tag]
         exif.bigtiff = False  # as a block of EXIF always is
         return exif.tobytes() if len(exif) else None
@@ -235,7 +221,7 @@ def profile_in(file: Pillow.Image) -> bytes:
     return icc[: int.from_bytes(icc[:4])] if isinstance(icc, bytes) else b""
 
 
-def has_profile(file: Pillow.Image, own: list[Chunk]) -> bool:
+def has_profile(file: Pillow.Image, own: Sequence[Chunk]) -> bool:
     """Whether a file has a colour profile, which may be damaged; `own` are the chunks of a PNG."""
     blocks = [block for _, block in file.applist] if isinstance(file, JpegImageFile) else []
     stored = any(block.startswith(b"ICC_PROFILE\0") for block in blocks)
@@ -283,18 +269,17 @@ def read_mark(path: Path) -> str | None:
 
 def with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
     """An EXIF block with the resolution in pixels per inch; a new one if there is none."""
-    block = Pillow.Exif()
-    if exif is not None:
-        block.load(exif)
-    block[ExifTags.Base.XResolution], block[ExifTags.Base.YResolution] = dpi
-    block[ExifTags.Base.ResolutionUnit] = 2
-    return block.tobytes()
+    names = ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit
+    return with_tags(exif, dict(zip(names, (*dpi, 2), strict=True)))
 
 
 def mark_exif(exif: bytes | None, text: str) -> bytes:
     """An EXIF block with a line of ASCII that names the program and settings; a new one if there is none."""
+    return with_tags(exif, {MARK_TAG: text})
+
+
+def with_tags(exif: bytes | None, tags: Mapping[int, Any]) -> bytes:
     block = Pillow.Exif()
-    if exif is not None:
-        block.load(exif)
-    block[MARK_TAG] = text
+    block.load(exif or b"")
+    block.update(tags)
     return block.tobytes()

@@ -84,8 +84,11 @@ def imresize(
 def imresize_window(image: Tensor, size: tuple[int, int], rows: slice, cols: slice) -> Tensor:
     """imresize(image, size)[..., rows, cols] for image (c,h,w); nothing else of it is computed."""
     down, across = (bicubic_taps(n, m, "symmetric") for n, m in zip(image.shape[-2:], size, strict=True))
-    tall = image[:, down.index[rows]] * down.weight[rows, :, None].to(image.dtype)  # (c,R,taps,w)
-    wide = tall.sum(2)[..., across.index[cols]] * across.weight[cols].to(image.dtype)  # (c,R,C,taps)
+    read = across.index[cols]
+    first = int(read.min())
+    near = image[..., first : int(read.max()) + 1]  # (c,h,n)
+    tall = near[:, down.index[rows]] * down.weight[rows, :, None].to(image.dtype)  # (c,R,taps,n)
+    wide = tall.sum(2)[..., read - first] * across.weight[cols].to(image.dtype)  # (c,R,C,taps)
     return wide.sum(-1)
 
 

@@ -138,7 +138,8 @@ class Page:
             setting = choose(k, scale=scale)
             session = Session(Ask(Path(picture), None, False, model, setting.scale), self.service)
             try:
-                path, notes = session.only_file(self.folder_of_call(), setting, f".{kind}")
+                with memory_named():
+                    path, notes = session.only_file(self.folder_of_call(), setting, f".{kind}")
                 return str(path), "; ".join(notes)
             finally:
                 session.close()

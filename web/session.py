@@ -123,11 +123,11 @@ class Picture:
         Raises InputError for files that cannot be used, and for more pixels than are allowed.
         """
         most, name, model = service.pixels, Path(ask.picture.name), ask.model
-        self.scale, self.chosen = ask.scale, list[str]()  # a note if the model is the choice of this program
+        self.scale, self.notes = ask.scale, list[str]()  # on the choice of the model, and on the reference
         self.image = read_upload(ask.picture, most // COMPARED if ask.shrink else most)
         if model == AUTOMATIC:
             model, why = weights_for(None, "shrunk first") if ask.shrink else weights_for(self.image.lossy)
-            self.chosen.append(f"{why}, {model}")
+            self.notes.append(f"{why}, {model}")
         self.engine = service.engines[model]
         self.hr = mod_crop(to_tensor(self.image.pixels), ask.scale, name) if ask.shrink else None  # (1,3,H,W)
         if self.hr is None:
@@ -138,8 +138,9 @@ class Picture:
         height, width = scaled_size(self.lr, ask.scale)
         refuse(name, f"x{ask.scale:g} makes {width}x{height}, ", height * width, most)
         if ask.reference is not None and not ask.shrink:
-            reference = to_tensor(read_upload(ask.reference, most // COMPARED).pixels)
-            self.hr = fit(reference, self.lr, ask.scale, Path(ask.reference.name), name)
+            reference = read_upload(ask.reference, most // COMPARED)
+            self.hr = fit(to_tensor(reference.pixels), self.lr, ask.scale, Path(ask.reference.name), name)
+            self.notes += [f"{ask.reference.name}: {note}" for note in notes_on_colours(reference)]
         self.bicubic = math.nan
         if self.hr is not None:
             self.bicubic = psnr(imresize(self.lr, (height, width)), self.hr, round(ask.scale))
@@ -150,7 +151,7 @@ class Picture:
     @property
     def nbytes(self) -> int:
         """What it holds, in bytes."""
-        held = [self.image.pixels, self.lr, *(() if self.hr is None else (self.hr,))]
+        held = [each for each in (self.image.pixels, self.image.alpha, self.lr, self.hr) if each is not None]
         if self.last is not None:
             held += [array for array in (self.last[1].pixels, self.last[1].assignment) if array is not None]
         return self.encoding.nbytes + sum(each.nbytes for each in held)
@@ -194,6 +195,7 @@ class Session:
         self.folder = Path(tempfile.mkdtemp(dir=service.root))  # nobody can guess its name
         self.setting, self.place = Setting(), Place(0.5, 0.5)
         self.shown: tuple[int, int] | None = None  # (H,W) of the views of the whole
+        self.current: Path | None = None  # the folder of the answer that is shown
         self.closed = False
 
     @memory_named()
@@ -216,7 +218,7 @@ class Session:
     def encoded_for(self, kind: str) -> Picture:
         """The picture, encoded. Raises InputError also if a file of this kind cannot hold its result."""
         picture = self.encoded()
-        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale))
+        check_limits(Path(f"result{kind}"), scaled_size(picture.lr, picture.scale), picture.image.bits)
         return picture
 
     def answer(self, setting: Setting, kind: str = ".png") -> Iterator[Answer]:
@@ -231,7 +233,7 @@ class Session:
         if first:
             self.place = most_difficult(restored.assignment)
         self.setting = setting
-        folder = self.new_folder()
+        self.current = folder = self.new_folder()
         result = as_kind_of(picture.image, restored.pixels)
         before, after = (folder / f"{name}{VIEW}" for name in ("bicubic", restored.setting))
         for path, each in zip((before, after), whole_views(picture.image, picture.lr, result), strict=True):
@@ -242,7 +244,7 @@ class Session:
         self.shown = screen_size((restored.pixels.shape[0], restored.pixels.shape[1]))
         download, told = self.save(folder, result, restored.setting, kind)
         numbers = picture.numbers(restored)
-        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, [*picture.chosen, *told])
+        answer = Answer(before, after, overlay, download, self.loupe(folder), numbers, [*picture.notes, *told])
         if picture.hr is None:
             yield answer
             return
@@ -255,7 +257,7 @@ class Session:
         picture = self.encoded_for(kind)
         restored = picture.restore(setting)
         path, told = self.save(folder, as_kind_of(picture.image, restored.pixels), restored.setting, kind)
-        return path, [*picture.chosen, *told]
+        return path, [*picture.notes, *told]
 
     def save(self, folder: Path, result: Image, setting: str, kind: str) -> tuple[Path, list[str]]:
         """Write the file to download; returns it, and notes on what is left out."""
@@ -278,10 +280,10 @@ class Session:
         return before, after
 
     def new_folder(self) -> Path:
-        """For files of one answer, as browsers cache by address; old ones go."""
+        """For files of one answer, as browsers cache by address; old ones go, but for the answer that is shown."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         for old in self.folder.glob("*/"):
-            if old != folder and time.time() - old.stat().st_mtime > LOADING:
+            if old not in (folder, self.current) and time.time() - old.stat().st_mtime > LOADING:
                 shutil.rmtree(old, ignore_errors=True)
         return folder
 

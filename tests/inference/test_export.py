@@ -225,17 +225,17 @@ def test_a_size_at_which_the_graph_is_another_is_named() -> None:
 @pytest.mark.usefixtures("runtime")
 def test_command(cli: Cli, tmp_path: Path) -> None:
     save_tiny(tmp_path / "tiny", TINY_PCSR)
-    outcome = cli("export.py", "--model", "tiny", "--onnx", "out/a.onnx", "--scale", "2.5", "--no_refinement")
+    outcome = cli("export.py", "--model", "tiny", "--onnx", "out/a.onnx", "--scale", "2.5000001", "--no_refinement")
     assert outcome.code == 0 and "differs from torch by" in outcome.out and not outcome.err
     session = start((tmp_path / "out/a.onnx").read_bytes())
     facts = session.get_modelmeta().custom_metadata_map
     assert PCSRSpec.model_validate(json.loads(facts["model"])) == TINY_PCSR
-    assert (facts["scale"], facts["licence"], facts["refinement"]) == ("2.5", "MIT", "false")
+    assert (facts["scale"], facts["licence"], facts["refinement"]) == ("2.5000001", "MIT", "false")
     lr = torch.rand(1, 3, 11, 6)
     sr, assignment = session.run(None, {"lr": lr.numpy(), "k": np.array(0, np.float32)})
     model, _ = load_model(tmp_path / "tiny")
     assert isinstance(model, PCSR)
-    expected = PCSRGraph(model, Setting(refinement=False, scale=2.5))(lr, torch.tensor(0.0))
+    expected = PCSRGraph(model, Setting(refinement=False, scale=2.5000001))(lr, torch.tensor(0.0))
     assert sr.shape == (1, 3, 28, 15) and assignment.shape == (1, 28, 15) and assignment.dtype == np.uint8
     np.testing.assert_allclose(sr, expected[0].detach(), rtol=0, atol=1e-5)
     assert "LR of 128x128, 85x61, 1x1" in outcome.out

@@ -1,6 +1,8 @@
-"""Images of Pillow that cannot be read."""
+"""Images of Pillow: what they cannot hold, and those that cannot be read."""
 
 import io
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image as Pillow
 
 from inference.kinds import picture_of
 from tests.conftest import photo
+from tests.utils.test_decode import png, samples
 from utils.errors import InputError
 
 
@@ -15,6 +18,14 @@ def test_damaged_exif_is_left_out() -> None:
     image = Pillow.fromarray(photo(5, 6))
     image.info["exif"] = b"Exif\0\0garbage"
     np.testing.assert_array_equal(picture_of(image).pixels, photo(5, 6))
+
+
+def test_colours_that_no_image_of_pillow_holds(tmp_path: Path) -> None:
+    for gamma, told in ((45455, ()), (100000, ("an image of Pillow does not hold what a PNG says of its colours",))):
+        content = png(samples(3, 8), 8, 2, [(b"gAMA", struct.pack(">I", gamma)), (b"tEXt", b"Author\0me")])
+        (tmp_path / "a.png").write_bytes(content)
+        notes = picture_of(tmp_path / "a.png").notes
+        assert len(notes) == len(told) and all(note.startswith(told) for note in notes)
 
 
 def test_what_cannot_be_read_is_an_input_error() -> None:

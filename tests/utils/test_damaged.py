@@ -16,6 +16,7 @@ from PIL import ImageFile, _webp
 
 from tests.conftest import ROOT, photo
 from tests.utils.test_decode import chunk, png, refused, samples, saved, silence, tiff
+from utils.chunks import MUCH, check_pixels
 from utils.decode import read_image, stored_size
 from utils.errors import InputError
 from utils.image import Array
@@ -62,6 +63,13 @@ def test_a_png_with_more_than_its_pixels(tmp_path: Path) -> None:
     for data in (zlib.compress(rows + bytes(200)), packed + b"more", packed[:-4]):
         (tmp_path / "a").write_bytes(whole[: place - 4] + chunk(b"IDAT", data) + whole[-12:])
         np.testing.assert_array_equal(read_image(tmp_path / "a").pixels, samples(3, 16))
+
+
+def test_what_follows_the_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[int] = []
+    monkeypatch.setattr("utils.chunks.unknown_filter", lambda part, place, passes: unpacked.append(len(part)))
+    assert not check_pixels(with_data(png(samples(3, 8), 8, 2), bytes(50 << 20)))
+    assert sum(unpacked) <= MUCH
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (4, 5), (5, 4), (8, 8), (9, 17)])

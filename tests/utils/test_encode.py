@@ -89,6 +89,8 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
             write_image(tmp_path / name, samples(3, 8))
     with pytest.raises(InputError, match="at most 16383"):
         write_image(tmp_path / "a.webp", np.zeros((1, 16384, 3), np.uint8))  # WebP ends at 16383
+    with pytest.raises(InputError, match=r"at most 1000000; use \.tif"):
+        write_image(tmp_path / "a.png", np.zeros((1, 10**6 + 1, 3), np.uint16))
     with pytest.raises(AssertionError):
         write_image(tmp_path / "a.png", samples(3, 8) / 255)
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from tests.conftest import photo
 from utils.decode import read_image, stored_lossy
 from utils.encode import write_image
 from utils.image import Lossy
-from utils.metadata import LUMA_OF_QUALITY
+from utils.jpeg import LUMA_OF_QUALITY
 
 PICTURE = Pillow.fromarray(photo(40, 48))
 

@@ -15,7 +15,7 @@ from tests.utils.test_decode import COLOUR_TYPE, png, samples
 from utils.decode import read_image
 from utils.encode import save_image
 from utils.image import Image
-from utils.metadata import RGB, mark_exif, read_exif, read_mark, space
+from utils.metadata import PROGRAM, RGB, mark_exif, read_exif, read_mark, space
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -178,3 +178,10 @@ def test_exif_of_a_big_tiff(tmp_path: Path) -> None:
     save_image(tmp_path / "b.png", replace(image, exif=mark_exif(image.exif, "made")))
     block = read_image(tmp_path / "b.png").exif
     assert read_mark(tmp_path / "b.png") == "made" and block is not None and b"Camera" in block
+
+
+def test_the_mark_of_a_result_is_not_that_of_what_is_made_from_it(tmp_path: Path) -> None:
+    for mark, kept in ((PROGRAM + "model k=0", False), ("of another program", True)):
+        save_image(tmp_path / "a.png", Image(photo(9, 9), None, gray=False, exif=mark_exif(exif(1), mark)))
+        block = read_image(tmp_path / "a.png").exif
+        assert block is not None and b"Camera" in block and (mark.encode() in block) == kept

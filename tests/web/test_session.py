@@ -22,7 +22,7 @@ from utils.image import to_pixels, to_tensor
 from utils.resize import imresize
 from web.engines import load_engines
 from web.session import AUTOMATIC, Answer, Ask, Service, Session
-from web.views import Place, most_difficult
+from web.views import Place
 
 CPU = torch.device("cpu")
 SETTING = Setting("k", 0.1)
@@ -151,6 +151,10 @@ def test_shrunk_first_or_against_a_reference(service: Service) -> None:
     write_image(reference, photo(82, 113))
     answer = last(visitor(service, reference=reference))
     assert float(values(answer)["PSNR, dB"]) > 15
+    whole = reference.read_bytes()
+    reference.write_bytes(whole[: len(whole) // 2])
+    assert any(note.startswith("reference.png: damaged") for note in last(visitor(service, reference=reference)).notes)
+    reference.write_bytes(whole)
     with pytest.raises(InputError, match=r"reference.png: HR is 113x82 .* 140x100; check .*scale"):
         last(visitor(service, reference=reference, scale=5.0))
 
@@ -209,14 +213,6 @@ def test_what_is_larger_than_a_screen_is_shown_smaller(service: Service) -> None
     assert read_image(answer.download).pixels.shape == (400, 2000, 3)
     for path in (answer.before, answer.after, answer.overlay):
         assert read_image(path).pixels.shape == (320, 1600, 3)
-
-
-def test_the_most_difficult_place() -> None:
-    assignment = np.zeros((1000, 2000), np.uint8)
-    assignment[700:900, 300:500] = 1
-    place = most_difficult(assignment)
-    rows, cols = place.window((1000, 2000))
-    assert rows.start < 900 and rows.stop > 700 and cols.start < 500 and cols.stop > 300
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "one pixel", "too many", "made too many"])
@@ -282,7 +278,8 @@ def test_old_results_go(service: Service, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(answer.after.exists() for answer in answers)
     monkeypatch.setattr("web.session.LOADING", -1)
     answers.append(last(session))
-    assert [answer.after.exists() for answer in answers] == [False, False, True]
+    session.look(Place(0.1, 0.1))
+    assert [answer.download.exists() for answer in answers] == [False, False, True]  # while it is on the page
 
 
 def test_memory_is_taken_from_those_who_came_first(service: Service) -> None:
