@@ -50,7 +50,7 @@ def lr_images(hr: Mapping[str, Path], folder: str | Path, paths: Sequence[Path])
     found = by_stem(paths, folder)
     if not hr.keys() <= found.keys():
         others = [path for name, path in found.items() if name not in hr]
-        found |= by_stem(others, folder, strip_marker=True)
+        found = by_stem(others, folder, strip_marker=True) | found
     if missing := [path.name for name, path in hr.items() if name not in found]:
         raise InputError(f"{folder}: no LR image for {missing[0]} ({len(missing)} missing); names must match")
     return [found[name] for name in hr]

@@ -16,7 +16,7 @@ from inference.reduce import other_colours
 from utils.decode import decode_8, read_image, upright
 from utils.errors import InputError
 from utils.image import Array, Image
-from utils.metadata import read_orientation, read_profile, read_xmp
+from utils.metadata import read_orientation, read_profile
 
 PEAKS = {1: 255, 2: 65535, 4: 1}  # bytes of a channel -> the value of white
 
@@ -83,7 +83,7 @@ def picture_of(image: str | PathLike[str] | Pillow.Image) -> Image:
     except Exception as error:  # of a damaged file that was opened but not yet read, Pillow may raise anything
         raise InputError(f"the image of Pillow cannot be read: {error}") from error
     colours = np.repeat(pixels[:, :, None], 3, axis=2) if pixels.ndim == 2 else pixels
-    turn = read_orientation(image, read_xmp(image, []))  # only now, as Pillow turns a TIFF while it reads it
+    turn = read_orientation(image, None)  # only now, as Pillow turns a TIFF while it reads it, and removes what it read
     return Image(upright(colours, turn), None if alpha is None else upright(alpha, turn), gray, profile)
 
 

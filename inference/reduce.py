@@ -55,7 +55,7 @@ def of_png(suffix: str, image: Image) -> Iterator[str]:
         if comment_of(image) is None:
             yield f"the comment is damaged or longer than {suffix} holds: left out"
         elif texts.count(COMMENT) > 1:
-            yield f"{suffix} holds one comment: the others are left out"
+            yield f"{suffix} holds one comment, here the first that fits: the others are left out"
         texts = [each for each in texts if each != COMMENT]
     if lost := [each.decode("latin-1") for each in dict.fromkeys(texts)]:
         yield f"{suffix} holds no such texts: {', '.join(lost)} left out"

@@ -82,18 +82,21 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     return PCSR(encoder, upsamplers, classifier, backbone.mean)
 
 
+@torch.no_grad()
 def check_shape(module: nn.Module, name: str, given: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Raises InputError unless a new module turns an input of shape `given` (c,h,w) into one of shape `expected`.
 
-    It must also be possible to copy it after a computation with gradients, as a training does to validate.
+    It must also be possible to copy it, as a validation and the preparation for inference do.
     """
     inputs, outputs = (f"(b,{','.join(map(str, sides))})" for sides in (given, expected))
     problem = f"model.backbone: the {name} must take any h and w, and make {outputs} of {inputs}"
-    try:
-        with torch.enable_grad():
-            made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
+    try:  # before it computes without gradients, after which more could be copied
         copy.deepcopy(module)
     except Exception as error:  # a network may raise anything
+        raise InputError(f"model.backbone: copy.deepcopy must be able to copy the {name}, but: {error}") from error
+    try:
+        made = tuple(module.eval()(torch.zeros(1, *given)).shape[1:])
+    except Exception as error:  # the same
         raise InputError(f"{problem}, but: {type(error).__name__}: {error}") from error
     module.train()
     if made != expected:

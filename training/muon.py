@@ -17,7 +17,7 @@ RMS = 0.2
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether a parameter holds weights between inputs and outputs; others hold one number for each channel."""
+    """Whether a parameter holds weights between several inputs and outputs; others have one number for each channel."""
     return sum(side > 1 for side in parameter.shape) > 1
 
 

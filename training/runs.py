@@ -120,12 +120,19 @@ class State:
         return {"seconds": seconds, "model": self.model.state_dict(), "average": average, "optimizers": optimizers}
 
     def load(self, begun: dict[str, Any]) -> tuple[int, float]:
-        """Take up what `read_state` returned; returns its iteration and the seconds of training until then."""
+        """Take up what `read_state` returned; returns its iteration and the seconds of training until then.
+
+        Raises InputError if it does not fit the optimizers.
+        """
         self.model.load_state_dict(begun["model"])
         if self.average:
             self.average.load_state_dict(begun["average"])
-        for optimizer, content in zip(self.optimizers, begun["optimizers"], strict=True):
-            optimizer.load_state_dict(content)
+        try:
+            for optimizer, content in zip(self.optimizers, begun["optimizers"], strict=True):
+                optimizer.load_state_dict(content)
+        except ValueError:
+            about = "the optimizers of the training state do not fit this network, or are those of an earlier version"
+            raise InputError(f"{about}; begin a new run from its weights by train.init") from None
         return int(begun["iteration"]), float(begun.get("seconds", 0.0))
 
 
@@ -145,7 +152,8 @@ def write_state(folder: Path, iteration: int, config: Config, content: dict[str,
 def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
     """The newest state and the config it was made with. Raises InputError if it is damaged or cannot be read.
 
-    A job that was started again goes on from the newest that is whole, as nobody may be there to read the error.
+    A job that was started again goes on from the newest that is whole, as nobody may be there to read the error; but it
+    does not pass over one that the disk does not give, as that may be whole.
     """
     *before, newest = states(folder)
     for path in (newest, *reversed(before)):

@@ -14,6 +14,7 @@ XMP = b"XML:com.adobe.xmp"
 # keywords of texts in which older programs store EXIF and XMP; today these have chunks of their own
 RAW_XMP, RAW_APP1 = b"Raw profile type xmp", b"Raw profile type APP1"
 RAW = b"Raw profile type exif", RAW_XMP, RAW_APP1
+TIFF_STARTS = b"II*\0", b"MM\0*"  # EXIF has the form of a TIFF
 EXIF_HEADER, XMP_HEADER = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"  # with which such a text of APP1 begins
 # gamma and primaries of sRGB as libpng writes them: a program that ignores them shows the same colours
 PRIMARIES = 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000  # x and y of sRGB's white, red, green and blue
@@ -89,7 +90,10 @@ def unpacked_text(packed_text: bytes) -> bytes:
 
 
 def raw_block(chunk: Chunk) -> Chunk | None:
-    """EXIF or XMP that is stored as a text, as the chunk that it would be today; None for other and damaged texts."""
+    """EXIF or XMP that is stored as a text, as the chunk that it would be today; None for other and damaged texts.
+
+    APP1 is the segment of a JPEG that holds EXIF or XMP; a few cameras store other things in it.
+    """
     if chunk[0] not in TEXT_CHUNKS or key(chunk) not in RAW:
         return None
     try:
@@ -99,7 +103,8 @@ def raw_block(chunk: Chunk) -> Chunk | None:
         return None
     if key(chunk) == RAW_XMP or block.startswith(XMP_HEADER):
         return b"iTXt", XMP + bytes(5) + block.removeprefix(XMP_HEADER)
-    return b"eXIf", block.removeprefix(EXIF_HEADER)
+    block = block.removeprefix(EXIF_HEADER)
+    return (b"eXIf", block) if block.startswith(TIFF_STARTS) else None
 
 
 def exif_and_xmp(own: Sequence[Chunk]) -> tuple[bytes, bytes | None]:
@@ -108,7 +113,7 @@ def exif_and_xmp(own: Sequence[Chunk]) -> tuple[bytes, bytes | None]:
     for chunk in [*filter(None, map(raw_block, own)), *own]:
         if chunk[0] == b"eXIf":
             exif = chunk[1]
-        elif chunk[0] == b"iTXt" and key(chunk) == XMP:
+        elif chunk[0] in TEXT_CHUNKS and key(chunk) == XMP:
             with suppress(ValueError, IndexError, zlib.error):  # a damaged chunk
                 xmp = value(chunk)
     return exif, xmp

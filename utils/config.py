@@ -115,11 +115,9 @@ class DegradeSpec(Spec):
         return self
 
     def __str__(self) -> str:
-        """All values that are not the defaults, such as `noise=8 jpeg=40-100 subsampling=420,444`."""
+        """All values that are not the defaults, such as `noise=8 jpeg=40-100`."""
         values = {name: as_tuple(value) for name, value in self.model_dump(exclude_defaults=True).items()}
-        signs = {name: "," if name == "subsampling" else "-" for name in values}
-        texts = {name: signs[name].join(dict.fromkeys(f"{n:g}" for n in each)) for name, each in values.items()}
-        return " ".join(f"{name}={text}" for name, text in texts.items())
+        return " ".join(f"{name}={'-'.join(dict.fromkeys(f'{n:g}' for n in each))}" for name, each in values.items())
 
 
 def listed(folders: str | Sequence[str] | None) -> list[str]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed
 
 from utils.cli import Parser, call, print_error, run
-from utils.device import pick_device, usable_cores
+from utils.device import pick_device, usable_cores, use_all_cores
 from utils.errors import InputError, StoppedError
 
 T = TypeVar("T")
@@ -186,6 +186,7 @@ def main() -> None:
             raise InputError(f"--gpu {args.gpu}: {found} of {processes} can be used here; nvidia-smi lists the GPUs")
     elif processes < 1:
         raise InputError(f"--cpu {processes}: must be 1 or more")
+    use_all_cores()  # else the processes would inherit a single one
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     if "LOGLEVEL" not in os.environ:  # torchrun and NCCL say so much about a failure that the error itself is lost
         logging.disable()

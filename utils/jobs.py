@@ -79,6 +79,7 @@ def attempts(jobs: Sequence[Job], workers: int) -> Iterator[bool | str]:
     if workers == 1 or len(jobs) < 2:
         yield from map(attempt, jobs)
     else:
+        use_all_cores()  # else the workers would inherit a single one
         try:  # spawn: a fork would inherit torch's threads in an unknown state
             with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), start_worker) as pool:
                 yield from pool.map(attempt, jobs)

@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     download: Path  # the result
     loupe: tuple[Path, Path]  # before and after as they are, around a place
     numbers: list[tuple[str, str, str]]  # label, value, remark
-    notes: list[str]  # about the model if it was AUTOMATIC, and about contents of the file that are left out
+    notes: list[str]  # about the model if it was AUTOMATIC, the reference, and contents of the file that are left out
 
 
 @dataclass

@@ -188,6 +188,8 @@ def test_only_names_without_a_partner_lose_their_ending(tmp_path: Path) -> None:
 
     assert found("street_x1.png", "street_x2.png", "treex4.png") == ["street_x1.png", "street_x2.png", "treex4.png"]
     assert found("street_x1x4.png", "street_x2x4.png", "tree.png") == ["street_x1x4.png", "street_x2x4.png", "tree.png"]
+    others = found("street_x1.png", "street_x2.png", "street_x1x4.png", "treex2.png")  # the same name goes first
+    assert others == ["street_x1.png", "street_x2.png", "treex2.png"]
     with pytest.raises(InputError, match=r"lr: no LR image for tree\.png \(1 missing\)"):
         found("street_x1.png", "street_x2.png")
     with pytest.raises(InputError, match=r"lr: no LR image for street_x2\.png \(2 missing\)"):

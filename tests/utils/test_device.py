@@ -44,13 +44,45 @@ def test_only_the_cores_that_this_process_may_use() -> None:
     assert usable_cores() == len(allowed)
 
 
+BOUND = """
+import os
+import sys
+
+from torch.distributed import run
+
+from utils import dist, jobs
+from utils.device import pick_device, usable_cores
+
+
+def told(*args):
+    print(len(os.sched_getaffinity(0)))
+    raise SystemExit
+
+
+run.main = jobs.ProcessPoolExecutor = told
+sys.argv[1:] = ["demo.py", "--cpu", "2"]
+bound = os.sched_getaffinity(0)
+print(usable_cores(), len(bound))
+for begin in (
+    lambda: told(pick_device("cpu")),
+    lambda: told(jobs.start_worker()),
+    lambda: next(jobs.attempts([None, None], 2)),
+    lambda: dist.main(),
+):
+    os.sched_setaffinity(0, bound)
+    try:
+        begin()
+    except SystemExit:
+        pass
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not limit cores in this way")
 def test_all_cores_although_openmp_binds_the_main_thread_to_one() -> None:
-    code = "import os; from utils.device import pick_device, usable_cores; before = usable_cores(); "
-    code += "pick_device('cpu'); print(before, len(os.sched_getaffinity(0)))"
-    command, environment = [sys.executable, "-c", code], {**os.environ, "OMP_PROC_BIND": "true"}
+    """And what starts processes lets them have all."""
+    command, environment = [sys.executable, "-c", BOUND], {**os.environ, "OMP_PROC_BIND": "true"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(usable_cores())] * 2
+    assert done.stdout.split() == [str(usable_cores()), "1", *4 * [str(usable_cores())]]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -122,7 +122,7 @@ def test_comments(tmp_path: Path) -> None:
 
 def test_several_comments(tmp_path: Path) -> None:
     told = jpeg_of([(b"tEXt", b"Comment\0one"), (b"iTXt", b"Comment" + bytes(5) + b"two")], tmp_path)
-    assert told == [".jpg holds one comment: the others are left out"]
+    assert told == [".jpg holds one comment, here the first that fits: the others are left out"]
 
 
 def test_a_comment_that_no_jpeg_holds(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_comment_that_no_jpeg_holds(tmp_path: Path) -> None:
     for chunk in (*damaged, (b"tEXt", b"Comment\0" + b"a" * 70_000)):
         assert any("the comment is damaged or longer" in note for note in jpeg_of([chunk], tmp_path))
         told = jpeg_of([chunk, (b"tEXt", b"Comment\0hello")], tmp_path)
-        assert told == [".jpg holds one comment: the others are left out"]
+        assert told == [".jpg holds one comment, here the first that fits: the others are left out"]
         with opened(tmp_path, ".jpg") as file:
             assert file.info["comment"] == b"hello"
 

@@ -1,6 +1,7 @@
 """An orientation that only XMP states; and the texts of a PNG in which older programs store EXIF and XMP."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,19 @@ def test_texts_that_hold_exif_and_xmp(bits: int, late: bool, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_text_that_holds_neither_stays_a_text(bits: int, tmp_path: Path) -> None:
-    for said in (b"", b"\nexif\n", b"\nexif\n 4\nno digits"):
-        text = (b"tEXt", b"Raw profile type exif\0" + said)
-        (tmp_path / "a.png").write_bytes(png(samples(3, bits), bits, 2, [text]))
-        image = read_image(tmp_path / "a.png")
-        assert image.chunks == (text,) and image.exif is None and not image.notes
+    damaged = [(b"tEXt", b"Raw profile type exif\0" + said) for said in (b"", b"\nexif\n", b"\nexif\n 4\nno digits")]
+    for text in (*damaged, raw(b"APP1", b"http://ns.adobe.com/xmp/extension/\0more"), raw(b"APP1", b"FLIR\0")):
+        for before in ([], [raw(b"exif", exif(6))]):
+            (tmp_path / "a.png").write_bytes(png(samples(3, bits), bits, 2, [*before, text]))
+            image = read_image(tmp_path / "a.png")
+            assert image.chunks == (text,) and bool(image.exif) == bool(before) and not image.notes
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("text", [(b"tEXt", b"\0" + TURNED), (b"zTXt", b"\0\0" + zlib.compress(TURNED))])
+def test_xmp_in_any_kind_of_text(text: tuple[bytes, bytes], bits: int, tmp_path: Path) -> None:
+    name, said = text
+    (tmp_path / "a.png").write_bytes(png(samples(3, bits), bits, 2, [(name, b"XML:com.adobe.xmp" + said)]))
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image.pixels, turned(samples(3, bits)))
+    assert image.xmp == UPRIGHT
