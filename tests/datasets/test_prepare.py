@@ -10,7 +10,7 @@ import torch
 
 from datasets.folder import PairedFolder
 from datasets.prepare import data_augmentation, extract_subimages, generate_mod_lr_bic, make_pair
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.errors import InputError
@@ -39,11 +39,10 @@ def resized(image: Array, height: int, width: int) -> Array:
     return np.floor(levels + 0.5).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
 
 
-def command(name: str, *options: str | Path, module: bool = False) -> subprocess.CompletedProcess[str]:
-    script = ["-m", f"datasets.scripts.{name}"] if module else [f"datasets/scripts/{name}.py"]
-    return subprocess.run(
-        [sys.executable, *script, *map(str, options)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def started(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own."""
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
@@ -266,8 +265,8 @@ def test_two_images_of_one_name_are_refused(source: Path, tmp_path: Path) -> Non
 def test_command_goes_on_after_a_corrupt_file(source: Path, tmp_path: Path) -> None:
     content = (source / "b.png").read_bytes()
     (source / "aa.png").write_bytes(content[: len(content) // 2])
-    options = ("--input", source, "--output", tmp_path / "out", "--scales", "1", "0.5", "--workers", "2")
-    result = command("data_augmentation", *options)
+    options = ("--input", source, "--output", tmp_path / "out", "--scales", "1", "0.5", "--workers", "1")
+    result = started("datasets/scripts/data_augmentation.py", *options)
     assert result.returncode == 2
     bad, end = errors(result)
     assert str(source / "aa.png") in bad
@@ -276,25 +275,23 @@ def test_command_goes_on_after_a_corrupt_file(source: Path, tmp_path: Path) -> N
     assert names(tmp_path / "out") == ["a_s0.5.png", "a_s1.png", "b_s0.5.png", "b_s1.png"]
 
 
-def test_command_extract_subimages(source: Path, tmp_path: Path) -> None:
+def test_command_extract_subimages(source: Path, tmp_path: Path, cli: Cli) -> None:
     options = ("--input", source, "--output", tmp_path / "out", "--size", "16", "--step", "16", "--remainder", "9")
-    result = command("extract_subimages", *options, "--workers", "1", module=True)
-    assert result.returncode == 0, result.stderr
-    assert "2 images done, 0 were done already" in result.stdout
+    result = cli("datasets/scripts/extract_subimages.py", *options, "--workers", "1")
+    assert result.code == 0, result.err
+    assert "2 images done, 0 were done already" in result.out
     assert names(tmp_path / "out") == ["a_s001.png", "a_s002.png", "b_s001.png"]
 
 
-def test_command_generate_mod_lr_bic(source: Path, tmp_path: Path) -> None:
+def test_command_generate_mod_lr_bic(source: Path, tmp_path: Path, cli: Cli) -> None:
     out = ("--output", tmp_path / "lr", "--mod_output", tmp_path / "hr")
-    result = command(
-        "generate_mod_LR_bic", "--input", source, *out, "--scale", "2.5", "--matlab_uint8", "--workers", "1"
-    )
-    assert result.returncode == 0, result.stderr
+    options = ("--input", source, *out, "--scale", "2.5", "--matlab_uint8", "--workers", "1")
+    result = cli("datasets/scripts/generate_mod_LR_bic.py", *options)
+    assert result.code == 0, result.err
     assert [pixels(tmp_path / kind / "a.png").shape for kind in ("hr", "lr")] == [(22, 30, 3), (9, 12, 3)]
 
 
-@pytest.mark.parametrize(("name", "module"), [("data_augmentation", True), ("make_test_sets", False)])
-def test_command_help(name: str, module: bool) -> None:
-    result = command(name, "--help", module=module)
+def test_command_as_a_module() -> None:
+    result = started("-m", "datasets.scripts.data_augmentation", "--help")
     assert result.returncode == 0, result.stderr
     assert "(default: " in result.stdout

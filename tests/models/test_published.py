@@ -1,8 +1,9 @@
 """Files of torch.save load, however the weights are wrapped, and compute the same; others are refused."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -96,15 +97,22 @@ WRAPPED: dict[str, Callable[[Weights], dict[str, Any]]] = {
 }
 
 
+@cache
+def saved_plainly(make: Callable[[str], dict[str, Any]], backbone: str) -> tuple[Weights, Weights]:
+    """Published weights, and those of the model that is read from them."""
+    published = make(backbone)
+    with TemporaryDirectory() as folder:
+        return published["sd"], load_saved(Path(folder) / "plain.pth", {"model": published}).state_dict()
+
+
 @pytest.mark.parametrize("how", WRAPPED)
 @pytest.mark.parametrize("make,backbone", [(original, "carn"), (original, "srresnet"), *((pcsr, b) for b in BACKBONES)])
 def test_wrapped(tmp_path: Path, how: str, make: Callable[[str], dict[str, Any]], backbone: str) -> None:
     """Whatever a training program wraps the weights in, the model is the same."""
-    published = make(backbone)
-    plain = load_saved(tmp_path / "plain.pth", {"model": published})
-    found = load_saved(tmp_path / "wrapped.pth", WRAPPED[how](published["sd"]))
-    for name, tensor in plain.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
+    weights, plain = saved_plainly(make, backbone)
+    found = load_saved(tmp_path / "wrapped.pth", WRAPPED[how](weights)).state_dict()
+    for name, tensor in plain.items():
+        assert torch.equal(found[name], tensor), name
 
 
 def test_names_of_this_project(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.quality.pin import SAVE, crops, levels
 from utils.resize import downscale, imresize, round_8bit
 
 DECIDING = [name for name in WEIGHT_NAMES if name.startswith("pcsr", name.index("-") + 1) and "phase0" not in name]
-COLOURS = ((0, 0, 0), (128, 128, 128), (255, 255, 255), (200, 30, 90), (20, 120, 240))
+COLOURS = ((0, 0, 0), (255, 255, 255), (200, 30, 90))
 RAMPS = ((20, 230), (100, 140), (60, 68))
 MARGIN = 10  # LR pixels: the zeros that the convolutions see around the image change the outermost ones
 
@@ -38,7 +38,7 @@ def test_a_decibel_better_than_bicubic(name: str, scale: float) -> None:
     assert sum(gains) / len(gains) > 1
 
 
-@pytest.mark.parametrize("scale", [1.25, 1.5, 2, 2.7, 3, 4, 6])
+@pytest.mark.parametrize("scale", [1.25, 2, 2.7, 4, 6])
 @pytest.mark.parametrize("name", DECIDING)
 def test_no_grid_on_flat_areas_and_ramps(name: str, scale: float) -> None:
     """A constant image stays constant and a linear one linear, best with weights trained at several scales."""

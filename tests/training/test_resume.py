@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from models.checkpoint import load_model
-from tests.conftest import ROOT, Cli
+from tests.conftest import ROOT, Cli, Outcome
 from training.log import Log
 from utils.errors import InputError
 from utils.parse import read_yaml
@@ -30,7 +30,7 @@ SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_ma
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
 SIGNALLED = """
 import importlib, os, runpy, signal, sys
-import training.command  # once for all, as it takes as long as such a training
+import torch._dynamo, training.command  # once for all, as they take as long as such a training
 
 def signal_in(module, name, call):
     *above, last = name.split(".")
@@ -216,25 +216,22 @@ class Encoder(nn.Sequential):
 """
 
 
-def test_a_default_of_the_network_has_changed_since(folders: Path) -> None:
+def test_a_default_of_the_network_has_changed_since(cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed run keeps the options with which it began; code that its weights do not fit is an error."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # compiled code of the same second would be taken
 
-    def train(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "train_pcsr.py"), "--name", "run", *more]
-        return subprocess.run(command, cwd=folders, check=False, capture_output=True, text=True)
+    def train(code: str, *more: str) -> Outcome:
+        (folders / "net.py").write_text(code)
+        sys.modules.pop("net", None)
+        return cli(*more)
 
-    code = folders / "net.py"
-    code.write_text(ENCODER)
-    script, _, *begin = arguments("phase 0")
-    assert script == "train_pcsr.py"
-    assert train("--config", str(ROOT / begin[0]), *begin[3:], "backbone=net:Encoder").returncode == 0
-    code.write_text(ENCODER.replace("dilation: int = 1", "dilation: int = 2"))
-    more = train("--resume", "--set", "iter_max=9")
-    assert more.returncode == 0, more.stderr
+    resume = ("train_pcsr.py", "--name", "run", "--resume", "--set")
+    assert train(ENCODER, *arguments("phase 0"), "backbone=net:Encoder").code == 0
+    more = train(ENCODER.replace("dilation: int = 1", "dilation: int = 2"), *resume, "iter_max=9")
+    assert more.code == 0, more.err
     assert read_yaml(folders / "save/run/config.yaml")["model"]["options"] == {"dilation": 1, "depth": 1}
-    code.write_text(ENCODER.replace("3, padding=1)", "5, padding=2)"))
-    more = train("--resume", "--set", "iter_max=10")
-    assert more.returncode == 2 and more.stderr.count("\n") == 1 and "do not fit this config's network" in more.stderr
+    more = train(ENCODER.replace("3, padding=1)", "5, padding=2)"), *resume, "iter_max=10")
+    assert more.code == 2 and more.err.count("\n") == 1 and "do not fit this config's network" in more.err
 
 
 def test_a_finished_run_and_phase1_without_phase0(cli: Cli, folders: Path) -> None:

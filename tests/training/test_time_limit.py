@@ -16,7 +16,7 @@ SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_eve
 
 
 def test_a_run_ends_with_its_time(cli: Cli, folders: Path) -> None:
-    limits = ["iter_max=100000", "time_limit=0.05", "schedule=stable", "val_every=100000"]
+    limits = ["iter_max=100000", "time_limit=0.02", "schedule=stable", "val_every=100000"]
     ran = cli(*BEGIN, "--set", *SMALL, *limits)
     assert ran.code == 0, ran.err
     done = int(max((folders / "save/run/state").glob("*.pth")).stem)

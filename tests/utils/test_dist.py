@@ -91,27 +91,23 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 
 def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> None:
-    phase0 = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--set", *SMALL, "iter_max=6", "data.scale=[2,4]"]
-    one = folders / "save/one"
-    assert cli("train_pcsr.py", *phase0, "--name", "one").code == 0
+    """One before there is a state, one with a state."""
+    zero = ["--config", "configs/fsrcnn-pcsr-phase0.yaml", "--name", "zero", "--set", *SMALL, "data.scale=[2,4]"]
+    assert cli("train_pcsr.py", *zero, "iter_max=2").code == 0
+    some = ["iter_max=6", f"init={folders / 'save/zero'}", "data.scale=[2,4]"]
+    train = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, *some, "--name"]
+    assert cli("train_pcsr.py", *train, "one").code == 0
     (folders / "save/two").mkdir()
     (folders / "save/two/notes.txt").write_text("taken")
-    job = two_processes(folders, "crashing.py", *phase0, "--name", "two", "--max_restarts", 1, CRASHES="SIGKILL:5")
-    assert job.code == 0, job.err
-    assert "save/two-2, iterations 1 to 6" in job.out and "save/two-2, iterations 5 to 6" in job.out
-    assert_same_run(one, folders / "save/two-2")
-
-    some = ["iter_max=3", f"init={one}", "data.scale=[2,4]"]
-    phase1 = ["--config", "configs/fsrcnn-pcsr-phase1.yaml", "--set", *SMALL, *some]
-    assert cli("train_pcsr.py", *phase1, "--name", "light-one").code == 0
-    crashes = "exception:2 SIGKILL:3"  # before there is a state, and with one
-    job = two_processes(folders, "crashing.py", *phase1, "--name", "light-two", "--max_restarts", 1, CRASHES=crashes)
+    crashes = "exception:2 SIGKILL:5"
+    job = two_processes(folders, "crashing.py", *train, "two", "--max_restarts", 1, CRASHES=crashes)
     assert job.code == 137
     assert job.err.count("Traceback") == 1 and "rank 1 failed:" in job.err and "RuntimeError: a bug" in job.err
-    assert job.out.count("save/light-two, iterations 1 to 3") == 2
+    assert job.out.count("save/two-2, iterations 1 to 6") == 2
     assert "error: rank 1 was ended by SIGKILL" in job.err
-    assert cli("train_pcsr.py", *phase1, "--name", "light-two", "--resume").code == 0
-    assert_same_run(folders / "save/light-one", folders / "save/light-two")
+    again = cli("train_pcsr.py", *train, "two-2", "--resume")
+    assert again.code == 0 and "save/two-2, iterations 5 to 6" in again.out
+    assert_same_run(folders / "save/one", folders / "save/two-2")
 
 
 def test_a_signal_saves_and_the_validation_is_made_up_for(folders: Path) -> None:
