@@ -227,7 +227,7 @@ def test_a_photograph_by_shipped_weights(browser: Any, tmp_path: Path) -> None:
         file = wait_for(lambda: next((tmp_path / "downloads").glob("*.png"), None))
     result = read_image(file).pixels
     assert file.name == "photo_x4_k=0.png" and result.shape == (4 * 338, 4 * 512, 3)
-    assert cv2.absdiff(cv2.resize(result, (512, 338), interpolation=cv2.INTER_AREA), picture).mean() < 2
+    assert cv2.absdiff(cv2.resize(result, (512, 338), interpolation=cv2.INTER_AREA), picture).mean() < 3
 
 
 @pytest.mark.skipif(MODULES["gradio"] is None, reason="not installed: gradio")
