@@ -63,7 +63,7 @@ def tiny(tmp_path: Path) -> list[str]:
     return ["--model", "pcsr", "--original", "original"]
 
 
-def test_stages(tmp_path: Path, tiny: list[str]) -> None:
+def test_stages(cli: Cli, tmp_path: Path, tiny: list[str]) -> None:
     (image,) = make_folder(tmp_path / "lr", [(12, 16)]).iterdir()
     command = [sys.executable, str(ROOT / "benchmarks/stages.py"), *tiny[:2], "--img_path", str(image), "--rounds", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -71,9 +71,8 @@ def test_stages(tmp_path: Path, tiny: list[str]) -> None:
     seconds = {line[:17].strip(): float(line[17:].split()[0]) for line in done.stdout.splitlines()}
     assert [*seconds][::6] == ["start and imports", "write"] and len(seconds) == 8
     assert sum(seconds.values()) - seconds["in all"] == pytest.approx(seconds["in all"], abs=0.04)  # rounded
-    command[command.index("--img_path") + 1] = "missing.png"
-    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert failed.returncode == 2 and failed.stderr.startswith("error: missing.png: ")
+    failed = cli("benchmarks/stages.py", *tiny[:2], "--img_path", "missing.png", "--rounds", "1")
+    assert failed.code == 2 and failed.err.startswith("error: missing.png: ")
 
 
 @pytest.mark.slow

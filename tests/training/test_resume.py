@@ -30,7 +30,7 @@ SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "iter_ma
 RARE = ["log_every=1", "val_every=4", "save_every=3"]
 SIGNALLED = """
 import importlib, os, runpy, signal, sys
-import torch._dynamo, training.command  # once for all, as they take as long as such a training
+import skimage.metrics, torch._dynamo, training.command  # once for all, as they take as long as such a training
 
 def signal_in(module, name, call):
     *above, last = name.split(".")
