@@ -107,16 +107,19 @@ def raw_block(chunk: Chunk) -> Chunk | None:
     return (b"eXIf", block) if block.startswith(TIFF_STARTS) else None
 
 
-def exif_and_xmp(own: Sequence[Chunk]) -> tuple[bytes, bytes | None]:
-    """EXIF (empty if there is none) and XMP of the chunks of a PNG; their own chunks go before texts that hold them."""
-    exif, xmp = b"", None
+def exif_and_xmp(own: Sequence[Chunk]) -> dict[str, bytes]:
+    """EXIF (empty if there is none) and XMP of the chunks of a PNG, by the names that Pillow has for them.
+
+    Their own chunks go before texts that hold them.
+    """
+    found = {"exif": b""}
     for chunk in [*filter(None, map(raw_block, own)), *own]:
         if chunk[0] == b"eXIf":
-            exif = chunk[1]
+            found["exif"] = chunk[1]
         elif chunk[0] in TEXT_CHUNKS and key(chunk) == XMP:
             with suppress(ValueError, IndexError, zlib.error):  # a damaged chunk
-                xmp = value(chunk)
-    return exif, xmp
+                found["xmp"] = value(chunk)
+    return found
 
 
 def resolution(chunk: Chunk) -> tuple[float, float] | None:

@@ -184,7 +184,7 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         file = opened(io.BytesIO(without_texts(content)))
         bits, gray = content[24], content[25] in (0, 4)  # IHDR: depth, colour type
         own = list(chunks(content))
-        file.info["exif"], _ = exif_and_xmp(own)
+        file.info.update(**exif_and_xmp(own))
     elif isinstance(file, TiffImageFile):
         if not damaged:
             check_tags(content)
@@ -198,7 +198,7 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         pixels, alpha = decode_parts(file, content, bits)
     else:
         pixels, alpha = decode_pixels(file, content, bits)
-    orientation = 1 if turned else read_orientation(file, read_xmp(file, own))
+    orientation = 1 if turned else read_orientation(file, read_xmp(file))
     exif = read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)

@@ -17,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import lookup
 
-from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, comment, exif_and_xmp, key, raw_block, resolution
+from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, comment, key, raw_block, resolution
 from utils.image import quiet
 
 ORIENTATION = ExifTags.Base.Orientation
@@ -69,7 +69,7 @@ def read_metadata(file: Pillow.Image, own: Sequence[Chunk], gray: bool) -> dict[
         if chunk[0] == b"pHYs":
             with suppress(struct.error):  # a damaged chunk
                 found["dpi"] = plausible(resolution(chunk))
-    if (xmp := read_xmp(file, own)) is not None:
+    if (xmp := read_xmp(file)) is not None:
         found["xmp"] = STALE_SIZES.sub(b"", TURN.sub(rb"\g<1>1", xmp))
     found["chunks"] = tuple([chunk for chunk in own if chunk[0] in COLOUR_CHUNKS] + texts)
     found["iptc"] = iptc(file)
@@ -161,9 +161,9 @@ def unread(file: Pillow.Image, own: Sequence[Chunk]) -> Iterator[str]:
                 )
 
 
-def read_xmp(file: Pillow.Image, own: Sequence[Chunk]) -> bytes | None:
-    """The block of XMP as it stands in the file; `own` are the chunks of a PNG."""
-    _, found = exif_and_xmp(own) if own else (None, file.info.get("xmp"))
+def read_xmp(file: Pillow.Image) -> bytes | None:
+    """The block of XMP as it stands in the file."""
+    found = file.info.get("xmp")
     return found if isinstance(found, bytes) else None
 
 
