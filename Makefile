@@ -3,6 +3,8 @@
 .PHONY: demo app test fuzz sanitize lint report gpu data-given clean
 
 BIN := .venv/bin
+# Python compiles a module when it is imported first: of the packages here most never are, and pip would take 40 s.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export IMG DATA # the shell reads them from its environment, so that quotes and spaces in them do no harm
 # the first Python on the PATH that is 3.11 to 3.14
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -56,11 +58,11 @@ lint: .venv/installed
 .venv/installed: requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: needs Python 3.11 to 3.14 on the PATH (or make PYTHON=...)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
 	@touch $@
 
 .venv/app .venv/bench: .venv/%: requirements-%.txt .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(INSTALL) -r $<
 	@touch $@
 
 clean:

@@ -98,7 +98,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations write an empty curve.png: to draw it takes longer than to evaluate a few small images."""
+    monkeypatch.setattr("evaluation.plot.plot_curve", lambda _: b"")
+
+
+@pytest.fixture
+def cli(undrawn: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
     """Runs a root script as `python SCRIPT ARGS` does, in a scratch folder: cli("demo.py", "--k", 0)."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)

@@ -129,8 +129,8 @@ def runnable(page: Path) -> list[str]:
     [page for page in PAGES if page != BACKBONE and runnable(page)],
     ids=lambda page: f"{page.parent.name}-{page.stem}",
 )
+@pytest.mark.usefixtures("undrawn")
 def test_commands_run(page: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.plot.plot_curve", lambda _: b"")  # takes longer than the evaluation
     monkeypatch.setattr("datasets.options.usable_cores", lambda: 1)  # a worker takes longer to start than to work
     for line in runnable(page):
         run_command(line, monkeypatch)

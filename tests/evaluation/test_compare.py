@@ -12,10 +12,8 @@ from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, Outcome, make_folder, 
 
 
 @pytest.fixture
-def evaluated(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def evaluated(cli: Cli, tmp_path: Path) -> Path:
     """Results of bicubic, an original model and a PCSR model, refined and not, on two data sets."""
-    for module in ("plot", "compare"):
-        monkeypatch.setattr(f"evaluation.{module}.plot_curve", lambda _: b"")  # slow to draw, tested elsewhere
     for name, count in (("A", 1), ("B", 2)):
         make_folder(tmp_path / "data" / name, [(48, 52)] * count)
     save_tiny(tmp_path / "save/pcsr", TINY_PCSR)

@@ -95,8 +95,7 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says(size: int) -> None
     assert width == pytest.approx(2 * quantile * 0.05 / math.sqrt(size), rel=0.2)
 
 
-def test_real_evaluations(cli: Cli, report: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.plot.plot_curve", lambda _: b"")  # slow to draw, and not looked at
+def test_real_evaluations(cli: Cli, report: Cli, tmp_path: Path) -> None:
     make_folder(tmp_path / "hr", [(48, 40), (40, 52), (44, 44)])
     save_tiny(tmp_path / "tiny", TINY_PCSR)
     args = ("test_pcsr.py", "--model", "tiny", "--hr_data", "hr", "--per_image", "--budget", 0.9, 1, "--out_dir")

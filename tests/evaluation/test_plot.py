@@ -3,12 +3,16 @@
 import math
 import warnings
 from itertools import combinations
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.text import Annotation, Text
 
+from evaluation.evaluate import Row
 from evaluation.plot import draw_curve
+from evaluation.report import write_report
+from utils.decode import read_image
 
 # GFLOPs and dB of crowded curves: many settings within a few hundredths of a decibel, some in one place
 CROWDED = {"k=-1": (8.18, 29.625), "k=-0.4": (8.1, 29.624), "k=0": (5.18, 29.597), "k=1": (4.59, 29.548)}
@@ -22,6 +26,11 @@ def rows(model: str, points: dict[str, tuple[float, float]], dataset: str = "Set
         columns=["setting", "flops_paper", "flops_executed", "psnr"],
     )
     return table.assign(model=model, dataset=dataset, scale=4.0, images=5)
+
+
+def test_a_report_has_the_curve(tmp_path: Path) -> None:
+    write_report([Row("a", f"k={k}", 30 - k, 0.9, 0.5, 2e9 - k, 1e9, 0.5, 0.1) for k in (0, 1)], "Set", 4, tmp_path)
+    assert read_image(tmp_path / "curve.png").pixels.std() > 0
 
 
 @pytest.mark.parametrize("several", [False, True])

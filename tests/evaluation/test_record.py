@@ -18,8 +18,7 @@ from utils.files import data_name
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("evaluation.plot.plot_curve", lambda _: b"")  # slow to draw, and not looked at
+def work(tmp_path: Path) -> Path:
     make_folder(tmp_path / "a/Set/HR", [(24, 28)])
     make_folder(tmp_path / "b/Set/HR", [(24, 28), (28, 24)])
     make_folder(tmp_path / "Other", [(32, 24)])
