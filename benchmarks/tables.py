@@ -125,7 +125,11 @@ def speed(kept: Path, file: str) -> str:
         "GFLOPs paper / executed": gflops.apply(lambda both: "{:.0f} / {:.0f}".format(*both), axis=1),
         "of the matrix product": (100 * ways["share_of_peak"]).map("{:.0f} %".format),
     }
-    known = {name: cells for name, cells in columns.items() if not any("nan" in cell for cell in cells)}
+    known = {
+        name: [cell.replace("nan", "") for cell in cells]
+        for name, cells in columns.items()
+        if not all("nan" in cell for cell in cells)
+    }
     return markdown([[*known], *zip(*known.values(), strict=True)])
 
 

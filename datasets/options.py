@@ -27,7 +27,8 @@ def folders_parser(description: str, source: str, output: str) -> Parser:
 
 def add_degrade_option(parser: argparse.ArgumentParser) -> None:
     about = "make LR from HR with blur (sigma in HR pixels), noise (sigma in levels), JPEG (quality), or several: "
-    parser.add_argument("--degrade", nargs="+", metavar="KEY=VALUE", help=about + "blur=0.8 noise=8 jpeg=75")
+    about += "blur=0.8 noise=8 jpeg=75 subsampling=444"
+    parser.add_argument("--degrade", nargs="+", metavar="KEY=VALUE", help=about)
 
 
 def asked_degradation(settings: Sequence[str] | None) -> DegradeSpec | None:
