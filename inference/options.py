@@ -66,10 +66,10 @@ def numeral(text: str) -> float:
 def add_decision_options(parser: Parser) -> None:
     about = "a larger k is cheaper (default: 0); useful from -1 to 2, -inf is all heavy, inf all light"
     parser.add_argument("--k", type=numeral, nargs="+", default=[], help=about)
-    about = "in place of a fixed k: the share of the all-heavy model's FLOPs that may be spent; at most 1, and at least that of "
-    about += "all pixels light, which is larger at smaller scales"
+    about = "a share of the all-heavy model's FLOPs in place of a fixed k; at most 1, and at least that of all pixels "
+    about += "light, which is larger at smaller scales"
     parser.add_argument("--budget", type=numeral, nargs="+", default=[], help=about)
-    about = "in place of a fixed k: k-means on the probabilities of each image finds its heavy pixels (ADM in the paper)"
+    about = "k-means on the probabilities of each image, in place of a fixed k, finds its heavy pixels (ADM in the paper)"
     parser.add_argument("--adaptive", action="store_true", help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
     about = (
