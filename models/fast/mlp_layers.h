@@ -79,7 +79,7 @@ template <int OUTPUTS, class N> void tile(const Layer<N>& l, const N* in, N* out
         EACH (int v = 0; v < VECTORS; v++) x[v] = load(in + v * L);
         EACH (int i = 0; i < OUTPUTS; i++) {
             const VecOf<N> w = spread(weight + i);
-            EACH (int v = 0; v < VECTORS; v++) sum[i][v] += x[v] * w;
+            EACH (int v = 0; v < VECTORS; v++) sum[i][v] = fused(x[v], w, sum[i][v]);
         }
     }
     EACH (int i = 0; i < OUTPUTS; i++)
