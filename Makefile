@@ -32,10 +32,10 @@ data-given:
 	@test -n "$$DATA" || { echo "error: make report DATA=DIR, the folder of Set5, Set14, BSD100 and 2K" >&2; exit 2; }
 
 # make test            runs lint and every test; make test PYTEST_ARGS="-m 'not slow'" leaves out the slow tests
-# As many processes as there are cores, at most 8, run tests at the same time. Each has two threads, so that the kernels
-# are tested with more than one; these sleep while they wait, as they are more than the cores.
+# As many processes as there are cores, at most 8, run tests at the same time, each with one thread; the kernels' own
+# tests take more. Threads sleep while they wait, as there may be more than cores.
 test: lint
-	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 # make fuzz N=10000    tries bad input: N images, and a tenth as many of each other kind; N=10000 takes minutes

@@ -88,7 +88,7 @@ def load_or_make(name: str, config: str) -> tuple[Any, bool]:
 def machine_rates(device: torch.device) -> list[Measured]:
     """FLOPs a second of a large matrix product in each precision, and bytes a second of a large copy."""
     cuda = device.type == "cuda"
-    side, rows = 8192 if cuda else 512, []
+    side, rows = 8192 if cuda else 128, []
     for name, dtype in (*PRECISIONS.items(), ("tf32", torch.float32)):
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         with tf32(name == "tf32"):

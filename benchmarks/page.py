@@ -69,15 +69,13 @@ def served(*options: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
 
 
 @contextmanager
-def chromium(downloads: Path | None = None, width: int = 1280, height: int = 1000) -> Iterator[Any]:
+def chromium(width: int = 1280, height: int = 1000) -> Iterator[Any]:
     """A driver of a headless Chromium with its own profile."""
     from selenium import webdriver  # noqa: PLC0415 - optional
     from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
 
     options = webdriver.ChromeOptions()
     options.binary_location = PROGRAMS["chromium"]
-    if downloads is not None:
-        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for flag in [*FLAGS, f"--window-size={width},{height}", f"--user-data-dir={profile}"]:

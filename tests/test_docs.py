@@ -101,9 +101,11 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run one line: the project's scripts in this process, which has torch already, all else in a shell."""
     for key, value in (FEW | FEW_PIXELS | SMALL).items():  # recipes of hours
         line = re.sub(rf"\b{key}=\d+", f"{key}={value}", line)
+    line = re.sub(r"^\./dist\.sh (.*) --gpu 0,1$", r"python \1", line)  # tests/utils/test_dist.py launches
     words = shlex.split(line.replace("--min_size 256", "--min_size 32"))
     if words[0] == "python":
         module = words[1] == "-m"
+        words += ["--rounds", "1"] * words[1].startswith("benchmarks/")
         # tests/benchmarks measures memory, in a process for each method
         words += ["--no_memory"] * (words[1] == "benchmarks/inference.py")
         monkeypatch.setattr("sys.argv", words[2:] if module else words[1:])
@@ -113,7 +115,6 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert not exit_.code, line
         return
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
-    line = line.replace("--gpu 0,1", "--cpu 1")  # there may be no GPU
     done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 

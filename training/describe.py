@@ -17,7 +17,7 @@ from utils.dist import Ranks
 
 def model_lines(config: Config, model: OriginalModel | PCSR) -> list[str]:
     """Parameters and a table of FLOPs. A task has frozen those parameters that are not trained."""
-    rows = flops_rows(config, model)
+    rows = [*part_rows(config, model), *whole_rows(config, model)]
     width = max(len(name) for name, _ in rows)
     heads = f"{'':{width}}  {'paper account':>14}  {'executed':>14}"
     cells = [f"{name:{width}}  {flops.paper / 1e6:12.2f} M  {flops.executed / 1e6:12.2f} M" for name, flops in rows]
@@ -26,23 +26,35 @@ def model_lines(config: Config, model: OriginalModel | PCSR) -> list[str]:
     ]
 
 
-def flops_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, Flops]]:
-    """Both accounts for PATCH x PATCH LR pixels, each network first; the last row is the model at its heaviest."""
-    lr_pixels = PATCH**2
-    if isinstance(model, OriginalModel):
-        encoder, whole = (network_flops(network) * lr_pixels for network in (model.encoder, model))
-        return [("encoder", encoder), ("all pixels", whole)]
-    hr_pixels = round(PATCH * scale(config)) ** 2
-    names = [f"upsampler {j}" for j in range(len(model.upsamplers))]
-    names[0], names[-1] = "light upsampler", "heavy upsampler"
-    rows = [("encoder", network_flops(model.encoder) * lr_pixels)]
-    for name, mlp in zip([*names, "classifier"], model.mlps(), strict=False):  # phase 0 has no classifier
-        per_lr, per_hr = mlp_flops(mlp)
-        rows.append((f"{name}, hidden {widths(mlp)}", per_lr * lr_pixels + per_hr * hr_pixels))
-    for j, name in enumerate(names):
-        assigned = [float(hr_pixels) if i == j else 0.0 for i in range(len(names))]
-        rows.append((f"all pixels to the {name}", model.flops.total(lr_pixels, assigned)))
+def part_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, Flops]]:
+    """Both accounts of each network for PATCH x PATCH LR pixels."""
+    rows = [("encoder", network_flops(model.encoder) * PATCH**2)]
+    if isinstance(model, PCSR):
+        for name, mlp in zip([*names(model), "classifier"], model.mlps(), strict=False):  # phase 0 has no classifier
+            per_lr, per_hr = mlp_flops(mlp)
+            rows.append((f"{name}, hidden {widths(mlp)}", per_lr * PATCH**2 + per_hr * hr_pixels(config)))
     return rows
+
+
+def whole_rows(config: Config, model: OriginalModel | PCSR) -> list[tuple[str, Flops]]:
+    """Both accounts of the model for as many, with all pixels to one upsampler; the last row is its heaviest."""
+    if isinstance(model, OriginalModel):
+        return [("all pixels", model.flops_per_lr * PATCH**2)]
+    rows = []
+    for j, name in enumerate(names(model)):
+        assigned = [float(hr_pixels(config)) if i == j else 0.0 for i in range(len(model.upsamplers))]
+        rows.append((f"all pixels to the {name}", model.flops.total(PATCH**2, assigned)))
+    return rows
+
+
+def hr_pixels(config: Config) -> int:
+    return round(PATCH * scale(config)) ** 2
+
+
+def names(model: PCSR) -> list[str]:
+    """Of the upsamplers."""
+    between = [f"upsampler {j}" for j in range(1, len(model.upsamplers) - 1)]
+    return ["light upsampler"] * (len(model.upsamplers) > 1) + between + ["heavy upsampler"]
 
 
 def widths(mlp: PixelMLP) -> str:
@@ -63,7 +75,7 @@ def start_lines(
     limit = f", {spec.time_limit:g} minutes at most" if spec.time_limit else ""
     kind = ranks.device.type
     device = f"{kind} ({torch.cuda.get_device_name(ranks.device)})" if kind == "cuda" else kind
-    name, flops = flops_rows(config, task.model)[-1]
+    name, flops = whole_rows(config, task.model)[-1]
     images, batch = len(crops.hr), config.data.batch_size
     return [
         f"training {title(config)}, from {begins} into {folder}, iterations {start + 1} to {spec.iter_max}{limit}",

@@ -9,14 +9,18 @@ import pytest
 
 from benchmarks import report
 from benchmarks.report import Step
-from tests.conftest import ROOT, TINY_PCSR, make_folder, save_tiny
+from tests.conftest import ROOT, TINY_PCSR, Cli, make_folder, save_tiny
 from utils.errors import InputError
 
 
 @pytest.mark.slow
-def test_results_of_earlier_weights_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_earlier_weights_are_replaced(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_this_process(words: list[str], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(returncode=cli(*words[1:]).code)
+
     for name in ("WORK", "KEPT"):
         monkeypatch.setattr(report, name, tmp_path / name)
+    monkeypatch.setattr(report, "subprocess", SimpleNamespace(run=in_this_process))
     monkeypatch.chdir(ROOT)
     model, hr = save_tiny(tmp_path / "tiny", TINY_PCSR), make_folder(tmp_path / "hr", [(40, 48)])
     table, picture = tmp_path / "WORK/tiny/hr/images.csv", tmp_path / "KEPT/img_0/comparison.png"

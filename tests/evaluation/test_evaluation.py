@@ -95,7 +95,7 @@ def test_other_numbers_of_layers_and_upsamplers(
     pd.testing.assert_frame_equal(fast.drop(columns="seconds"), plain.drop(columns="seconds"), rtol=2e-3)  # near ties
 
 
-@pytest.mark.parametrize("scale", ["1", "2", "2.5", "3.3"])
+@pytest.mark.parametrize("scale", ["1", "3.3"])
 def test_any_scale(cli: Cli, work: Path, scale: str) -> None:
     outcome = cli("test_pcsr.py", "--model", "save/pcsr", "--hr_data", "hr", "--per_image", "--scale", scale, "--json")
     assert outcome.code == 0, outcome.err

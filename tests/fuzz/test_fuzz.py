@@ -11,9 +11,9 @@ from tests.fuzz.worker import Case, failures
 # what is fuzzed: the number of cases of a test run, the share of N, and the seconds that one may take
 KINDS: dict[str, tuple[Case, int, float, float]] = {
     "images": (images.case, 1000, 1, 5),
-    "configs": (configs.case, 200, 0.1, 10),
-    "states": (states.case, 200, 0.1, 10),
-    "commands": (commands.case, 30, 0.1, 60),
+    "configs": (configs.case, 100, 0.1, 10),
+    "states": (states.case, 100, 0.1, 10),
+    "commands": (commands.case, 20, 0.1, 60),
 }
 ASKED = int(os.environ.get("PCSR_FUZZ", "0"))
 

@@ -220,7 +220,7 @@ def test_what_a_folder_holds_besides_is_told(cli: Cli, work: Path) -> None:
     assert "not upscaled" not in upscale(cli, "in/a.png").err
     for number in range(7):
         (work / "in" / f"{number}.dng").touch()
-    assert "0.dng, 1.dng, 2.dng, 3.dng, 4.dng and 4 more" in upscale(cli, "in").err
+    assert "0.dng, 1.dng, 2.dng, 3.dng, 4.dng, 4 more" in upscale(cli, "in").err
 
 
 def test_a_damaged_file_is_taken_if_asked(cli: Cli, work: Path) -> None:

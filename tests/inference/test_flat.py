@@ -111,16 +111,18 @@ def test_what_is_computed_is_as_before(tile_size: int | None, spec: PCSRSpec, sc
     assert one.skipped is not None
     skipped = one.skipped.numpy()
     assert 0.2 < skipped.mean() < 0.6
-    for rule in RULES if spec is not PHASE0 else RULES[-1:]:
-        setting = Setting(*rule, True, scale)
-        (result,) = pcsr_restorer(model, [setting], CPU, plan)(lr, bits=bits)
-        (kept,) = Encoding(engine, lr, scale, bits, plan).restore([setting])
+    rules = RULES if spec is not PHASE0 else RULES[-1:]
+    settings = [Setting(*rule, True, scale) for rule in rules]
+    results = pcsr_restorer(model, settings, CPU, plan)(lr, bits=bits)
+    encoding, plain = Encoding(engine, lr, scale, bits, plan), Encoding(engine, lr, scale, bits)
+    for rule, setting, result in zip(rules, settings, results, strict=True):
+        (kept,) = encoding.restore([setting])
         np.testing.assert_array_equal(result.pixels, kept.pixels)
         np.testing.assert_array_equal(result.assignment, kept.assignment)
         np.testing.assert_array_equal(result.pixels[skipped], interpolated(lr, one.size, bits)[skipped])
         assert result.assignment is not None and not result.assignment[skipped].any()
         if rule[0] in ("k", "heavy"):
-            (before,) = pcsr_restorer(model, [setting], CPU)(lr, bits=bits)
+            (before,) = plain.restore([setting])
             assert before.assignment is not None
             if rule[0] == "k":
                 chosen = np.unique(before.assignment[~skipped])

@@ -69,26 +69,6 @@ def losses(folder: Path) -> list[float]:
     return [record["train/loss"] for record in records if "train/loss" in record]
 
 
-def test_resume_ends_in_the_same_weights(cli: Cli, folders: Path) -> None:
-    train = ("train_pcsr.py", "--config", config("carn-pcsr-phase0"), "--name", "run")
-    settings = ("--set", *SMALL, "iter_max=5")
-    assert cli(*train, *settings).code == 0
-    folder = folders / "save" / "run"
-    uninterrupted, logged = (folder / "model.safetensors").read_bytes(), losses(folder)
-    states = sorted((folder / "state").iterdir())
-    assert [path.name for path in states] == ["00000004.pth", "00000005.pth"]  # keep_checkpoints: 2
-    states[-1].unlink()
-    (folder / "model.safetensors").unlink()
-    assert cli(*train, "--resume", *settings).code == 0
-    assert (folder / "model.safetensors").read_bytes() == uninterrupted
-    assert losses(folder) == logged
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"iteration": 5, "tra')  # a crash while logging
-    assert cli(*train, "--resume", *settings, "log_every=2").code == 0  # how it logs may change
-    changed = cli(*train, "--resume", "--set", *SMALL, "iter_max=5", "learning_rate=1e-3")
-    assert changed.code == 2 and "train.learning_rate" in changed.err
-
-
 def test_a_second_run_leaves_the_first_alone(cli: Cli, folders: Path) -> None:
     train = ("train.py", "--config", config("fsrcnn-x4"), "--name", "run", "--set", *SMALL, "iter_max=2")
     assert cli(*train).code == 0

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -250,3 +251,10 @@ def test_16_bits_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delattr("PIL.ImageFile.ImageFile.load")  # what OpenCV decodes, Pillow does not
     check(tmp_path / "a.png", png(samples(3, 16), 16, 2), samples(3, 16))
     check(tmp_path / "a.tif", tiff(samples(3, 16)), samples(3, 16))
+
+
+def test_refused_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png", np.zeros((4, 5, 3), np.uint8))
+    monkeypatch.setattr("utils.decode.decode_image", Mock(side_effect=MemoryError))
+    with pytest.raises(InputError, match=r"\(there is too little memory for it\)$"):
+        read_image(tmp_path / "a.png")

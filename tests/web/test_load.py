@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +39,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def serving(place: Path, scratch: Path) -> Iterator[str]:
-    scratch.mkdir()
-    with served("--max_mb", "50", cwd=place, env={"TMPDIR": str(scratch), "PATH": "/usr/bin:/bin"}) as address:
-        yield address
-
-
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[str]:
-    """One for all tests but those that end it, because a start takes longer than a test."""
-    with serving(place, place / "scratch") as address:
+    """One for all tests, because a start takes longer than a test. A signal ends it, whichever thread gets that."""
+    (place / "scratch").mkdir()
+    env = {"TMPDIR": str(place / "scratch"), "PATH": "/usr/bin:/bin"}
+    with served("--max_mb", "50", cwd=place, env=env) as address:
         yield address
+        process = started()
+        if sys.platform == "linux" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup does
+            other = max({thread.id for thread in process.threads()} - {process.pid})
+            assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGHUP) == 0
+            wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)  # its exit code was not asked for
+    assert not any((place / "scratch").iterdir())
 
 
 def visitor(address: str, folder: Path) -> Any:
@@ -102,6 +102,17 @@ def test_eight_visitors_at_once(server: str, place: Path, tmp_path: Path) -> Non
     wait_for(lambda: memory() < 1.2 * before)
 
 
+def test_what_is_refused(server: str, place: Path) -> None:
+    import httpx  # noqa: PLC0415 - Gradio brings it
+
+    with httpx.Client(base_url=f"{server}/gradio_api", timeout=60) as client:
+        for path in ("/etc/passwd", str(place / "save/tiny/config.yaml"), "../../etc/passwd"):
+            assert client.get(f"/file={path}").status_code in (403, 404), path
+        assert client.post("/upload", files={"files": ("large.png", bytes(60_000_000))}).status_code == 413
+        for host, code in (("elsewhere.example", 400), ("localhost:80", 200)):
+            assert client.get("/info", headers={"Host": host}).status_code == code
+
+
 def test_the_queue_is_full(server: str, tmp_path: Path) -> None:
     """Others are told to come again. Asked by hand, as gradio_client would wait for its own requests."""
     import httpx  # noqa: PLC0415 - Gradio brings it
@@ -120,27 +131,3 @@ def test_the_queue_is_full(server: str, tmp_path: Path) -> None:
     told = [answer.text for answer in answers if answer.status_code != 200]
     assert WAITING <= len(answers) - len(told) < WAITING + 10
     assert all("Queue is full" in text for text in told), told[:2]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
-def test_it_ends_whichever_thread_gets_the_signal(ending: int, place: Path, tmp_path: Path) -> None:
-    if signal.getsignal(ending) is signal.SIG_IGN:
-        pytest.skip("the tests were started so that the signal is ignored, as nohup does")
-    with serving(place, tmp_path / "scratch"):
-        process = started()
-        threads = {thread.id for thread in process.threads()} - {process.pid}
-        assert ctypes.CDLL(None).tgkill(process.pid, max(threads), ending) == 0
-        wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)  # whoever started it still asks for its exit code
-    assert not any((tmp_path / "scratch").iterdir())
-
-
-def test_what_is_refused(server: str, place: Path) -> None:
-    import httpx  # noqa: PLC0415 - Gradio brings it
-
-    with httpx.Client(base_url=f"{server}/gradio_api", timeout=60) as client:
-        for path in ("/etc/passwd", str(place / "save/tiny/config.yaml"), "../../etc/passwd"):
-            assert client.get(f"/file={path}").status_code in (403, 404), path
-        assert client.post("/upload", files={"files": ("large.png", bytes(60_000_000))}).status_code == 413
-        for host, code in (("elsewhere.example", 400), ("localhost:80", 200)):
-            assert client.get("/info", headers={"Host": host}).status_code == code

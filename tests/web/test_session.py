@@ -202,6 +202,7 @@ def test_the_loupe_looks_where_it_is_told(service: Service) -> None:
         assert after.shape == (360, 480, 3)
         np.testing.assert_array_equal(after, whole[rows, cols])
         np.testing.assert_allclose(before.astype(int), bicubic[rows, cols], atol=1)
+    service.encoded.clear()  # as when others need the memory
     made = next(session.answer(SETTING))
     np.testing.assert_array_equal(read_image(made.loupe[1]).pixels, whole[-360:, -480:])  # it stays there
 
