@@ -12,7 +12,7 @@ from datasets.cache import Caches
 from datasets.degrade import Degradation, draw_degradations
 from datasets.folder import check_sides
 from datasets.pairs import doubts
-from datasets.pool import Pool, Whole, lr_numbers
+from datasets.pool import Integers, Pool, lr_numbers
 from utils.config import DataSpec
 from utils.errors import InputError
 
@@ -39,12 +39,15 @@ class Crops:
             self.check_pairs(self.lr)
             if rank == 0:
                 self.doubts = self.pairs_in_doubt(self.lr)
-        images, largest = self.lr or self.hr, self.patch_size if self.lr else round(self.patch_size * self.scales[1])
+        if self.lr is None:
+            images, kind, largest = self.hr, "HR", round(self.patch_size * self.scales[1])
+        else:
+            images, kind, largest = self.lr, "LR", self.patch_size
         small = np.minimum(images.height, images.width) < largest
         if small.any():
             raise InputError(
-                f"{images.paths[int(small.argmax())]}: smaller than the {largest}x{largest} "
-                f"{'LR' if self.lr else 'HR'} patch; remove it or lower patch_size"
+                f"{images.paths[int(small.argmax())]}: smaller than the {largest}x{largest} {kind} patch; remove it or "
+                "lower patch_size"
             )
         self.degrade = spec.degrade
         self.total = spec.batch_size
@@ -83,9 +86,8 @@ class Crops:
     def hr_side(self, iteration: int) -> int:
         """The side P of the HR patches: patch_size times a scale drawn uniformly from the range, rounded.
 
-        A share of the iterations, top_share, takes the upper end of the range instead.
-
-        Because of the rounding, the scale of the batch is P / patch_size.
+        A share of the iterations, top_share, takes the upper end of the range instead. Because of the rounding, the
+        scale of the batch is P / patch_size.
         """
         rng = np.random.Generator(np.random.Philox((self.seed, 2, iteration)))
         drawn = rng.uniform(*self.scales)
@@ -106,7 +108,7 @@ class Crops:
         factor = round(self.scales[1]) if self.lr else 1  # with LR files the scale is a whole number
         return self.hr.strides(image, factor * top, factor * left, flips, self.hr_side(iteration))
 
-    def places(self, iteration: int) -> tuple[Whole, Whole, Whole, NDArray[np.bool_]]:
+    def places(self, iteration: int) -> tuple[Integers, Integers, Integers, NDArray[np.bool_]]:
         """Image, top, left (B,) and flips (3,B) of the samples of all processes: in LR if it is read, else in HR."""
         images, size = (self.lr, self.patch_size) if self.lr else (self.hr, self.hr_side(iteration))
         image = self.image_numbers(iteration)

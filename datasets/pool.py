@@ -12,7 +12,7 @@ from datasets.cache import Cache, Caches
 from datasets.folder import by_stem, lr_images
 
 COPIED_PIXELS = 2**24  # copied to the device at a time: 48 MiB, so that the copy on the host stays small
-Whole = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 class Pool:
@@ -28,9 +28,9 @@ class Pool:
         order = np.arange(len(paths)) if chosen is None else np.array(chosen)
         self.paths = [paths[number] for number in order.tolist()]
         shifted = [cache.offset + start for cache, start in zip(caches, self.starts, strict=True)]
-        self.offset: Whole = np.concatenate(shifted)[order]
-        self.height: Whole = np.concatenate([cache.height for cache in caches])[order]
-        self.width: Whole = np.concatenate([cache.width for cache in caches])[order]
+        self.offset: Integers = np.concatenate(shifted)[order]
+        self.height: Integers = np.concatenate([cache.height for cache in caches])[order]
+        self.width: Integers = np.concatenate([cache.width for cache in caches])[order]
         self.device = device
         self.resident = resident(self.pixels, device)
 
@@ -44,7 +44,7 @@ class Pool:
         begin = first - self.starts[cache]
         return self.pixels[cache][begin : begin + height * width].reshape(height, width, 3)
 
-    def strides(self, image: Whole, top: Whole, left: Whole, flips: NDArray[np.bool_], size: int) -> Whole:
+    def strides(self, image: Integers, top: Integers, left: Integers, flips: NDArray[np.bool_], size: int) -> Integers:
         """The pixels of squares, (3,B): the first pixel, the stride to the next row, and that to the next column.
 
         `flips` are horizontal, vertical and diagonal, (3,B). A flip only changes the first pixel and the strides.
@@ -56,7 +56,7 @@ class Pool:
         first = self.offset[image] + top * width + left
         return np.stack([first, np.where(diagonal, right, down), np.where(diagonal, down, right)])
 
-    def squares(self, strides: Whole, size: int) -> Tensor:
+    def squares(self, strides: Integers, size: int) -> Tensor:
         """Contiguous (b,3,P,P) uint8 on the device; strides (3,b)."""
         if self.resident is not None:
             return gather_resident(self.resident, strides, size)
@@ -95,7 +95,7 @@ def resident(parts: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor
     return target
 
 
-def gather_resident(pixels: Tensor, strides: Whole, size: int) -> Tensor:
+def gather_resident(pixels: Tensor, strides: Integers, size: int) -> Tensor:
     """Squares (b,3,P,P) from pixels (N,3) on the same device, without waiting for it; strides (3,b)."""
     sent = torch.from_numpy(strides).pin_memory() if pixels.is_cuda else torch.from_numpy(strides)
     first, down, right = sent.to(pixels.device, non_blocking=True)[:, :, None, None]  # (b,1,1) each

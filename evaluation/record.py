@@ -84,19 +84,23 @@ def results_folder(
     agrees in the keys `decides`, or in all keys if that is empty. Raises InputError, instead of taking another folder,
     if the user has `named` this one.
     """
-    about = ""
-    for number in count(1):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        there = read_record(folder)
-        keys = decides or {**record, **there}  # a key that only one of them has counts as well
-        differ = [key for key in keys if there.get(key) != record.get(key) and (key in there or key not in CONTENTS)]
-        if not differ or not (there or any((folder / result).exists() for result in results)):
-            break
-        if not about:
-            about = f"{folder} holds results that "
-            about += f"differ in {in_words(differ)}" if there else "do not say what they are of"
-        if named:
-            raise InputError(f"{about}; give another out_dir")
-    if about:
-        tell(f"note: {about}; the new ones go to {folder}")
+    taken = occupied(wanted, results, record, decides)
+    if not taken:
+        return wanted
+    if named:
+        raise InputError(f"{taken}; give another out_dir")
+    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
+    folder = next(each for each in numbered if not occupied(each, results, record, decides))
+    tell(f"note: {taken}; the new ones go to {folder}")
     return folder
+
+
+def occupied(folder: Path, results: Sequence[str], record: Mapping[str, Any], decides: Sequence[str]) -> str:
+    """Why results of this record may not go to a folder; empty if they may."""
+    there = read_record(folder)
+    if not there:
+        taken = any((folder / result).exists() for result in results)
+        return f"{folder} holds results that do not say what they are of" if taken else ""
+    keys = decides or {**record, **there}  # a key that only one of them has counts as well
+    differ = [key for key in keys if there.get(key) != record.get(key) and (key in there or key not in CONTENTS)]
+    return f"{folder} holds results that differ in {in_words(differ)}" if differ else ""

@@ -1,7 +1,8 @@
 """Image files upscaled to image files, one after another; results that are up to date are left alone."""
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -62,10 +63,8 @@ class Upscale:
 
         Raises InputError if it cannot be read, restored or written.
         """
-        try:
+        with naming(source):
             ready, why = self.choose(source)  # before the time is taken, as it may load a model
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from None
         start, marks = time.perf_counter(), self.marks(source, targets, ready)
         paths = ", ".join(str(path) for path in marks)
         if not left_to_do(source, inputs, marks, self.output.overwrite, OVERWRITE):
@@ -75,7 +74,8 @@ class Upscale:
         for target in targets:  # before the work is done
             check_limits(target.picture, scaled_size(image.pixels[..., 0], self.scale), image.bits)
         try:
-            results = restored_from(source, image, ready)
+            with naming(source):
+                results = restore_image(image, ready.restore)
             notes = [self.write(*each, target, marks) for each, target in zip(results, targets, strict=True)]
         except (MemoryError, RuntimeError) as error:
             if not refused_memory(error):
@@ -105,10 +105,11 @@ class Upscale:
         return notes
 
 
-def restored_from(source: Path, image: Image, ready: Ready) -> list[tuple[Image, Restored]]:
-    """As restore_image, but the error names the file."""
+@contextmanager
+def naming(source: Path) -> Iterator[None]:
+    """An InputError names the file."""
     try:
-        return restore_image(image, ready.restore)
+        yield
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 

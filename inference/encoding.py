@@ -221,7 +221,7 @@ class Encoding:
     def restore_once(self, settings: Sequence[Setting]) -> list[Restored]:
         """As `restore`, but `seconds` hold the encoding too."""
         results = [replace(each, seconds=each.seconds + self.seconds) for each in self.restore(settings)]
-        give_back(self.lr.shape[2] * self.lr.shape[3])
+        give_back(self.lr)
         return results
 
     @property

@@ -18,12 +18,11 @@ def canvas(height: int, width: int, bits: int) -> Array:
 
 def finish(sr: Tensor, assignment: Tensor | None, inside: Tile, out: Array) -> None:
     """sr (1,3,H,W), refined by assignment (1,H,W) if there is one; its pixels `inside` go to out (R,C,3)."""
-    levels = np.iinfo(out.dtype).max
-    compiled = load_kernels() if (sr.device.type, sr.dtype) == ("cpu", torch.float32) else None
-    if compiled is not None:
-        refine_and_round(sr.contiguous(), assignment, inside, levels, out, compiled)
+    peak = np.iinfo(out.dtype).max
+    if (sr.device.type, sr.dtype) == ("cpu", torch.float32) and load_kernels() is not None:
+        refine_and_round(sr.contiguous(), assignment, inside, peak, out)
         return
     if assignment is not None:
         sr = refine(sr, assignment)
-    values = sr[0, :, inside.rows, inside.cols].float().clamp(0, 1).mul(levels).round().permute(1, 2, 0)
-    out[:] = values.to(torch.uint8 if levels == 255 else torch.int32).contiguous().cpu().numpy()
+    values = sr[0, :, inside.rows, inside.cols].float().clamp(0, 1).mul(peak).round().permute(1, 2, 0)
+    out[:] = values.to(torch.uint8 if peak == 255 else torch.int32).contiguous().cpu().numpy()

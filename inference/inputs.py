@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.errors import InputError, first_few
 from utils.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_image, list_images
 from utils.metadata import PROGRAM, read_mark
 
@@ -78,9 +78,7 @@ def contents(folder: Path) -> list[Path]:
 
 
 def first_names(paths: Sequence[Path]) -> str:
-    """The names of the first few, and how many more there are."""
-    names = ", ".join(path.name for path in paths[:NAMED])
-    return names if len(paths) <= NAMED else f"{names} and {len(paths) - NAMED} more"
+    return first_few([path.name for path in paths], NAMED)
 
 
 def is_result(path: Path, out_dir: Path) -> bool:

@@ -16,7 +16,7 @@ from models.checkpoint import SAVE, WEIGHTS, found, load_model, trained_on
 from models.original import OriginalModel
 from models.pcsr import PCSR
 from models.setting import Precision, Setting
-from models.trained import Trained
+from models.trained import Trained, scale_names
 from utils.cli import Parser, say, tell
 from utils.config import OriginalSpec, PCSRSpec
 from utils.device import add_device_option
@@ -69,7 +69,9 @@ def add_decision_options(parser: Parser) -> None:
     about = "a share of the all-heavy model's FLOPs in place of a fixed k; at most 1, and at least that of all pixels "
     about += "light, which is larger at smaller scales"
     parser.add_argument("--budget", type=numeral, nargs="+", default=[], help=about)
-    about = "k-means on the probabilities of each image, in place of a fixed k, finds its heavy pixels (ADM in the paper)"
+    about = (
+        "k-means on the probabilities of each image, in place of a fixed k, finds its heavy pixels (ADM in the paper)"
+    )
     parser.add_argument("--adaptive", action="store_true", help=about)
     parser.add_argument("--no_refinement", action="store_true", help="do not smooth light pixels beside heavy ones")
     about = (
@@ -156,8 +158,8 @@ class Chosen(NamedTuple):
         """Say which model is at work, and on stderr if it was trained for other scales."""
         say(f"{self}; computes in {precision}")
         if self.trained and (other := [f"x{scale:g}" for scale in scales if not self.trained.covers(scale)]):
-            asked = ", ".join(other)
-            tell(f"warning: trained at {self.trained.scales()}; at {asked} a model trained for that would do better")
+            own, asked = scale_names(self.trained.scales), ", ".join(other)
+            tell(f"warning: trained at {own}; at {asked} a model trained for that would do better")
 
 
 def chosen_model(config: str | None, weights: str | None) -> Chosen:

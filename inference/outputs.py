@@ -102,16 +102,16 @@ def left_to_do(
     left = overwrite
     for path, wanted in marks.items():
         there = identity(path)
-        if there is not None and there in inputs:
-            raise InputError(f"{source}: {path} is an input; choose another folder, suffix or format")
-        old = None if there is None else read_mark(path) or ""
-        if old is None:
+        if there is None:
             left = True
             continue
-        made, path_digest = digests(wanted)
-        there_made, there_path = digests(old)
-        left = left or there_made != made
-        if not overwrite and there_made != made and there_path != path_digest:
+        if there in inputs:
+            raise InputError(f"{source}: {path} is an input; choose another folder, suffix or format")
+        (made, of_path), (there_made, there_path) = digests(wanted), digests(read_mark(path) or "")
+        if there_made == made:
+            continue
+        left = True
+        if not overwrite and there_path != of_path:
             raise InputError(f"{source}: {path} exists and does not say that it was made from it; {remedy}")
     return left
 

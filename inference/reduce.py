@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.chunks import COLOUR_CHUNKS, COMMENT, TEXT_CHUNKS, key, shows_as_srgb
+from utils.chunks import COLOUR_CHUNKS, COMMENT, TEXT_CHUNKS, keyword, shows_as_srgb
 from utils.encode import HOLD_16_BITS, HOLD_ALPHA, SEGMENT, comment_of
 from utils.image import Array, Image
 from utils.patches import bands
@@ -50,7 +50,7 @@ def reduce_to(suffix: str, image: Image) -> tuple[Image, list[str]]:
 def of_png(suffix: str, image: Image) -> Iterator[str]:
     """A note for each kind of PNG's chunks that another format leaves out."""
     yield from other_colours(suffix, image)
-    texts = [key(chunk) for chunk in image.chunks if chunk[0] in TEXT_CHUNKS]
+    texts = [keyword(chunk) for chunk in image.chunks if chunk[0] in TEXT_CHUNKS]
     if suffix == ".jpg" and COMMENT in texts:
         if comment_of(image) is None:
             yield f"the comment is damaged or longer than {suffix} holds: left out"

@@ -91,7 +91,7 @@ def original_restorer(
                 until_it_fits(plan or TilePlan(), lambda plan: in_tiles(batches[0], plan, pixels, clock))
         flops = model.flops_per_lr * sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in batches)
         seconds = clock.lap()
-        give_back(lr.shape[2] * lr.shape[3])
+        give_back(lr)
         return [Restored("original", pixels, None, 0, 1.0, flops, flops, seconds)]
 
     return restore

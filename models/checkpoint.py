@@ -111,8 +111,8 @@ def read_header(path: Path) -> dict[str, str]:
 def read_safetensors(path: Path) -> Described:
     """The spec (from the header) and the weights of a file of this project. Raises InputError for other files."""
     try:
-        described = read_header(path).get(MODEL)
         with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(MODEL)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
     except SafetensorError:
         reason = "not a .safetensors file, or a damaged one; a file of torch.save must end in .pth, .pt or .ckpt"

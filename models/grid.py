@@ -69,9 +69,9 @@ def axis(
     weight = ((source - low * (2 * size)).double() / (2 * size)).float()
     high = (low + 1).clamp_max(n - 1)
     first = 0 if stretch is None else stretch.start
-    lists, device = (index - first, offset, low, high, weight), torch.device(device)
-    cuda = device.type == "cuda"  # where the copy need not be waited for
-    index, offset, low, high, weight = (values.to(device, non_blocking=cuda) for values in lists)
+    cuda = torch.device(device).type == "cuda"  # where the copy need not be waited for
+    on_cpu = index - first, offset, low, high, weight
+    index, offset, low, high, weight = (each.to(device, non_blocking=cuda) for each in on_cpu)
     return Axis(index, offset, limited(2.0 / size * n, cell_limits), low, high, weight)
 
 

@@ -45,7 +45,6 @@ def both_ways(network: nn.Module) -> tuple[Probe, Probe]:
     return network, lambda image: network(image.transpose(2, 3)).transpose(2, 3)
 
 
-@torch.no_grad()
 def reach(network: nn.Module) -> int | None:
     """How far, in LR pixels, an input pixel influences the output of a network; None if farther than FARTHEST.
 

@@ -33,17 +33,15 @@ class Tile(NamedTuple):
 
     def within(self, outer: "Tile") -> "Tile":
         """The same tile in coordinates of `outer`, which contains it."""
-        rows, cols = (
-            slice(line.start - around.start, line.stop - around.start) for line, around in zip(self, outer, strict=True)
-        )
-        return Tile(rows, cols)
+        return self.moved(-outer.rows.start, -outer.cols.start)
 
     def out_of(self, outer: "Tile") -> "Tile":
         """The inverse of `within`: a tile in coordinates of `outer`, in those of the image."""
-        rows, cols = (
-            slice(line.start + around.start, line.stop + around.start) for line, around in zip(self, outer, strict=True)
-        )
-        return Tile(rows, cols)
+        return self.moved(outer.rows.start, outer.cols.start)
+
+    def moved(self, down: int, right: int) -> "Tile":
+        rows, cols = self
+        return Tile(slice(rows.start + down, rows.stop + down), slice(cols.start + right, cols.stop + right))
 
     def times(self, scale: int) -> "Tile":
         """The tile in an image `scale` times as large."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from utils.config import Config, DegradeSpec, Scale, Spec, listed
+from utils.config import Config, DegradeSpec, Scale, Spec, ends, listed
 from utils.files import data_name
 
 TRAINED = "trained"  # key of the record in the header
@@ -22,25 +22,23 @@ class Trained(Spec):
     lr_files: bool = False  # LR was read from files; how it was made is not known
 
     @property
-    def limits(self) -> tuple[float, float]:
-        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+    def scales(self) -> tuple[float, float]:
+        """The lowest and the highest scale."""
+        return ends(self.scale)
 
     @property
     def cell_limits(self) -> tuple[float, float]:
         """The smallest and the largest rel_cell of the training: that of scale s is 2 / s."""
-        low, high = self.limits
+        low, high = self.scales
         return 2 / high, 2 / low
 
     def covers(self, scale: float) -> bool:
-        low, high = self.limits
+        low, high = self.scales
         return low <= scale <= high
-
-    def scales(self) -> str:
-        return scale_names(self.limits)
 
     def __str__(self) -> str:
         lr = ", LR from files" if self.lr_files else f", LR with {self.degrade}" if self.degrade else ""
-        return f"{self.scales()} on {self.data}{lr}"
+        return f"{scale_names(self.scales)} on {self.data}{lr}"
 
     def unlike(self, asked: DegradeSpec | None) -> str:
         """A warning for an evaluation with LR degraded as `asked` (None: clean LR); empty if none is needed."""
@@ -50,9 +48,9 @@ class Trained(Spec):
         return f"trained on {own}; on {other} a model trained for that would do better"
 
 
-def scale_names(limits: tuple[float, float]) -> str:
+def scale_names(scales: tuple[float, float]) -> str:
     """A scale, or a range of scales, for people."""
-    return " to ".join(f"x{scale:g}" for scale in dict.fromkeys(limits))
+    return " to ".join(f"x{scale:g}" for scale in dict.fromkeys(scales))
 
 
 def record_of(config: Config) -> Trained:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from evaluation.tables import write_csv
 from training.describe import duration
 from training.runs import PICTURES, mark_job
 from training.validation import is_best
@@ -66,11 +67,6 @@ class Log:
             with suppress(InputError):
                 self.write_lines()
 
-    def begin(self, lines: Sequence[str]) -> None:
-        """Say the first lines of a run."""
-        for line in lines:
-            self.say(line)
-
     def advance(self) -> None:
         """To be called after each iteration; an early one estimates how long the rest will take."""
         self.bar.update()
@@ -100,11 +96,10 @@ class Log:
     def validation(
         self, iteration: int, means: dict[str, float], pictures: dict[str, Array], save_best: Callable[[], None]
     ) -> None:
-        """Log the means of a validation; metrics.csv has those of all so far. `save_best` is called if it
-        is the best so far (is_best) on its images.
+        """Log the means of a validation; metrics.csv has those of all so far.
 
-        The pictures, (H,W,3) uint8 by name, replace earlier ones of the same names. The line in metrics.jsonl comes
-        last, as it tells that all is written.
+        `save_best` is called if it is the best so far (is_best) on its images. The pictures, (H,W,3) uint8 by name,
+        replace earlier ones of the same names. The line in metrics.jsonl comes last, as it tells that all is written.
         """
         if self.active:
             with self.errors_named():
@@ -113,14 +108,15 @@ class Log:
                 write_image(self.folder / PICTURES / f"{name}.png", pixels)
                 tag = f"{PICTURES}/{name}".encode(errors="backslashreplace").decode()  # of bytes that no UTF-8 has
                 board.add_image(tag, pixels, iteration, dataformats="HWC")
-            records = pd.DataFrame([*self.records(), {"iteration": iteration, **means, "images": self.images}])
-            columns = [name for name in records.columns if name == "iteration" or name.startswith("val/")]
-            table = records[columns].dropna(thresh=2)
-            same = records["images"].fillna(self.images) == self.images  # older runs did not say which
-            best = is_best(self.spec, means["val/psnr"], table["val/psnr"][same[table.index]].iloc[:-1])
+            before = [record for record in self.records() if "val/psnr" in record]
+            # older runs did not say on which images
+            comparable = [each["val/psnr"] for each in before if each.get("images", self.images) == self.images]
+            best = is_best(self.spec, means["val/psnr"], comparable)
             if best:
                 save_best()
-            write_atomic(self.folder / "metrics.csv", table.to_csv(index=False, float_format="%.4f").encode())
+            table = pd.DataFrame([*before, {"iteration": iteration, **means}])
+            columns = [name for name in table.columns if name == "iteration" or name.startswith("val/")]
+            write_csv(self.folder / "metrics.csv", table[columns], "%.4f")
             values = ", ".join(f"{name} {means[name]:.4f}" for name in means)
             self.say(f"iteration {iteration}: {values}" + ", the best so far" * (best and self.spec.phase != 1))
         self.write(iteration, means, images=self.images)

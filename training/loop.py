@@ -61,7 +61,8 @@ def train(
     iteration, done = start, progress(spec, ranks, start + 1, began)
     owned = claimed(folder, begins=begun is None) if ranks.main else nullcontext()
     with noted_signals() as signals, owned, Log(folder, start, began, config, ranks) as log:
-        log.begin(start_lines(config, task, crops, folder, start, done, ranks))
+        for line in start_lines(config, task, crops, folder, start, done, ranks):
+            log.say(line)
 
         due = start and (done >= 1 or start % spec.val_every == 0)
         if due and from_main(ranks, lambda: log.lacks_validation(start)):  # stopped between a state and its validation

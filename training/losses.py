@@ -1,6 +1,7 @@
 """Training losses, and a sum over HR pixels that is taken group by group together with its gradients.
 
-A loss is a sum over pixels, so the gradient at one pixel needs no other pixel. So on a CPU a group of some
+A loss is a mean over patches. With l1 and mse it is also one over pixels, so that the gradient at one pixel needs no
+other; psnr and gains need whole patches (`whole_patches`), and a group then consists of them. On a CPU a group of some
 thousand pixels goes through its MLPs forward and backward while its activations lie in the cache, and nothing of it is
 kept: the plain formulation writes every activation of the whole batch to memory and reads it back. Elsewhere the batch
 is a single group and autograd does the rest. Both give the same gradients but for the order of sums. Where kernels can
@@ -31,7 +32,7 @@ class PatchLoss(NamedTuple):
     whole_patches: bool  # whether of_mean is not linear: the loss of a patch is not the mean of those of its parts
     kernel: Literal["absolute", "squared"] | None  # of_pixel in the kernel of phase 0; None: it has no such error
 
-    def patches(self, difference: Tensor) -> Tensor:
+    def of_patches(self, difference: Tensor) -> Tensor:
         """The loss of each patch, (b,), from SR - HR in any shape (b,...)."""
         return self.of_mean(self.of_pixel(difference.flatten(1)).mean(1))
 
@@ -55,7 +56,7 @@ LOSSES = {
 def group_loss(values: Tensor, group: Group, loss: PatchLoss) -> Tensor:
     """What a group adds to the batch's loss, a scalar; values (n,3) are what the upsamplers give for it."""
     difference = (values - group.target).unflatten(0, (group.images, -1))
-    return group.share * loss.patches(difference).mean()
+    return group.share * loss.of_patches(difference).mean()
 
 
 def gain_loss(logits: Tensor, errors: Tensor, cost: Sequence[float], price: float, group: Group) -> Tensor:

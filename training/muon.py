@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # bring singular values from 0..1 near 1 in five rounds
 ROUNDS = 5
+MOMENTUM = 0.95  # decay of the average gradient
 # root mean square of a step at learning rate 1; it is about that of Adam, so that both can take the same learning rate
 # (Liu et al. 2025, arXiv 2502.16982)
 RMS = 0.2
@@ -24,17 +25,17 @@ def is_matrix(parameter: Tensor) -> bool:
 class Muon(Optimizer):
     """Optimizes the weights of a module's linear layers and convolutions; another optimizer takes the other parameters.
 
-    lr: above 0; a step's values have the root mean square RMS * lr. momentum: in [0,1), decay of the average gradient.
+    lr: above 0; a step's values have the root mean square RMS * lr.
     Raises ValueError, as torch's optimizers do, for a module without such weights.
     """
 
-    def __init__(self, module: nn.Module, lr: float, momentum: float = 0.95) -> None:
+    def __init__(self, module: nn.Module, lr: float) -> None:
         learnt = [parameter for parameter in module.parameters() if parameter.requires_grad and is_matrix(parameter)]
         self.matrices: dict[Tensor, int] = dict.fromkeys(learnt, 1)  # parameter -> the number of matrices in it
         for part in module.modules():
             if isinstance(part, nn.Conv2d) and part.weight in self.matrices:
                 self.matrices[part.weight] = part.groups
-        super().__init__(list(self.matrices), {"lr": lr, "momentum": momentum})
+        super().__init__(list(self.matrices), {"lr": lr})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]  # no closure: nothing here needs one
@@ -46,8 +47,8 @@ class Muon(Optimizer):
             state = self.state[parameter]
             if not state:
                 state["average"] = torch.zeros_like(parameter)
-            average = state["average"].lerp_(parameter.grad, 1 - group["momentum"])
-            ahead = parameter.grad.lerp(average, group["momentum"])  # Nesterov
+            average = state["average"].lerp_(parameter.grad, 1 - MOMENTUM)
+            ahead = parameter.grad.lerp(average, MOMENTUM)  # Nesterov
             alike[count, parameter.shape].append((parameter, ahead.reshape(count, parameter.shape[0] // count, -1)))
         for pairs in alike.values():
             steps = orthogonal(torch.stack([ahead for _, ahead in pairs]))

@@ -76,9 +76,8 @@ def resumed_config(folder: Path, saved: Config, asked: Config | None, overrides:
     before, now, given = (flatten(each) for each in (saved, config, asked or config))
     longer = {LENGTH} if config.train.iter_max > saved.train.iter_max else set()
     by_set, by_file = differing(before, now) - {TIME_LIMIT} - longer, differing(now, given)
-    after = {**now, **{key: given.get(key) for key in by_file}}
     differences = [
-        f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(after.get(key)), 20)})"
+        f"{key} (was {ending(str(before.get(key)), 20)}, now {ending(str(given.get(key)), 20)})"
         for key in sorted((by_set | by_file) - REPORTING)
     ]
     if differences:

@@ -30,7 +30,7 @@ from models.checkpoint import SAVE
 from utils.cli import tell
 from utils.config import Config
 from utils.dist import job_id
-from utils.errors import InputError
+from utils.errors import InputError, refused_memory
 from utils.files import unfinished, write_atomic
 from utils.parse import checked
 
@@ -120,11 +120,11 @@ class State:
         return {"seconds": seconds, "model": self.model.state_dict(), "average": average, "optimizers": optimizers}
 
     def load(self, begun: dict[str, Any]) -> tuple[int, float]:
-        """Take up what `read_state` returned; returns its iteration and the seconds of training until then.
+        """Take up what `read_state` returned, but for the model's weights; returns its iteration, and the seconds of
+        training until then.
 
         Raises InputError if it does not fit the optimizers.
         """
-        self.model.load_state_dict(begun["model"])
         if self.average:
             self.average.load_state_dict(begun["average"])
         try:
@@ -170,7 +170,9 @@ def read_state(folder: Path, restarted: bool) -> tuple[Config, dict[str, Any]]:
             content = json.loads(state["config"])
             if not all(isinstance(state[key], kind) for key, kind in PARTS.items()):
                 raise ValueError("of another kind")
-        except Exception:  # a damaged file trips torch anywhere
+        except Exception as error:  # a damaged file trips torch anywhere
+            if refused_memory(error):  # the file may be whole
+                raise InputError(f"{path}: needs more memory than there is") from None
             if not restarted:
                 remedy = "to use the one before" if before else "and begin a new run, as there is no other"
                 raise InputError(f"{path}: not a readable training state; delete it {remedy}") from None

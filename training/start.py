@@ -71,8 +71,8 @@ def check_scales(config: Config) -> None:
     record = trained_on(path) if path is not None and config.train.phase == 1 else None
     if record is not None and not all(map(record.covers, wanted)):
         raise InputError(
-            f"train.init: {path} was trained at {record.scales()}, and phase 1 at {scale_names(wanted)} trains neither "
-            "its encoder nor its heavy upsampler; set data.scale, or train phase 0 at these scales"
+            f"train.init: {path} was trained at {scale_names(record.scales)}, and phase 1 at {scale_names(wanted)} "
+            "trains neither its encoder nor its heavy upsampler; set data.scale, or train phase 0 at these scales"
         )
 
 

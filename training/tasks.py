@@ -39,7 +39,7 @@ class OriginalTask(Task[OriginalModel]):
     """The loss between SR and HR, L1 in the paper."""
 
     def forward(self, lr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        return {"loss": self.loss.patches(self.model(lr) - hr).mean()}
+        return {"loss": self.loss.of_patches(self.model(lr) - hr).mean()}
 
 
 class Phase0(Task[PCSR]):

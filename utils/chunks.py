@@ -58,7 +58,7 @@ def with_chunks(png: bytes | memoryview, added: Sequence[Chunk]) -> bytes:
     return b"".join([png[:HEADER], *(packed(*chunk) for chunk in added), png[HEADER:]])
 
 
-def key(chunk: Chunk) -> bytes:
+def keyword(chunk: Chunk) -> bytes:
     """The keyword of a text chunk."""
     return chunk[1].partition(b"\0")[0]
 
@@ -74,7 +74,7 @@ def comment(said: bytes) -> Chunk:
     return b"iTXt", COMMENT + bytes(5) + said.decode("utf-8", "replace").rstrip("\0").encode()
 
 
-def value(chunk: Chunk) -> bytes:
+def text_of(chunk: Chunk) -> bytes:
     """The text of a text chunk, in UTF-8. Raises ValueError, IndexError or zlib.error if it is damaged."""
     name, (_, rest) = chunk[0], chunk[1].split(b"\0", 1)
     if name == b"tEXt":
@@ -94,14 +94,14 @@ def raw_block(chunk: Chunk) -> Chunk | None:
 
     APP1 is the segment of a JPEG that holds EXIF or XMP; a few cameras store other things in it.
     """
-    if chunk[0] not in TEXT_CHUNKS or key(chunk) not in RAW:
+    if chunk[0] not in TEXT_CHUNKS or keyword(chunk) not in RAW:
         return None
     try:
-        _, _, digits = value(chunk).split(maxsplit=2)  # a name, the length, hexadecimal digits
+        _, _, digits = text_of(chunk).split(maxsplit=2)  # a name, the length, hexadecimal digits
         block = bytes.fromhex(digits.decode())
     except (ValueError, IndexError, zlib.error):
         return None
-    if key(chunk) == RAW_XMP or block.startswith(XMP_HEADER):
+    if keyword(chunk) == RAW_XMP or block.startswith(XMP_HEADER):
         return b"iTXt", XMP + bytes(5) + block.removeprefix(XMP_HEADER)
     block = block.removeprefix(EXIF_HEADER)
     return (b"eXIf", block) if block.startswith(TIFF_STARTS) else None
@@ -116,9 +116,9 @@ def exif_and_xmp(own: Sequence[Chunk]) -> dict[str, bytes]:
     for chunk in [*filter(None, map(raw_block, own)), *own]:
         if chunk[0] == b"eXIf":
             found["exif"] = chunk[1]
-        elif chunk[0] in TEXT_CHUNKS and key(chunk) == XMP:
+        elif chunk[0] in TEXT_CHUNKS and keyword(chunk) == XMP:
             with suppress(ValueError, IndexError, zlib.error):  # a damaged chunk
-                found["xmp"] = value(chunk)
+                found["xmp"] = text_of(chunk)
     return found
 
 

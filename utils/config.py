@@ -125,6 +125,11 @@ def listed(folders: str | Sequence[str] | None) -> list[str]:
     return [folders] if isinstance(folders, str) else list(folders or ())
 
 
+def ends(scale: float | tuple[float, float]) -> tuple[float, float]:
+    """The lowest and the highest of a range of scales, or one scale twice."""
+    return scale if isinstance(scale, tuple) else (scale, scale)
+
+
 class DataSpec(Spec):
     train: Folders  # folders of HR images, from which crops are taken at random
     val: Folders  # folders of HR images for validation
@@ -155,7 +160,7 @@ class DataSpec(Spec):
     @property
     def scales(self) -> tuple[float, float]:
         """The lowest and the highest scale of training; validation is at the highest."""
-        return self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+        return ends(self.scale)
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -31,7 +31,7 @@ from utils.chunks import (
     webp_size,
     without_texts,
 )
-from utils.errors import InputError
+from utils.errors import InputError, refused_memory
 from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
 from utils.jpeg import JPEG, check_scans, jpeg_quality
@@ -63,6 +63,8 @@ def read_image(path: str | Path, accept_damaged: bool = False, remedy: str = "")
         except Exception as error:  # Pillow may raise anything: KeyError, struct.error, MemoryError, ...
             unknown = isinstance(error, UnidentifiedImageError)
             reason = unread_kind(content) if unknown else " ".join(str(error).split())
+            if refused_memory(error):
+                reason = "there is too little memory for it"
             image = decode_damaged(content) if accept_damaged or remedy else None
             if accept_damaged and image:
                 note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"

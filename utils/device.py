@@ -115,7 +115,7 @@ def empty(
     return torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), start, shape, strides)  # no view of another
 
 
-def give_back(pixels: int) -> None:
-    """Return to the system what glibc keeps after an image of this many LR pixels, if it is worth the milliseconds."""
-    if pixels > LARGE_PIXELS and platform.libc_ver()[0] == "glibc":
+def give_back(lr: Tensor) -> None:
+    """Return to the system what glibc keeps after lr (b,3,h,w) was restored, if it is worth the milliseconds."""
+    if lr.shape[2] * lr.shape[3] > LARGE_PIXELS and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

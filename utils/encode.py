@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from utils.chunks import COMMENT, LIBPNG_SIDE, XMP, Chunk, key, resolution_chunk, value, with_chunks
+from utils.chunks import COMMENT, LIBPNG_SIDE, XMP, Chunk, keyword, resolution_chunk, text_of, with_chunks
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
@@ -140,9 +140,9 @@ def photoshop_segment(iptc: bytes) -> bytes:
 def comment_of(about: Image) -> bytes | None:
     """The comment for a JPEG: the first that is not damaged and fits into a block; None if the image has none."""
     for chunk in about.chunks:
-        if key(chunk) == COMMENT:
+        if keyword(chunk) == COMMENT:
             with suppress(ValueError, IndexError, zlib.error):
-                said = value(chunk)
+                said = text_of(chunk)
                 if len(said) <= SEGMENT:
                     return said
     return None

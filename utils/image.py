@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import _imaging
 from torch import Tensor
 
-Array = NDArray[Any]  # uint8 or uint16
+Array = NDArray[Any]  # of any type; an image has uint8 or uint16
 
 MAX_PIXELS = 2**30  # an image that is read or made has no more; OpenCV has the same limit
 HARMLESS = 2**25  # images of no more pixels are not checked, as they cannot fill the memory

@@ -17,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import lookup
 
-from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, comment, key, raw_block, resolution
+from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, comment, keyword, raw_block, resolution
 from utils.image import quiet
 
 ORIENTATION = ExifTags.Base.Orientation
@@ -61,7 +61,7 @@ def read_metadata(file: Pillow.Image, own: Sequence[Chunk], gray: bool) -> dict[
     `own` are the chunks of a PNG; none for other files.
     """
     found: dict[str, Any] = {}
-    texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and key(chunk) not in (XMP, RAW_ICC)]
+    texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and keyword(chunk) not in (XMP, RAW_ICC)]
     texts = [chunk for chunk in texts if raw_block(chunk) is None]
     if said := file.info.get("comment"):
         texts.append(comment(said))
@@ -225,7 +225,7 @@ def has_profile(file: Pillow.Image, own: Sequence[Chunk]) -> bool:
     """Whether a file has a colour profile, which may be damaged; `own` are the chunks of a PNG."""
     blocks = [block for _, block in file.applist] if isinstance(file, JpegImageFile) else []
     stored = any(block.startswith(b"ICC_PROFILE\0") for block in blocks)
-    stored |= any(chunk[0] == b"iCCP" or key(chunk) == RAW_ICC for chunk in own)
+    stored |= any(chunk[0] == b"iCCP" or keyword(chunk) == RAW_ICC for chunk in own)
     return stored or bool(file.info.get("icc_profile"))
 
 

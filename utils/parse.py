@@ -113,7 +113,9 @@ def assign(content: dict[str, Any], override: str) -> str:
     section, leaf = matches[0].split(".", 1)
     try:
         before, parsed = content.get(section) or {}, parse_value(value)
-        content[section] = {**before, leaf: {**before.get(leaf, {}), option: parsed} if option else parsed}
+        if option:
+            parsed = {**before.get(leaf, {}), option: parsed}
+        content[section] = {**before, leaf: parsed}
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(one_line(f"setting {key}", str(error))) from None
     return matches[0]

@@ -67,9 +67,7 @@ def resize_rows(image: Tensor, size: int, border: Border, dtype: torch.dtype | N
     return torch.cat(bands, dim=-2)
 
 
-def imresize(
-    image: Tensor, size: tuple[int, int], border: Border = "symmetric", dtype: torch.dtype | None = None
-) -> Tensor:
+def imresize(image: Tensor, size: tuple[int, int], dtype: torch.dtype | None = None) -> Tensor:
     """Resize (..., h, w) of floats to (..., *size), not clamped; float through both passes.
 
     Any size, up or down. The computation and the result have `dtype`, or else the type of the input: float64 gives
@@ -77,8 +75,8 @@ def imresize(
     """
     if min(size) < 1:
         raise InputError(f"cannot resize {image.shape[-1]}x{image.shape[-2]} to {size[1]}x{size[0]} pixels")
-    rows = resize_rows(image, size[0], border, dtype)  # (..., H, w)
-    return resize_rows(rows.transpose(-1, -2), size[1], border).transpose(-1, -2)
+    rows = resize_rows(image, size[0], "symmetric", dtype)  # (..., H, w)
+    return resize_rows(rows.transpose(-1, -2), size[1], "symmetric").transpose(-1, -2)
 
 
 def imresize_window(image: Tensor, size: tuple[int, int], rows: slice, cols: slice) -> Tensor:

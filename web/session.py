@@ -168,7 +168,7 @@ class Picture:
             setting = replace(setting, value=max(setting.value, least))
         if self.last is None or self.last[0] != setting:
             self.last = setting, self.encoding.restore([setting])[0]
-            give_back(self.lr.shape[2] * self.lr.shape[3])
+            give_back(self.lr)
         return self.last[1]
 
     def numbers(self, restored: Restored) -> list[tuple[str, str, str]]:
@@ -227,10 +227,9 @@ class Session:
         kind: of the file to download, .png, .tif, .jpg or .webp. Raises InputError as Picture does.
         """
         picture = self.encoded_for(kind)
-        first = picture.last is None
         restored = picture.restore(setting)
         assert restored.assignment is not None
-        if first:
+        if self.current is None:  # the first answer
             self.place = most_difficult(restored.assignment)
         self.setting = setting
         self.current = folder = self.new_folder()

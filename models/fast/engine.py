@@ -133,7 +133,7 @@ class Engine:
 
     def choose_runners(self, mlps: Sequence[PixelMLP]) -> list[MLPRunner]:
         if self.compiled is not None:
-            return [CompiledRunner(mlp, self.compiled) for mlp in mlps]
+            return [CompiledRunner(mlp) for mlp in mlps]
         runners = self.runners_in(self.precision, mlps)
         if self.precision != torch.float16:
             return runners

@@ -15,8 +15,8 @@ from models.softgate import LEAK
 def gate_gradients(gradient: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and y from that of models.softgate.gated(x, y); images (b,c,h,w), channels last."""
     of_x, of_y = torch.empty_like(x), torch.empty_like(y)
-    tensors = map(pointer, (gradient, x, y)), map(pointer, (of_x, of_y))
-    needed_kernels().gate_gradients(*tensors[0], ctypes.c_long(x.numel()), *tensors[1], torch.get_num_threads())
+    inputs, results = [*map(pointer, (gradient, x, y))], [*map(pointer, (of_x, of_y))]
+    needed_kernels().gate_gradients(*inputs, ctypes.c_long(x.numel()), *results, torch.get_num_threads())
     return of_x, of_y
 
 

@@ -48,8 +48,8 @@ class Planes(ctypes.Structure):
 class CompiledRunner:
     """One PixelMLP, computed in the type of number that the features have: float32 or float16."""
 
-    def __init__(self, mlp: PixelMLP, compiled: ctypes.CDLL) -> None:
-        self.compiled, self.mlp = compiled, mlp
+    def __init__(self, mlp: PixelMLP) -> None:
+        self.mlp = mlp
         first, *later = (layer.requires_grad_(False) for layer in mlp.linears())
         self.table_channels = first.out_features
         self.coordinate = first.weight[:, mlp.in_channels :].t().contiguous()  # (4,C)
@@ -68,7 +68,7 @@ class CompiledRunner:
         """feat (b,c,h,w) -> the first layer's feature part, (b,n); None if it exceeds the range of float16."""
         batch, channels, h, w = feat.shape
         weight, bias, _ = self.packed[feat.dtype]
-        pitch = self.compiled.table_pitch(w)
+        pitch = needed_kernels().table_pitch(w)
         tables = feat.new_empty(batch, (h * self.widths[0] + 1) * pitch)
         for image, table in zip(feat, tables, strict=True):
             strides = image.stride(1), image.stride(2), image.stride(0)
@@ -116,19 +116,18 @@ def bilinear_compiled(lr: Tensor, grid: Grid) -> Tensor:
     return planes
 
 
-def refine_and_round(
-    sr: Tensor, assignment: Tensor | None, inside: Tile, levels: int, out: Array, compiled: ctypes.CDLL
-) -> None:
-    """Rounding to `levels`, after models.pcsr.refine if there is an assignment (1,H,W) uint8, in one pass.
+def refine_and_round(sr: Tensor, assignment: Tensor | None, inside: Tile, peak: int, out: Array) -> None:
+    """Rounding to whole numbers up to `peak`, in one pass with models.pcsr.refine if there is an assignment.
 
-    sr (1,3,H,W); the pixels of `inside` are written to out (R,C,3) uint8 or uint16, whose rows need not be adjacent.
+    sr (1,3,H,W), assignment (1,H,W) uint8. The pixels of `inside` are written to out (R,C,3), uint8 or uint16, whose
+    rows need not be adjacent.
     """
-    compiled.refine_and_round(
+    needed_kernels().refine_and_round(
         address(sr),
         address(assignment),
         *sr.shape[2:],
         *(inside.rows.start, inside.rows.stop, inside.cols.start, inside.cols.stop),
-        levels,
+        peak,
         ctypes.c_void_p(out.ctypes.data),
         ctypes.c_long(out.strides[0] // out.itemsize),
         torch.get_num_threads(),
