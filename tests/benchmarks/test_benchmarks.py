@@ -77,17 +77,16 @@ def test_stages(cli: Cli, tmp_path: Path, tiny: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_inference(tmp_path: Path, tiny: list[str]) -> None:
+def test_inference(cli: Cli, tmp_path: Path, tiny: list[str]) -> None:
     make_folder(tmp_path / "hr", [(61, 83), (48, 40)])
-    command = [sys.executable, str(ROOT / "benchmarks/inference.py"), *SMALL, *tiny]  # started as a file
     options = ["--img_path", "hr", "--plot", "out/ways.png", "--no_memory"]
-    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    records = json.loads(done.stdout.splitlines()[-1])
+    done = cli("benchmarks/inference.py", *SMALL, *tiny, *options)
+    assert done.code == 0, done.err
+    records = json.loads(done.out.splitlines()[-1])
     rows = {row["name"]: row for row in records}
     assert [name for name in rows if name not in runtimes.PACKAGES] == NAMES
     assert [name for name in rows if name in runtimes.PACKAGES] == runtimes.usable(CPU)
-    assert (INSTALL in done.stdout) == (len(runtimes.usable(CPU)) < len(runtimes.PACKAGES))
+    assert (INSTALL in done.out) == (len(runtimes.usable(CPU)) < len(runtimes.PACKAGES))
     assert all(row.keys() == KEYS and row["seconds"] > 0 and row["peak_mb"] is None for row in records)
     assert rows["all light"]["flops_executed"] < rows["all heavy"]["flops_executed"]
     assert rows["published"]["flops_paper"] == pytest.approx(rows["k=0"]["flops_paper"], rel=1e-2)  # but for near ties

@@ -33,7 +33,7 @@ SIGNALLED = """
 import importlib, os, runpy, signal, sys
 import skimage.metrics, torch._dynamo, training.command  # once for all, as they take as long as such a training
 
-def signal_in(module, name, call):
+def signal_in(module, name, call, number):
     *above, last = name.split(".")
     place = importlib.import_module(module)
     for each in above:
@@ -43,7 +43,7 @@ def signal_in(module, name, call):
         nonlocal seen
         seen += 1
         if seen == call:
-            os.kill(os.getpid(), signal.{signal})
+            os.kill(os.getpid(), number)
         return original(*args)
     setattr(place, last, counting)
 
@@ -103,28 +103,21 @@ def test_signals(job: str, cli: Cli, folders: Path, monkeypatch: pytest.MonkeyPa
         assert_same_run(folders / "save/whole", run)
 
 
-def signalled(work: Path, moments: Mapping[str, tuple[str, str, int]], number: signal.Signals) -> tuple[list[int], str]:
+def signalled(work: Path, moments: Mapping[str, tuple[str, str, int, int]]) -> tuple[list[int], str]:
     """Runs of phase 0 by name, in processes of their own, which send themselves a signal in a call of a function.
 
     Returns their exit codes, which for a signal that ended them are negative, and what they wrote on stderr.
     """
     script = arguments("phase 0")[0]
     runs = [(moment, arguments("phase 0", name)) for name, moment in moments.items()]
-    code = SIGNALLED.format(signal=number.name, script=str(ROOT / script), runs=runs)
+    code = SIGNALLED.format(script=str(ROOT / script), runs=runs)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     return [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()], done.stderr
 
 
-@pytest.mark.usefixtures("cli")  # it links configs/
-def test_a_real_signal(folders: Path) -> None:
-    codes, told = signalled(folders, {"run": ("training.log", "Log.advance", 5)}, signal.SIGTERM)
-    assert codes == [128 + signal.SIGTERM] and "stopped by SIGTERM" in told, told
-    assert [path.name for path in sorted((folders / "save/run/state").iterdir())] == ["00000004.pth", "00000005.pth"]
-
-
-def test_kill(cli: Cli, folders: Path) -> None:
+def test_real_signals(cli: Cli, folders: Path) -> None:
     assert cli(*arguments("phase 0", "whole")).code == 0
     torn = {  # the part of a file that was never given its name, by the call of fsync
         # a checkpoint syncs config, weights and state, a validation the config and weights of the best and its table
@@ -135,14 +128,16 @@ def test_kill(cli: Cli, folders: Path) -> None:
         17: "best/.*",  # in the last validation, which follows the state
         18: ".metrics.csv.*",
     }
-    moments = {"between": ("training.log", "Log.advance", 5), **{str(call): ("os", "fsync", call) for call in torn}}
-    codes, told = signalled(folders, moments, signal.SIGKILL)
-    assert codes == [-signal.SIGKILL] * len(moments), told
-    for name, (*_, call) in moments.items():
+    moments = {name: ("training.log", "Log.advance", 5, int(signal.Signals[name])) for name in ("SIGTERM", "SIGKILL")}
+    moments |= {str(call): ("os", "fsync", call, int(signal.SIGKILL)) for call in torn}
+    codes, told = signalled(folders, moments)
+    assert codes == [128 + signal.SIGTERM, *[-signal.SIGKILL] * (1 + len(torn))], told
+    assert told.count("stopped by SIGTERM") == 1
+    for name, (_, place, call, _) in moments.items():
         run = folders / "save" / name
-        kept = ["00000006.pth", "00000008.pth"] if call > 15 else ["00000003.pth", "00000004.pth"]
-        assert sorted(path.name for path in (run / "state").glob("*.pth")) == kept
-        assert name == "between" or len(list(run.glob(torn[call]))) == 1
+        kept = [6, 8] if call > 15 else [4, 5] if name == "SIGTERM" else [3, 4]
+        assert sorted(int(path.stem) for path in (run / "state").glob("*.pth")) == kept
+        assert place != "fsync" or len(list(run.glob(torn[call]))) == 1
         (run / ".config.yaml.swp").touch()  # an editor's
         assert cli(*arguments("phase 0", run.name), "--resume").code == 0
         assert_same_run(folders / "save/whole", run)
