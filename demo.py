@@ -151,7 +151,7 @@ def upscale(args: argparse.Namespace, ranks: Ranks) -> None:
 def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
     """Shrink an image, restore it, and show how well that went, beside the original model's result if there is one."""
     # here, because pandas, which these import, takes 0.2 s that an upscaling need not wait for
-    from evaluation.record import model_record, results_folder, write_record  # noqa: PLC0415
+    from evaluation.record import RECORD, model_record, reserving, results_folder  # noqa: PLC0415
     from evaluation.report import format_table, summary_json  # noqa: PLC0415
     from evaluation.simulate import original_beside, simulate, simulated_files  # noqa: PLC0415
 
@@ -172,9 +172,11 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
                 record["original_precision"] = other
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
-    folder = results_folder(Path(args.out_dir) / path.stem, simulated_files(names), record)
-    summary = simulate(path, scale, restores, folder, args.opacity, args.accept_damaged)
-    write_record(folder, record)
+    files = simulated_files(names)
+    folder = results_folder(Path(args.out_dir) / path.stem, files, record)
+    with reserving([name for name in files if name != RECORD]) as reserve:
+        reserve(folder, record)
+        summary = simulate(path, scale, restores, folder, args.opacity, args.accept_damaged)
     print(format_table(summary))
     print(f"written to {folder}")
     if args.json:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -16,7 +15,7 @@ from datasets.folder import PairedFolder, named_folders
 from datasets.options import add_degrade_option
 from evaluation.evaluate import evaluate, gather_rows
 from evaluation.protocol import PATCH_SIZE, STEP, EvaluationProtocol, asked_protocol
-from evaluation.record import RECORD, images_record, model_record, results_folder, write_record
+from evaluation.record import images_record, model_record, reserving, results_folder
 from evaluation.report import REPORTS, format_table, summary_json, write_report
 from inference.options import Chosen, add_model_options, refuse_equal_names
 from inference.outputs import ASSIGNED
@@ -66,7 +65,6 @@ class DataSet(NamedTuple):
     scale: float
     pairs: PairedFolder  # this rank's share
     folder: Path
-    record: dict[str, Any]
 
 
 def run_evaluation(
@@ -93,14 +91,14 @@ def run_evaluation(
                 tell(f"warning: {warning}")
     about = {**model_record(chosen), "settings": settings, **protocol.record()}
     about["device"] = ranks.device.type if chosen else "cpu"  # where bicubic is computed
-    sets = list(data_sets(args, protocol, ranks, chosen.name if chosen else "bicubic", about))
-    if args.save_images:
-        for folder in args.hr_data if chosen and isinstance(chosen.model, PCSR) else ():
-            check_names(folder)
-        for data in sets:
-            data.pairs.check()
-        gather(ranks, None)  # all shares are checked before anything is written
-    with reserved(sets if ranks.main else []):
+    with reserving((*REPORTS, SR_IMAGES)) as reserve:
+        sets = list(data_sets(args, protocol, ranks, chosen.name if chosen else "bicubic", about, reserve))
+        if args.save_images:
+            for folder in args.hr_data if chosen and isinstance(chosen.model, PCSR) else ():
+                check_names(folder)
+            for data in sets:
+                data.pairs.check()
+            gather(ranks, None)  # all shares are checked before there are results
         tables = [run_one(args, protocol, ranks, restores[data.scale], data) for data in sets]
     if ranks.main:
         summary = pd.concat(tables, ignore_index=True)
@@ -113,9 +111,17 @@ def run_evaluation(
 
 
 def data_sets(
-    args: argparse.Namespace, protocol: EvaluationProtocol, ranks: Ranks, model: str, about: dict[str, Any]
+    args: argparse.Namespace,
+    protocol: EvaluationProtocol,
+    ranks: Ranks,
+    model: str,
+    about: dict[str, Any],
+    reserve: Callable[[Path, dict[str, Any]], None],
 ) -> Iterator[DataSet]:
-    """Every data set at every scale; `about` goes into the records too. Raises InputError for folders it cannot use."""
+    """Every data set at every scale, in a folder that is reserved for it; `about` goes into the records too.
+
+    Raises InputError for folders it cannot use.
+    """
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
     refuse_equal_names([f"--scale {scale:g}" for scale in scales])
     recorded = cache(images_record)  # the images of a folder are the same at every scale
@@ -132,8 +138,10 @@ def data_sets(
             raise InputError(f"--out_dir {wanted}: holds the images to evaluate; give another folder")
         images = [from_main(ranks, partial(recorded, *each)) for each in (("hr", hr), ("lr", lr))]
         record = {**about, "scale": scale, **images[0], **images[1]}
-        find = partial(results_folder, wanted, REPORTS, record, bool(args.out_dir))
-        yield DataSet(name, scale, pairs, from_main(ranks, find), record)
+        folder = from_main(ranks, partial(results_folder, wanted, REPORTS, record, bool(args.out_dir)))
+        if ranks.main:
+            reserve(folder, record)
+        yield DataSet(name, scale, pairs, folder)
 
 
 def check_names(folder: str) -> None:
@@ -142,28 +150,6 @@ def check_names(folder: str) -> None:
     for name in sorted(names):
         if (other := name + ASSIGNED) in names:
             raise InputError(f"--save_images: the assignment of {name} would replace the result of {other}; rename one")
-
-
-@contextmanager
-def reserved(sets: Sequence[DataSet]) -> Iterator[None]:
-    """The folders of these data sets hold their records, so that another evaluation takes other folders meanwhile.
-
-    If an error comes before there are results, nothing is left. Raises InputError for a folder that cannot be written.
-    """
-    made, written = [], []
-    try:
-        for data in sets:
-            made += [place for place in (*reversed(data.folder.parents), data.folder) if not place.exists()]
-            write_record(data.folder, data.record)
-            written.append(data.folder)
-        yield
-    finally:
-        for folder in written:
-            if not any((folder / name).exists() for name in (*REPORTS, SR_IMAGES)):
-                (folder / RECORD).unlink(missing_ok=True)
-        for place in reversed(made):
-            with suppress(OSError):  # it is not empty
-                place.rmdir()
 
 
 def run_one(

@@ -1,7 +1,8 @@
 """record.json, which says from which data, weights and settings results were made: so they never replace others."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -93,6 +94,32 @@ def results_folder(
     folder = next(each for each in numbered if not occupied(each, results, record, decides))
     tell(f"note: {taken}; the new ones go to {folder}")
     return folder
+
+
+@contextmanager
+def reserving(results: Sequence[str]) -> Iterator[Callable[[Path, Mapping[str, Any]], None]]:
+    """Gives a function that writes the record into a folder, so that other results take other folders meanwhile.
+
+    If an error comes before there are any of the files `results`, nothing is left. The function raises InputError for a
+    folder that cannot be written.
+    """
+    made: list[Path] = []
+    written: list[Path] = []
+
+    def reserve(folder: Path, record: Mapping[str, Any]) -> None:
+        made.extend(place for place in (*reversed(folder.parents), folder) if not place.exists())
+        write_record(folder, record)
+        written.append(folder)
+
+    try:
+        yield reserve
+    finally:
+        for folder in written:
+            if not any((folder / name).exists() for name in results):
+                (folder / RECORD).unlink(missing_ok=True)
+        for place in reversed(made):
+            with suppress(OSError):  # it is not empty
+                place.rmdir()
 
 
 def occupied(folder: Path, results: Sequence[str], record: Mapping[str, Any], decides: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ def original_beside(backbone: str, scale: float, path: str | None = None) -> Ori
 
     A line says which model is taken. Raises InputError if the path holds another kind of model or another scale.
     """
-    folder = found(path or SAVE / f"{backbone}-x4")
+    folder = found(path) if path else found(SAVE / f"{backbone}-x4" / WEIGHTS).parent
     if path is None and not (folder / WEIGHTS).exists():
         say(f"left out the original model: no weights in {folder}, and no other model is named")
         return None

@@ -170,7 +170,7 @@ def chosen_model(config: str | None, weights: str | None) -> Chosen:
     if weights is not None:
         path = found(weights)
     elif config is not None:
-        path = found(SAVE / Path(config).stem)
+        path = found(SAVE / Path(config).stem / WEIGHTS).parent
     else:
         raise InputError("give --config or --model")
     expected = resolved(load_config(found(config)).model) if config is not None else None

@@ -6,6 +6,7 @@ mark has the first digest in common with the wanted one; if only the second, it 
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def digest_of(*facts: object) -> str:
 
 def mark_line(about: str, made: str, source: Path) -> str:
     """One line of ASCII; `about` is for people, `made` the digest of what decides the result."""
-    path = caseless(str(source.resolve()))
+    path = unicodedata.normalize("NFC", str(source.resolve()))  # as some file systems change accents
     return f"{PROGRAM}{about}; {made}; {digest_of(path)}".encode("ascii", "replace").decode()
 
 

@@ -63,7 +63,8 @@ def of_png(suffix: str, image: Image) -> Iterator[str]:
 
 def other_colours(kind: str, image: Image) -> Iterator[str]:
     """A note if what a PNG says of its colours is not held by a file, or an object, of this kind."""
-    if image.icc is None and not shows_as_srgb(image.chunks):
+    first = any(name == b"cICP" for name, _ in image.chunks)  # it counts more than a profile
+    if (image.icc is None or first) and not shows_as_srgb(image.chunks):
         names = ", ".join(name.decode() for name, _ in image.chunks if name in COLOUR_CHUNKS)
         yield f"{kind} does not hold what a PNG says of its colours ({names}): they may look different"
 

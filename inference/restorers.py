@@ -20,7 +20,7 @@ from models.original import OriginalModel
 from models.pcsr import PCSR, refine
 from models.setting import Precision, Setting
 from models.tile import whole, with_halo
-from utils.device import give_back
+from utils.device import give_back, image_layout
 from utils.errors import InputError
 from utils.image import Array
 from utils.patches import Patches
@@ -55,7 +55,7 @@ def original_restorer(
     """
     scale, dtype = model.scale, dtype_of(model, device, precision)
     model = folded(model).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and tensor cores
+    model.to(memory_format=image_layout(device))  # type: ignore[call-overload]
     if device.type == "cpu" and dtype == torch.float32:
         accelerate(model)
     # the features decide how much memory a pixel takes

@@ -24,7 +24,10 @@ from utils.errors import InputError, ending
 # A tile may take this part of the free memory. A GPU has few users; a CPU's memory is shared with all programs.
 GPU_SHARE, CPU_SHARE = 1 / 2, 1 / 4
 MOST = 1 << 29  # the most bytes that a tile takes on a CPU: larger tiles are hardly faster
-REFUSALS = "out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"
+REFUSALS = (
+    *("out of memory", "Invalid buffer size"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "unable to find an engine"),
+)
 QUARTERINGS = 4  # how often tiles are made smaller before giving up: then they have 1/256 of the area
 MOST_TILE = 10_000_000  # LR pixels, the largest tile_size
 LEAST = 32  # the fewest LR pixels across a tile: smaller ones would be mostly halo

@@ -49,7 +49,9 @@ class Info:
 
 
 class Upscaler:
-    """A model on a device. Nothing is trained through it: results carry no gradients. It can be pickled."""
+    """A model on a device. Nothing is trained through it: results carry no gradients. It can be pickled for a
+    program that can import this project.
+    """
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 COLOURS = "coolwarm"  # light = blue .. heavy = red
 OPACITY = 0.6  # of the colour over the gray image, which then still shows
+TALL = 4  # the highest picture in a comparison, relative to its width; higher ones are shown narrower
 DETAIL = 0.22  # the part of each side that is shown magnified, by 1 / 0.22 = 4.5
 
 
@@ -67,7 +68,7 @@ def panel(
 
     height, width = images[0][1].shape[:2]
     rows, cols = window
-    figure = Figure(figsize=(size * len(images), 2 * size * height / width + 1.2), layout="constrained")
+    figure = Figure(figsize=(size * len(images), 2 * size * min(height / width, TALL) + 1.2), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     for column, (caption, image) in enumerate(images):
         whole, detail = axes[:, column]

@@ -67,6 +67,8 @@ def choose(
     Raises InputError for several, and for what is no number.
     """
     scale = number("scale", scale)
+    if not isinstance(adaptive, bool):
+        raise InputError(f"adaptive must be True or False, not {adaptive!r}")
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")
     rule: Rule = "adaptive" if adaptive else "k" if budget is None else "budget"

@@ -31,6 +31,7 @@ from training.tasks import Task
 from training.validation import Validate
 from utils.cli import tell
 from utils.config import Config, DataSpec, TrainSpec
+from utils.device import image_layout
 from utils.dist import Ranks, first_on_node, from_main, gather
 from utils.errors import InputError
 from utils.resize import downscale
@@ -109,7 +110,7 @@ def settle(task: Task[Any], ranks: Ranks, spec: TrainSpec) -> None:
             raise InputError("train.sync_bn: torch's SyncBatchNorm runs between CUDA devices only; set it to false")
         nn.SyncBatchNorm.convert_sync_batchnorm(task)  # over the whole batch; names in the state_dict stay
     task.to(ranks.device)
-    task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task.to(memory_format=image_layout(ranks.device))  # type: ignore[call-overload]
     if ranks.device.type == "cpu" and spec.kernels and not (spec.amp or spec.compile):
         accelerate(task)
     task.train()
@@ -154,7 +155,7 @@ def patches(crops: Crops, iteration: int, data: DataSpec) -> tuple[Tensor, Tenso
     stored = crops.lr_batch(iteration)
     shrink = partial(downscale, scale=hr.shape[-1] / data.patch_size, eight_bit=data.lr_round, dtype=torch.float32)
     lr = degraded(hr, crops.degradations(iteration), shrink) if stored is None else stored.float().div_(255)
-    return lr.contiguous(memory_format=torch.channels_last), hr
+    return lr.contiguous(memory_format=image_layout(lr.device)), hr
 
 
 def gradients(module: nn.Module, lr: Tensor, hr: Tensor, spec: TrainSpec) -> dict[str, Tensor]:

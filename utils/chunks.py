@@ -69,11 +69,6 @@ def without_texts(png: bytes) -> bytes:
     return png if len(left) == len(own) else png[:SIGNATURE] + b"".join(packed(*chunk) for chunk in left)
 
 
-def comment(said: bytes) -> Chunk:
-    """A text chunk for the comment of another kind of file."""
-    return b"iTXt", COMMENT + bytes(5) + said.decode("utf-8", "replace").rstrip("\0").encode()
-
-
 def text_of(chunk: Chunk) -> bytes:
     """The text of a text chunk, in UTF-8. Raises ValueError, IndexError or zlib.error if it is damaged."""
     name, (_, rest) = chunk[0], chunk[1].split(b"\0", 1)
@@ -89,17 +84,21 @@ def unpacked_text(packed_text: bytes) -> bytes:
     return zlib.decompressobj().decompress(packed_text, LONGEST_TEXT)
 
 
+def unhexed(chunk: Chunk) -> bytes | None:
+    """What a text chunk holds in hexadecimal digits, after a name and their number; None if it is damaged."""
+    try:
+        _, _, digits = text_of(chunk).split(maxsplit=2)
+        return bytes.fromhex(digits.decode())
+    except (ValueError, IndexError, zlib.error):
+        return None
+
+
 def raw_block(chunk: Chunk) -> Chunk | None:
     """EXIF or XMP that is stored as a text, as the chunk that it would be today; None for other and damaged texts.
 
     APP1 is the segment of a JPEG that holds EXIF or XMP; a few cameras store other things in it.
     """
-    if chunk[0] not in TEXT_CHUNKS or keyword(chunk) not in RAW:
-        return None
-    try:
-        _, _, digits = text_of(chunk).split(maxsplit=2)  # a name, the length, hexadecimal digits
-        block = bytes.fromhex(digits.decode())
-    except (ValueError, IndexError, zlib.error):
+    if chunk[0] not in TEXT_CHUNKS or keyword(chunk) not in RAW or (block := unhexed(chunk)) is None:
         return None
     if keyword(chunk) == RAW_XMP or block.startswith(XMP_HEADER):
         return b"iTXt", XMP + bytes(5) + block.removeprefix(XMP_HEADER)
@@ -135,7 +134,9 @@ def resolution_chunk(dpi: tuple[float, float]) -> Chunk:
 def shows_as_srgb(found: Sequence[Chunk]) -> bool:
     """Whether a file without these chunks would be shown in the same colours, which is as sRGB."""
     colours = dict(chunk for chunk in found if chunk[0] in COLOUR_CHUNKS)
-    return b"sRGB" in colours or all(near(content, SRGB.get(name)) for name, content in colours.items())
+    if b"sRGB" in colours and b"cICP" not in colours:  # the latter counts first
+        return True
+    return all(near(content, SRGB.get(name)) for name, content in colours.items())
 
 
 def near(content: bytes, wanted: bytes | None) -> bool:

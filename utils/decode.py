@@ -196,16 +196,19 @@ def decode_image(content: bytes, damaged: bool = False) -> Image:
         turned = not damaged and ORIENTATION in (file.tag_v2 if bits == 16 else file.getexif())
     elif isinstance(file, JpegImageFile):
         check_scans(content)
+    stored = read_orientation(file, read_xmp(file))  # before a decoder that turns the picture forgets it
+    orientation = 1 if turned else stored
     if damaged and isinstance(file, TiffImageFile):
         pixels, alpha = decode_parts(file, content, bits)
     else:
         pixels, alpha = decode_pixels(file, content, bits)
-    orientation = 1 if turned else read_orientation(file, read_xmp(file))
     exif = read_exif(file)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     alpha = None if alpha is None else upright(alpha, orientation)
     found = {**read_metadata(file, own, gray), "lossy": lossy_of(content)}
+    if found.get("dpi") and stored in (5, 6, 7, 8):
+        found["dpi"] = found["dpi"][::-1]
     return Image(upright(pixels, orientation), alpha, gray, exif=exif, **found)
 
 

@@ -61,7 +61,8 @@ class Ranks:
 def start_ranks(device_name: str) -> Ranks:
     """Join the job: NCCL between CUDA devices, gloo otherwise.
 
-    Raises InputError for a device that this machine lacks, and for a job that torchrun could not restart as asked.
+    Raises InputError for a device that this machine lacks or that processes cannot share, and for a job that torchrun
+    could not restart as asked.
     """
     device, world = pick_device(device_name), int(os.environ.get("WORLD_SIZE", "1"))
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
@@ -78,6 +79,8 @@ def start_ranks(device_name: str) -> Ranks:
             raise InputError(f"torchrun --nproc_per_node: there are more processes than GPUs here, {found}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    if device.type == "mps":
+        raise InputError("--device: several processes cannot share Apple's GPU; give --device cpu")
     # a day, because the others wait for the process that builds a cache, or whose images of an evaluation are largest
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=timedelta(days=1))
@@ -192,7 +195,8 @@ def main() -> None:
         logging.disable()
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", LAUNCHER: str(os.getpid())}  # the first: see start_ranks
-    job = ["--standalone", f"--nproc_per_node={processes}", f"--max_restarts={args.max_restarts}"]
+    job = ["--standalone", "--local_addr=127.0.0.1"]  # as a Mac may not be able to resolve its own name
+    job += [f"--nproc_per_node={processes}", f"--max_restarts={args.max_restarts}"]
     # without SIGINT: Ctrl-C reaches the processes as SIGTERM, which ends one quietly even while it imports
     job += ["--signals-to-handle=SIGTERM,SIGHUP,SIGQUIT,SIGUSR2"]
     try:

@@ -14,7 +14,8 @@ from utils.chunks import COMMENT, LIBPNG_SIDE, XMP, Chunk, keyword, resolution_c
 from utils.errors import InputError
 from utils.files import FORMATS, write_atomic
 from utils.image import Array, Image
-from utils.metadata import IPTC, RAW_IPTC, with_resolution
+from utils.iptc import iptc_segment, iptc_text
+from utils.metadata import with_resolution
 from utils.tiff import encode_tiff
 
 HOLD_16_BITS = (".png", ".tif", ".tiff")
@@ -85,7 +86,7 @@ def encode(kind: str, array: Array, about: Image, quality: int | None) -> bytes 
     if kind == "JPEG":
         # subsampling 0: the colours are as fine as the luma
         options |= {"quality": quality or QUALITY, "subsampling": 0, "dpi": about.dpi and tuple(map(round, about.dpi))}
-        options |= {"comment": comment_of(about), "extra": about.iptc and photoshop_segment(about.iptc)}
+        options |= {"comment": comment_of(about), "extra": about.iptc and iptc_segment(about.iptc)}
     elif kind == "WEBP":
         # exact: also the colours where alpha is 0
         options |= {"quality": quality, "exact": True} if quality else {"lossless": True, "exact": True}
@@ -120,21 +121,8 @@ def png_chunks(about: Image) -> list[Chunk]:
     if about.xmp:
         made.append((b"iTXt", XMP + bytes(5) + about.xmp))
     if about.iptc:
-        resources = photoshop(about.iptc)
-        text = f"\niptc\n{len(resources):8d}\n{resources.hex()}\n".encode()  # as ImageMagick and ExifTool write it
-        made.append((b"zTXt", RAW_IPTC + b"\0\0" + zlib.compress(text)))
+        made.append(iptc_text(about.iptc))
     return made
-
-
-def photoshop(iptc: bytes) -> bytes:
-    """An IPTC record as a resource of Photoshop."""
-    return b"8BIM" + IPTC.to_bytes(2) + bytes(2) + len(iptc).to_bytes(4) + iptc + bytes(len(iptc) % 2)
-
-
-def photoshop_segment(iptc: bytes) -> bytes:
-    """The same as a segment of a JPEG."""
-    block = b"Photoshop 3.0\0" + photoshop(iptc)
-    return b"\xff\xed" + (2 + len(block)).to_bytes(2) + block
 
 
 def comment_of(about: Image) -> bytes | None:

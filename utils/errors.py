@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 LONGEST = 290  # characters of a message about a file, "error: " not counted
 LONGEST_REASON = 200  # characters of the reason in it, which leaves room for the name of a file
-NO_MEMORY = re.compile("can't allocate memory|out of memory|OutOfMemory")  # how torch says it
+NO_MEMORY = re.compile("can't allocate memory|out of memory|OutOfMemory|Invalid buffer size")  # how torch says it
 LISTED = 8  # up to this many known keys are listed in full
 
 

@@ -44,8 +44,8 @@ def read_bytes(path: Path) -> bytes:
 def write_atomic(path: Path, content: bytes | memoryview, durable: bool = True) -> None:
     """Write a file so that readers, also after a crash, find the old content or the new, but never a part of it.
 
-    With `durable` this holds after a power cut too; it takes the time of a wait for the disk. Raises InputError if the
-    place cannot be written or the disk is full; the old file then stays.
+    With `durable` this holds after a power cut too (on macOS as far as its fsync reaches); it takes the time of a wait
+    for the disk. Raises InputError if the place cannot be written or the disk is full; the old file then stays.
     """
     try:
         with replacing(path, durable) as file:

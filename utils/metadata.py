@@ -17,8 +17,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import lookup
 
-from utils.chunks import COLOUR_CHUNKS, TEXT_CHUNKS, XMP, Chunk, comment, keyword, raw_block, resolution
+from utils.chunks import COLOUR_CHUNKS, COMMENT, TEXT_CHUNKS, XMP, Chunk, keyword, raw_block, resolution
 from utils.image import quiet
+from utils.iptc import IPTC, iptc_in_text
 
 ORIENTATION = ExifTags.Base.Orientation
 # tags of the size, which are wrong after resizing
@@ -27,7 +28,8 @@ OUTER_SIZE_TAGS = (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength)
 # In a TIFF, tags of EXIF are mixed with those that say how the pixels are stored; these describe the picture.
 DESCRIPTIVE = {
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
-    *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
+    *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.HostComputer),
+    *(ExifTags.Base.DocumentName, ExifTags.Base.PageName),
     *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor, ExifTags.Base.XPKeywords),
     *(ExifTags.Base.XPSubject, ExifTags.Base.Rating, ExifTags.Base.RatingPercent),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
@@ -35,9 +37,7 @@ DESCRIPTIVE = {
 MARK_TAG, PROGRAM = ExifTags.Base.ProcessingSoftware, "PCSR "  # the mark of this program, and how it begins
 GRAY, RGB, INKS = b"GRAY", b"RGB ", b"CMYK"  # colour spaces as the header of a profile names them
 X_RESOLUTION = 282  # a tag of EXIF
-IPTC = 0x0404  # its number among the resources of Photoshop, in which a JPEG stores it
-# keywords of texts in which older programs store a colour profile, and nearly all programs IPTC
-RAW_ICC, RAW_IPTC = b"Raw profile type icc", b"Raw profile type iptc"
+RAW_ICC = b"Raw profile type icc"  # the keyword of a text in which older programs store a colour profile
 # segments of a JPEG that are read, or that say how its pixels are stored
 SEGMENTS = (
     *(b"JFIF", b"JFXX", b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0"),
@@ -62,7 +62,7 @@ def read_metadata(file: Pillow.Image, own: Sequence[Chunk], gray: bool) -> dict[
     """
     found: dict[str, Any] = {}
     texts = [chunk for chunk in own if chunk[0] in TEXT_CHUNKS and keyword(chunk) not in (XMP, RAW_ICC)]
-    texts = [chunk for chunk in texts if raw_block(chunk) is None]
+    texts = [chunk for chunk in texts if raw_block(chunk) is None and iptc_in_text(chunk) is None]
     if said := file.info.get("comment"):
         texts.append(comment(said))
     for chunk in own:
@@ -72,12 +72,21 @@ def read_metadata(file: Pillow.Image, own: Sequence[Chunk], gray: bool) -> dict[
     if (xmp := read_xmp(file)) is not None:
         found["xmp"] = STALE_SIZES.sub(b"", TURN.sub(rb"\g<1>1", xmp))
     found["chunks"] = tuple([chunk for chunk in own if chunk[0] in COLOUR_CHUNKS] + texts)
-    found["iptc"] = iptc(file)
+    found["iptc"] = iptc(file) or next(filter(None, map(iptc_in_text, own)), None)
     if file.format != "PNG" and says_resolution(file):
         found["dpi"] = plausible(file.info["dpi"])
     found["icc"] = read_profile(file, gray)
     found["notes"] = tuple(notes(file, own, gray))
     return found
+
+
+def comment(said: bytes) -> Chunk:
+    """A text chunk for the comment of another kind of file."""
+    try:
+        text = said.decode()
+    except UnicodeDecodeError:
+        text = said.decode("latin-1")
+    return b"iTXt", COMMENT + bytes(5) + text.rstrip("\0").encode()
 
 
 def says_resolution(file: Pillow.Image) -> bool:

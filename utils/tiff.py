@@ -16,6 +16,7 @@ from utils.metadata import DESCRIPTIVE
 from utils.patches import bands
 
 STRIP = 1 << 20  # bytes of pixels that are compressed together
+RESOLUTION_TAGS = 282, 283, 296
 LARGEST = (1 << 32) - (1 << 20)  # bytes of all strips: offsets have 32 bits, and metadata need some room
 SAMPLES_ARE = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 PLAIN, DEFLATE = 1, (8, 32946)  # kinds of compression
@@ -75,7 +76,7 @@ def exif_tags(exif: bytes | None) -> Iterator[tuple[int, Any]]:
     if exif is not None:
         block.load(exif)
     for tag, value in block.items():
-        if 254 <= tag < 700 and tag not in DESCRIPTIVE:  # how another file stores its pixels
+        if 254 <= tag < 700 and tag not in (*DESCRIPTIVE, *RESOLUTION_TAGS):  # how another file stores its pixels
             continue
         if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
             inner = dict(block.get_ifd(tag))

@@ -26,7 +26,9 @@ HEADERS = (
 )
 # read at import time: if the files change during a long run, the sources must still match the ctypes structs in memory
 SOURCES = {name: Path(__file__).with_name(name).read_text() for name in (*KERNELS, *HEADERS)}
-FLAGS = ["-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"]
+# Apple's clang tunes for its processors anyway, and older ones know no -march=native
+NATIVE = [] if platform.machine() == "arm64" else ["-march=native"]
+FLAGS = ["-O3", *NATIVE, "-std=c++17", "-shared", "-fPIC", "-pthread"]
 
 
 @functools.cache
@@ -70,7 +72,7 @@ def built(compiler: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pcsr"
     try:  # the compiler may be two words, such as "ccache g++"
         program = [compiler] if shutil.which(compiler) else shlex.split(compiler)
-        flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        flags = [*shlex.split(os.environ.get("CXXFLAGS", "")), *FLAGS]  # conda sets -march=nocona; the last one counts
     except ValueError as error:  # a quotation mark is missing
         raise OSError(f"CXX or CXXFLAGS: {error}") from None
     identity = repr([*SOURCES.values(), *map(version, program), *flags, processor()]).encode()

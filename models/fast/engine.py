@@ -32,6 +32,7 @@ from models.halo import find_halo
 from models.mlp import PixelMLP
 from models.pcsr import PCSR
 from models.tile import Halo, Tile, whole, with_halo
+from utils.device import image_layout
 
 
 class MLPRunner(Protocol):
@@ -108,7 +109,7 @@ class Engine:
         self.model = folded(model).to(self.device)
         if self.has_compiled():
             self.model.float()  # what the kernels read
-        self.model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.encoder.to(memory_format=image_layout(self.device))  # type: ignore[call-overload]
         self.upsampler_count = len(model.upsamplers)
         mlps = self.model.mlps()
         self.channels = mlps[0].in_channels  # channels of the features

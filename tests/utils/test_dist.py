@@ -193,6 +193,13 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         start_ranks("cuda")
 
 
+def test_a_gpu_of_apple_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.dist.pick_device", torch.device)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="give --device cpu"):
+        start_ranks("mps")
+
+
 def test_evaluation_is_shared_out(cli: Cli, folders: Path) -> None:
     make_folder(folders / "hr", [(61, 83), (48, 40), (52, 44)])
     save_tiny(folders / "tiny", TINY_PCSR)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, ImageCms
+from PIL import ExifTags, ImageCms, TiffImagePlugin
 from PIL import Image as Pillow
 
 from tests.conftest import photo
@@ -125,6 +125,18 @@ def test_cmyk_without_a_usable_profile(tmp_path: Path) -> None:
 def test_damaged_exif_counts_as_none(tmp_path: Path) -> None:
     Pillow.fromarray(photo(9, 9)).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
     assert read_image(tmp_path / "a.jpg").exif is None
+
+
+def test_tags_that_describe_the_picture_are_kept_of_a_tiff(tmp_path: Path) -> None:
+    texts = dict.fromkeys((269, 270, 285, 305, 306, 315, 316, 33432), "words")
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, text in texts.items():
+        tags[tag] = text
+    Pillow.fromarray(photo(8, 9)).save(tmp_path / "a.tif", tiffinfo=tags)
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        save_image(tmp_path / f"b{suffix}", read_image(tmp_path / "a.tif"))
+        with Pillow.open(tmp_path / f"b{suffix}") as file:
+            assert texts.items() <= dict(file.getexif()).items()
 
 
 def test_orientation_alone_leaves_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import skimage.data
 import torch
 
-from benchmarks.page import CARDS, MISSING, MODULES, chromium, served, wait_for
+from benchmarks.page import CARDS, MISSING, MODULES, served, wait_for
 from inference.restorers import pcsr_restorer
 from models.build import build_pcsr
 from models.checkpoint import load_model, save_weights
@@ -58,30 +58,6 @@ def server(place: Path) -> Iterator[str]:
     with served("--max_pixels", "20000", "--max_mb", "0.1", cwd=place, env=env) as address:
         yield address
     assert not any((place / "scratch").iterdir())
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    """One for all tests here, because a start takes seconds."""
-    with chromium() as driver:
-        yield driver
-
-
-@pytest.fixture
-def browser(driver: Any, tmp_path: Path) -> Iterator[Any]:
-    """It shows nothing yet, and downloads into the folder of the test."""
-    folder = {"behavior": "allow", "downloadPath": str(tmp_path / "downloads")}
-    driver.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
-    yield driver
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    first, *others = driver.window_handles
-    for each in others:
-        driver.switch_to.window(each)
-        driver.close()
-    driver.switch_to.window(first)
-    driver.get("about:blank")
-    for kind in ("performance", "browser"):
-        driver.get_log(kind)  # and so empty it
 
 
 def find(browser: Any, css: str) -> list[Any]:

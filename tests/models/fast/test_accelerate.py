@@ -108,6 +108,7 @@ def test_float16_after_a_training(backbone: str) -> None:
     torch.testing.assert_close(half.float(), usual, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_where_no_more_threads_are_allowed() -> None:
     """The threads that there are do the work of the others, with the same result."""
     script = """

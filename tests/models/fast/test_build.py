@@ -15,13 +15,21 @@ from models.fast.engine import Engine
 from models.fast.plain import TorchRunner
 from tests.conftest import TINY_PCSR
 
+SOURCE = """
+extern "C" int one() { return 1; }
+#ifdef __AVX2__
+extern "C" int native() { return 2; }
+#else
+extern "C" int native() { return 0; }
+#endif
+"""
 needs_compiler = pytest.mark.skipif(build.load_kernels() is None, reason="no C++ compiler")
 
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> str:
     """The compiler, which gets little to do here."""
-    monkeypatch.setattr(build, "SOURCES", {"one.cpp": 'extern "C" int one() { return 1; }'})
+    monkeypatch.setattr(build, "SOURCES", {"one.cpp": SOURCE})
     return next(name for name in ("g++", "clang++", "c++") if shutil.which(name))
 
 
@@ -61,6 +69,9 @@ def test_flags_of_the_environment(
     monkeypatch.setenv("CXXFLAGS", "-Done=two '-DTHREE=3 + 4'")
     other = build.built(compiler)
     assert other != usual and ctypes.CDLL(str(other)).two() == 1
+    monkeypatch.setenv("CXXFLAGS", "-march=nocona -O0 -Done=three")  # as conda sets them
+    found = ctypes.CDLL(str(build.built(compiler)))
+    assert found.three() == 1 and found.native() == ctypes.CDLL(str(usual)).native()
     monkeypatch.setenv("CXXFLAGS", "-fnonsense")
     assert "nonsense" in plain(capsys, monkeypatch)
     monkeypatch.setenv("CXXFLAGS", "'")
