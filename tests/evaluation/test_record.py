@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image as Pillow
 
+from datasets.folder import PairedFolder
 from evaluation.command import run_one
 from evaluation.record import images_record, incomparable, read_record, write_record
 from tests.conftest import TINY_ORIGINAL, TINY_PCSR, Cli, make_folder, photo, save_tiny
@@ -128,6 +129,15 @@ def test_an_evaluation_at_the_same_time_takes_another_folder(
     monkeypatch.setattr("evaluation.command.run_one", meanwhile)
     both.append(cli(*PCSR, "--hr_data", "Other").code)
     assert both == [0, 0]
+    check = PairedFolder.check
+
+    def checked(pairs: PairedFolder) -> None:  # which decodes all images, before there are results
+        monkeypatch.setattr(PairedFolder, "check", check)
+        assert cli(*PCSR, "--hr_data", "a/Set/HR", "--k", 1).out.endswith("written to results/pcsr/Set-x4-2\n")
+        check(pairs)
+
+    monkeypatch.setattr(PairedFolder, "check", checked)
+    assert cli(*PCSR, "--hr_data", "a/Set/HR", "--save_images").out.endswith("written to results/pcsr/Set-x4\n")
     for name, setting in (("Other-x4", "k=0"), ("Other-x4-2", "k=1")):
         folder = work / "results/pcsr" / name
         assert read_record(folder)["settings"] == pd.read_csv(folder / "images.csv")["setting"].tolist() == [setting]
