@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evaluation.simulate import original_beside
 from inference.batch import Ready, Upscale
-from inference.outputs import OutputFiles
+from inference.options import chosen_model
+from inference.outputs import OutputFiles, digests, mark_line
 from inference.tiles import TilePlan
 from models.checkpoint import load_model
 from models.setting import choose
@@ -53,3 +55,16 @@ def test_a_model_that_is_missing_for_an_image_names_the_image() -> None:
     how = Upscale(choose_none, ["k=0"], 4, OutputFiles(Path("out"), "_x4", ".png", None, False, 0.5, False))
     with pytest.raises(InputError, match=r"photo\.jpg: save/none: no such model"):
         how.one(Path("photo.jpg"), [], set(), lambda *_: None)
+
+
+def test_a_folder_without_weights_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a training makes it before it has saved any."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "save/fsrcnn-x4/state").mkdir(parents=True)
+    chosen = chosen_model("configs/fsrcnn-x4.yaml", None)
+    assert chosen.name == "fsrcnn-x4" and original_beside("fsrcnn", 4) is not None
+
+
+def test_files_whose_names_differ_in_case_are_two(tmp_path: Path) -> None:
+    one, other = (mark_line("about", "made", tmp_path / name) for name in ("a.png", "a.PNG"))
+    assert digests(one)[0] == digests(other)[0] == "made" and digests(one)[1] != digests(other)[1]
