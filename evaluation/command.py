@@ -65,6 +65,7 @@ class DataSet(NamedTuple):
     scale: float
     pairs: PairedFolder  # this rank's share
     folder: Path
+    record: dict[str, Any]
 
 
 def run_evaluation(
@@ -98,7 +99,9 @@ def run_evaluation(
                 check_names(folder)
             for data in sets:
                 data.pairs.check()
-            gather(ranks, None)  # all shares are checked before there are results
+            gather(ranks, None)  # all shares are checked before anything is written
+        for data in sets if ranks.main else ():
+            reserve(data.folder, data.record)
         tables = [run_one(args, protocol, ranks, restores[data.scale], data) for data in sets]
     if ranks.main:
         summary = pd.concat(tables, ignore_index=True)
@@ -118,9 +121,9 @@ def data_sets(
     about: dict[str, Any],
     reserve: Callable[[Path, dict[str, Any]], None],
 ) -> Iterator[DataSet]:
-    """Every data set at every scale, in a folder that is reserved for it; `about` goes into the records too.
+    """Every data set at every scale, in a folder that one process alone reserves for it at once.
 
-    Raises InputError for folders it cannot use.
+    `about` goes into the records too. Raises InputError for folders it cannot use.
     """
     named, scales = named_folders(args.hr_data), dict.fromkeys(args.scale)
     refuse_equal_names([f"--scale {scale:g}" for scale in scales])
@@ -139,9 +142,9 @@ def data_sets(
         images = [from_main(ranks, partial(recorded, *each)) for each in (("hr", hr), ("lr", lr))]
         record = {**about, "scale": scale, **images[0], **images[1]}
         folder = from_main(ranks, partial(results_folder, wanted, REPORTS, record, bool(args.out_dir)))
-        if ranks.main:
+        if ranks.world == 1:  # of several processes this one may be ended by a signal when another refuses its share
             reserve(folder, record)
-        yield DataSet(name, scale, pairs, folder)
+        yield DataSet(name, scale, pairs, folder, record)
 
 
 def check_names(folder: str) -> None:
