@@ -17,8 +17,10 @@
 namespace {
 #ifdef __AVX512F__
 constexpr int BYTES = 64;  // of a vector
-#else
+#elif defined __AVX__ || defined __clang__
 constexpr int BYTES = 32;
+#else
+constexpr int BYTES = 16;  // of NEON and SSE: g++ keeps wider vectors in memory
 #endif
 #ifdef __AVX512FP16__
 typedef _Float16 Half;
