@@ -41,9 +41,11 @@ template <class N> inline void store(N* p, VecOf<N> v) { *(VecOf<N>*)p = v; }
 template <class N> inline VecOf<N> all(N x) { return x - VecOf<N>{}; }  // x + 0 would be computed, for the sake of -0
 template <class N = float> inline long padded(long n) { return (n + lanes<N> - 1) / lanes<N> * lanes<N>; }
 
-template <class V> inline V fused(V a, V b, V c) {  // a * b + c
+// a * b + c. For AMD's Zen 2 and 3, GCC would take two instructions in some places and one in others: as fast, but then
+// the same sum differs in its last bit from place to place.
+template <class V> inline V fused(V a, V b, V c) {
 #if defined __FMA__ && !defined __AVX512F__
-    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);  // tuned for AMD's Zen 2 and 3, GCC would take two instructions
+    return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
     return a * b + c;
 #endif
