@@ -100,7 +100,7 @@ def run_evaluation(
             for data in sets:
                 data.pairs.check()
             gather(ranks, None)  # all shares are checked before anything is written
-        for data in sets if ranks.main else ():
+        for data in sets if ranks.main and ranks.world > 1 else ():
             reserve(data.folder, data.record)
         tables = [run_one(args, protocol, ranks, restores[data.scale], data) for data in sets]
     if ranks.main:

@@ -67,7 +67,7 @@ def choose(
     Raises InputError for several, and for what is no number.
     """
     scale = number("scale", scale)
-    if not isinstance(adaptive, bool):
+    if adaptive not in (True, False):  # NumPy has truth values of its own
         raise InputError(f"adaptive must be True or False, not {adaptive!r}")
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")

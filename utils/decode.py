@@ -62,9 +62,8 @@ def read_image(path: str | Path, accept_damaged: bool = False, remedy: str = "")
             return decode_image(content)
         except Exception as error:  # Pillow may raise anything: KeyError, struct.error, MemoryError, ...
             unknown = isinstance(error, UnidentifiedImageError)
-            reason = unread_kind(content) if unknown else " ".join(str(error).split())
-            if refused_memory(error):
-                reason = "there is too little memory for it"
+            said = "there is too little memory for it" if refused_memory(error) else " ".join(str(error).split())
+            reason = unread_kind(content) if unknown else said
             image = decode_damaged(content) if accept_damaged or remedy else None
             if accept_damaged and image:
                 note = f"damaged ({reason}): what can be decoded is taken, and one colour stands for the rest"
