@@ -85,12 +85,14 @@ def each_image(
 
 
 def draw_degradations(spec: DegradeSpec, rng: np.random.Generator, count: int) -> list[Degradation]:
-    """A degradation for each of `count` images, drawn uniformly from the ranges."""
+    """A degradation for each of `count` images: its parts, and their strengths uniformly from the ranges."""
     clean = rng.random(count) < spec.clean
     blur, noise = rng.uniform(*spec.blur, count), rng.uniform(*spec.noise, count)
     quality = rng.integers(*(spec.jpeg or (0, 0)), count, endpoint=True)  # 0: no JPEG
     subsampling, seeds = rng.choice(spec.subsampling, count), rng.integers(2**63, size=count)
-    drawn = zip(*(each.tolist() for each in (blur, noise, quality, subsampling, seeds)), strict=True)
+    kept = rng.random((count, 3)) < (spec.blur_share, spec.noise_share, spec.jpeg_share)
+    blur, noise, quality = np.where(kept.T, (blur, noise, quality), 0)
+    drawn = zip(*(each.tolist() for each in (blur, noise, quality.astype(int), subsampling, seeds)), strict=True)
     return [Degradation() if left else Degradation(*numbers) for left, numbers in zip(clean, drawn, strict=True)]
 
 

@@ -42,7 +42,7 @@ class Trained(Spec):
 
     def unlike(self, asked: DegradeSpec | None) -> str:
         """A warning for an evaluation with LR degraded as `asked` (None: clean LR); empty if none is needed."""
-        if self.lr_files or bool(self.degrade) == bool(asked) or (self.degrade and self.degrade.clean):
+        if self.lr_files or bool(self.degrade) == bool(asked) or (self.degrade and self.degrade.leaves_clean):
             return ""
         own, other = (f"LR with {self.degrade}", "clean LR") if self.degrade else ("clean LR", f"LR with {asked}")
         return f"trained on {own}; on {other} a model trained for that would do better"

@@ -89,6 +89,7 @@ Levels = Annotated[Span[Level], or_else("must be a number from 0 to 100, or a ra
 Quality = Annotated[int, Field(ge=1, le=100, strict=True)]
 WRONG_QUALITY = "must be a whole number from 1 to 100, or a range [low, high] of them"
 Qualities = Annotated[Span[Quality], or_else(WRONG_QUALITY, both_ends)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Sampling = Literal[420, 422, 444]
 AnySampling = Annotated[tuple[Sampling, ...], Field(min_length=1)]
 Samplings = Annotated[AnySampling, or_else("must be 420, 422 or 444, or a list of them", as_tuple)]
@@ -104,7 +105,10 @@ class DegradeSpec(Spec):
     noise: Levels = (0, 0)  # sigma in levels of 8 bits
     jpeg: Qualities | None = None
     subsampling: Samplings = (420,)  # how the JPEG stores colours; if several are given, one is drawn
-    clean: float = Field(default=0.0, ge=0, le=1, strict=True)  # share of the images that are left as they are
+    clean: Share = 0.0  # share of the images that are left as they are
+    blur_share: Share = 1.0  # of the other images, those that are blurred; the three shares are drawn independently
+    noise_share: Share = 1.0
+    jpeg_share: Share = 1.0
 
     @model_validator(mode="after")
     def check_any(self) -> Self:
@@ -113,6 +117,12 @@ class DegradeSpec(Spec):
         if self.jpeg is None and self.subsampling != (420,):
             raise PydanticCustomError("degrade", "subsampling is for jpeg; give jpeg, or leave it out")
         return self
+
+    @property
+    def leaves_clean(self) -> bool:
+        """Whether some images stay as they are."""
+        parts = (self.blur[1], self.blur_share), (self.noise[1], self.noise_share), (self.jpeg, self.jpeg_share)
+        return self.clean > 0 or not any(given and share == 1 for given, share in parts)
 
     def __str__(self) -> str:
         """All values that are not the defaults, such as `noise=8 jpeg=40-100`."""
@@ -136,7 +146,7 @@ class DataSpec(Spec):
     train_lr: Folders | None = None  # folders of LR images, one for each of `train`; null: LR is made from HR
     val_lr: Folders | None = None  # the same for `val`
     scale: Scale  # HR/LR, the same for all batches; or a range (PCSR only), from which one is drawn for each batch
-    top_share: float = Field(default=0.0, ge=0, le=1)  # share of the batches that get the upper end of a range
+    top_share: Share = 0.0  # share of the batches that get the upper end of a range
     patch_size: PositiveInt  # LR pixels
     batch_size: int = Field(gt=0, le=2**20)  # samples of all processes together
     lr_round: bool = True  # LR rounded to 8 bits, as real LR files are

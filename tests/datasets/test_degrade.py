@@ -27,6 +27,8 @@ from utils.resize import downscale
 CPU = torch.device("cpu")
 ALL = {"blur": (0, 1.5), "noise": (0, 8), "jpeg": (40, 100), "subsampling": [420, 444], "clean": 0.4}
 
+SHARES = {"blur_share": 0.3, "noise_share": 0.5, "jpeg_share": 0.8}
+
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -101,6 +103,16 @@ def test_crops_are_degraded_alike_in_every_process_and_after_a_restart(work: Pat
     assert several == {420, 444}
 
 
+def test_each_part_of_a_degradation_can_be_left_out_by_itself(work: Path) -> None:
+    every, some = (crops(spec({**ALL, **more}), 7) for more in ({}, SHARES))
+    ways = [zip(every.degradations(n), some.degradations(n), strict=True) for n in range(1, 201)]
+    pairs = np.array([(whole[:3], way[:3]) for pair in ways for whole, way in pair if whole != Degradation()])
+    kept = pairs[:, 1] != 0
+    assert (pairs[:, 1] == np.where(kept, pairs[:, 0], 0)).all()
+    assert kept.mean(0) == pytest.approx(list(SHARES.values()), abs=0.1)
+    assert np.corrcoef(kept.T)[np.triu_indices(3, 1)] == pytest.approx([0] * 3, abs=0.15)
+
+
 def test_a_range_of_scales_is_degraded_too(work: Path) -> None:
     data = spec({"jpeg": 30}, [2, 4])
     for iteration in (1, 2):
@@ -160,6 +172,7 @@ def test_a_training_with_degradations_goes_on_exactly(cli: Cli, work: Path) -> N
         ("degrade={blur: .nan}", "data.degrade.blur: must be a number"),
         ("degrade={jpeg: 40, subsampling: []}", "data.degrade.subsampling: must be 420, 422 or 444, or a list"),
         ("degrade={jpeg: 40, clean: 2}", "data.degrade.clean"),
+        ("degrade={jpeg: 40, jpeg_share: 2}", "data.degrade.jpeg_share"),
         ("degrade={clean: 1}", "data.degrade: give blur, noise or jpeg"),
     ],
 )
@@ -184,7 +197,7 @@ def test_the_option_of_commands() -> None:
     assert asked is not None and str(asked) == "noise=8 jpeg=40-100 subsampling=444"
     for setting, message in (
         ("jpeg", "--degrade jpeg: jpeg must be key=value, such as jpeg=75"),
-        ("jpg=3", "jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean (--degrade jpg=3)"),
+        ("jpg=3", "jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean, blur_share, noise_share,"),
         (
             "noise=[8,2]",
             "noise: must be a number from 0 to 100, or a range [low, high] of them; low must not",

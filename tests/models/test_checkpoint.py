@@ -106,6 +106,7 @@ def test_weights_say_what_their_lr_was(tmp_path: Path) -> None:
             "",
         ),
         ({"degrade": some}, ", LR with noise=8 clean=0.5", "", ""),
+        ({"degrade": DegradeSpec(noise=8, noise_share=0.5)}, ", LR with noise=8 noise_share=0.5", "", ""),  # type: ignore[arg-type]
         ({"train_lr": "low"}, ", LR from files", "", ""),
     ):
         data = config.data.model_copy(update=changes)

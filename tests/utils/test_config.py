@@ -112,8 +112,8 @@ def test_wrong_overrides_name_the_key(setting: str, message: str) -> None:
         ("val_lr=[a, b]", "data: val_lr must name one folder for each of val (config PATH with val_lr=[a, b])"),
         (
             "degrade={jpg: 4}",
-            "data.degrade.jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean "
-            "(config PATH with degrade={jpg: 4})",
+            "data.degrade.jpg: unknown key, one of: blur, noise, jpeg, subsampling, clean, "
+            "blur_share, noise_share, jpeg_share (config PATH with degrade={jpg: 4})",
         ),
         ("width=true", "model.width: must not be true or false (config PATH with width=true)"),
         (
