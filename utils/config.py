@@ -112,17 +112,28 @@ class DegradeSpec(Spec):
 
     @model_validator(mode="after")
     def check_any(self) -> Self:
-        if self.jpeg is None and not self.blur[1] and not self.noise[1]:
+        if not any(given for given, _ in self.parts.values()):
             raise PydanticCustomError("degrade", "give blur, noise or jpeg")
         if self.jpeg is None and self.subsampling != (420,):
             raise PydanticCustomError("degrade", "subsampling is for jpeg; give jpeg, or leave it out")
+        for part, (given, share) in self.parts.items():
+            if share != 1 and not given:
+                raise PydanticCustomError("degrade", f"{part}_share is for {part}; give {part}, or leave it out")
         return self
+
+    @property
+    def parts(self) -> dict[str, tuple[bool, float]]:
+        """Whether there is each part of the degradation, and its share."""
+        return {
+            "blur": (self.blur[1] > 0, self.blur_share),
+            "noise": (self.noise[1] > 0, self.noise_share),
+            "jpeg": (self.jpeg is not None, self.jpeg_share),
+        }
 
     @property
     def leaves_clean(self) -> bool:
         """Whether some images stay as they are."""
-        parts = (self.blur[1], self.blur_share), (self.noise[1], self.noise_share), (self.jpeg, self.jpeg_share)
-        return self.clean > 0 or not any(given and share == 1 for given, share in parts)
+        return self.clean > 0 or not any(given and share == 1 for given, share in self.parts.values())
 
     def __str__(self) -> str:
         """All values that are not the defaults, such as `noise=8 jpeg=40-100`."""

@@ -99,8 +99,8 @@ def assign(content: dict[str, Any], override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         raise InputError(f"setting {ending(override, 60)}: write key=value")
-    head, dot, option = key.partition("options.")
-    key = f"{head}options" if dot and head in ("", "model.") else key
+    within = re.fullmatch(r"((?:model\.)?options|(?:data\.)?degrade)\.(.+)", key)  # one value of a mapping
+    key, option = within.groups() if within else (key, "")
     known = [f"{name}.{leaf}" for name, specs in SECTIONS.items() for spec in specs for leaf in spec.model_fields]
     matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
     if len(matches) > 1:
@@ -114,7 +114,7 @@ def assign(content: dict[str, Any], override: str) -> str:
     try:
         before, parsed = content.get(section) or {}, parse_value(value)
         if option:
-            parsed = {**before.get(leaf, {}), option: parsed}
+            parsed = {**(before.get(leaf) or {}), option: parsed}
         content[section] = {**before, leaf: parsed}
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise InputError(one_line(f"setting {key}", str(error))) from None

@@ -173,6 +173,7 @@ def test_a_training_with_degradations_goes_on_exactly(cli: Cli, work: Path) -> N
         ("degrade={jpeg: 40, subsampling: []}", "data.degrade.subsampling: must be 420, 422 or 444, or a list"),
         ("degrade={jpeg: 40, clean: 2}", "data.degrade.clean"),
         ("degrade={jpeg: 40, jpeg_share: 2}", "data.degrade.jpeg_share"),
+        ("degrade={jpeg: 40, noise_share: 0.5}", "data.degrade: noise_share is for noise; give noise, or leave it out"),
         ("degrade={clean: 1}", "data.degrade: give blur, noise or jpeg"),
     ],
 )

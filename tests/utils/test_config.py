@@ -182,6 +182,9 @@ def test_a_config_may_extend_another(tmp_path: Path) -> None:
     assert (own.train.seed, own.data.batch_size, own.model) == (7, 3, other.model)
     assert own.data.degrade is not None and other.data.degrade is not None
     assert own.data.degrade == other.data.degrade.model_copy(update={"clean": 0.1})
+    assert load_config(base, ["degrade.clean=0.1"]).data.degrade == own.data.degrade
+    alone = load_config("configs/fsrcnn-x4.yaml", ["data.degrade.noise=4", "degrade.jpeg=[40, 90]"]).data.degrade
+    assert str(alone) == "noise=4 jpeg=40-90"
     (tmp_path / "whole.yaml").write_text(dump_yaml(own))
     assert load_config(tmp_path / "whole.yaml") == own
 
