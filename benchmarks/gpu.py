@@ -48,6 +48,7 @@ TRAIN_START = 75.0  # seconds that a training takes besides its minutes: unpacki
 # seconds after which a job of each kind is stopped, as it may hang
 MOST = {"machine": 90.0, "tests": 150.0, "inference": 150.0, "training": 120.0}
 COMPILED = 1.2  # compiling must make a training this many times as fast, because it takes long to start
+RESULT, LOG, ROWS = "gpu.json", "gpu.log", "rows.jsonl"  # ROWS: those of the job that is running
 Job = dict[str, Any]  # the kind of job, and options of that kind
 
 
@@ -166,7 +167,7 @@ def work(job: Job, out: Path, device: torch.device) -> Iterator[Measured]:
 
 def write_rows(job: Job, out: Path, device: torch.device) -> None:
     """Do a job; each row is written to the file at once."""
-    with (out / "rows.jsonl").open("w") as file:
+    with (out / ROWS).open("w") as file:
         for row in work(job, out, device):
             finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
             file.write(json.dumps(finite) + "\n")
@@ -175,18 +176,17 @@ def write_rows(job: Job, out: Path, device: torch.device) -> None:
 
 def start(job: Job, out: Path, device: torch.device, seconds: float) -> Measured:
     """Do a job in a process of its own, for at most `seconds`, and return its status and rows."""
-    rows = out / "rows.jsonl"
-    rows.unlink(missing_ok=True)
+    rows = out / ROWS
     command = [sys.executable, __file__, "--device", device.type, "--out", str(out), "--job"]
     command.append(json.dumps({**job, "seconds": seconds}))
     began = time.monotonic()
-    with (out / "gpu.log").open("a") as log:
+    with (out / LOG).open("a") as log:
         log.write(f"\n=== {json.dumps(job)}\n")
         log.flush()
         child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         try:
             code = child.wait(seconds)
-            status = "done" if code == 0 else f"failed with code {code}, see gpu.log"
+            status = "done" if code == 0 else f"failed with code {code}, see {LOG}"
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -219,8 +219,9 @@ def describe(result: Measured) -> str:
 def run_all(args: argparse.Namespace, device: torch.device) -> None:
     end = time.monotonic() + 60 * args.minutes
     out = args.out.resolve()
+    if taken := [name for name in (RESULT, LOG, ROWS) if (out / name).exists()]:
+        raise InputError(f"--out {out}: holds {taken[0]} of an earlier measurement; move it, or give another folder")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu.log").unlink(missing_ok=True)
     results: list[Measured] = []
     jobs = plan(args)
     for index, job in enumerate(jobs):
@@ -234,16 +235,16 @@ def run_all(args: argparse.Namespace, device: torch.device) -> None:
         else:
             results.append(start(given, out, device, seconds))
         content = {"device": device.type, "minutes": args.minutes, "jobs": results}
-        write_atomic(out / "gpu.json", json.dumps(content, indent=1).encode())
+        write_atomic(out / RESULT, json.dumps(content, indent=1).encode())
         line = describe(results[-1])
         print(line, flush=True)
-        with (out / "gpu.log").open("a") as log:
+        with (out / LOG).open("a") as log:
             log.write(line + "\n")
 
 
 def stop(number: int, frame: FrameType | None) -> None:
     """The handler of SIGTERM: an exception, so that the job that is running is ended too."""
-    raise StoppedError(f"stopped by {signal.Signals(number).name}; gpu.json holds what was measured before", number)
+    raise StoppedError(f"stopped by {signal.Signals(number).name}; {RESULT} holds what was measured before", number)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def draw_degradations(spec: DegradeSpec, rng: np.random.Generator, count: int) -
     blur, noise = rng.uniform(*spec.blur, count), rng.uniform(*spec.noise, count)
     quality = rng.integers(*(spec.jpeg or (0, 0)), count, endpoint=True)  # 0: no JPEG
     subsampling, seeds = rng.choice(spec.subsampling, count), rng.integers(2**63, size=count)
-    kept = rng.random((count, 3)) < [share for _, share in spec.parts.values()]
+    kept = rng.random((count, 3)) < (spec.blur_share, spec.noise_share, spec.jpeg_share)
     blur, noise, quality = np.where(kept.T, (blur, noise, quality), 0)
     drawn = zip(*(each.tolist() for each in (blur, noise, quality.astype(int), subsampling, seeds)), strict=True)
     return [Degradation() if left else Degradation(*numbers) for left, numbers in zip(clean, drawn, strict=True)]

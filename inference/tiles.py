@@ -63,9 +63,7 @@ class TilePlan:
             torch.cuda.empty_cache()
         area = allowance(lr.device) / pixel_bytes if self.tile_size is None else self.tile_size**2
         area = area / 4**self.quarterings
-        if lr.shape[2] * lr.shape[3] <= area:  # first, because finding the halo takes time
-            return [whole(lr)]
-        if (halo := model.halo) is None:
+        if lr.shape[2] * lr.shape[3] <= area or (halo := model.halo) is None:  # finding a halo takes time
             return [whole(lr)]
         return cut(lr, halo.farthest, area if self.tile_size is None else (math.sqrt(area) + 2 * halo.farthest) ** 2)
 

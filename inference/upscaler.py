@@ -23,7 +23,7 @@ from models.decide import probabilities
 from models.flops import Flops
 from models.original import OriginalModel
 from models.pcsr import PCSR
-from models.setting import Precision, Setting, choose, number
+from models.setting import Precision, Setting, choose, number, truth
 from utils.device import pick_device
 from utils.errors import InputError
 
@@ -150,7 +150,7 @@ class Upscaler:
         return plan
 
     def results(self, image: Any, settings: Sequence[Setting], plan: TilePlan, prob: bool) -> list[tuple[Any, Info]]:
-        given = Given(image)
+        given, prob = Given(image), truth("prob", prob)
         if given.picture and given.picture.notes:  # stacklevel: the line that called upscale or upscale_each
             warnings.warn(f"{fspath(image)}: {'; '.join(given.picture.notes)}", stacklevel=3)
         images = [self.restored(lr[None], settings, given.bits, plan, prob) for lr in given.lr]

@@ -76,8 +76,9 @@ def build_pcsr(spec: PCSRSpec) -> PCSR:
     if any(light >= heavy for light, heavy in pairwise(flops)):
         raise InputError("model.upsamplers: must be ordered light .. heavy, each with more FLOPs than the one before")
     classifier = None if spec.classifier is None else PixelMLP(spec.width, spec.classifier, count)
-    (options,) = options_of(makers(spec), spec.options, spec.backbone)
-    encoder = backbone.encoder(spec.width, **options)
+    (of_encoder,) = makers(spec)
+    (options,) = options_of([of_encoder], spec.options, spec.backbone)
+    encoder = of_encoder.make(spec.width, **options)
     check_shape(encoder, "encoder", (3, *SIZE), (spec.width, *SIZE))
     return PCSR(encoder, upsamplers, classifier, backbone.mean)
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from utils.errors import InputError
 
 Rule = Literal["k", "budget", "adaptive", "heavy"]
@@ -64,11 +66,10 @@ def choose(
 ) -> Setting:
     """The setting of at most one of k, budget and adaptive; k = 0 if none is given.
 
-    Raises InputError for several, and for what is no number.
+    Raises InputError for several, and for a value of the wrong kind.
     """
     scale = number("scale", scale)
-    if adaptive not in (True, False):  # NumPy has truth values of its own
-        raise InputError(f"adaptive must be True or False, not {adaptive!r}")
+    adaptive, refinement = truth("adaptive", adaptive), truth("refinement", refinement)
     if (k is not None) + (budget is not None) + adaptive > 1:
         raise InputError("give only one of k, budget and adaptive")
     rule: Rule = "adaptive" if adaptive else "k" if budget is None else "budget"
@@ -86,6 +87,13 @@ def number(name: str, value: object) -> float:
         raise InputError(f"{name}: a number this large cannot be used") from None
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
         raise InputError(f"{name} must be one number, not {value!r}") from None
+
+
+def truth(name: str, value: object) -> bool:
+    """The value itself; NumPy has truth values of its own. Raises InputError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def check_scale(scale: float) -> float:

@@ -96,6 +96,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
 
 
 def flatten(config: Spec) -> dict[str, Any]:
-    """Keys of the sections as `section.key`."""
+    """Keys of the sections as `section.key`, and those of a degradation as `data.degrade.key`."""
     content = config.model_dump(mode="json")
-    return {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
+    flat = {f"{section}.{key}": value for section, keys in content.items() for key, value in keys.items()}
+    return flat | {f"data.degrade.{key}": value for key, value in (flat.pop("data.degrade") or {}).items()}

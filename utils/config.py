@@ -105,13 +105,13 @@ class DegradeSpec(Spec):
     noise: Levels = (0, 0)  # sigma in levels of 8 bits
     jpeg: Qualities | None = None
     subsampling: Samplings = (420,)  # how the JPEG stores colours; if several are given, one is drawn
-    clean: Share = 0.0  # share of the images that are left as they are
+    clean: Share = 0.0  # share of the images for which nothing is drawn, so that they stay as they are
     blur_share: Share = 1.0  # of the other images, those that are blurred; the three shares are drawn independently
     noise_share: Share = 1.0
     jpeg_share: Share = 1.0
 
     @model_validator(mode="after")
-    def check_any(self) -> Self:
+    def check_parts(self) -> Self:
         if not any(given for given, _ in self.parts.values()):
             raise PydanticCustomError("degrade", "give blur, noise or jpeg")
         if self.jpeg is None and self.subsampling != (420,):

@@ -20,15 +20,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from utils.chunks import (
     LONGEST_TEXT,
+    TIFF_STARTS,
     Chunk,
     bare,
     check_pixels,
     chunks,
     exif_and_xmp,
-    is_lossy_webp,
     mended,
-    mended_webp,
-    webp_size,
     without_texts,
 )
 from utils.errors import InputError, refused_memory
@@ -36,7 +34,8 @@ from utils.files import FORMATS, READ_ONLY, read_bytes
 from utils.image import MAX_PIXELS, Array, Image, Lossy, check_claim, quiet
 from utils.jpeg import JPEG, check_scans, jpeg_quality
 from utils.metadata import ORIENTATION, cmyk_to_rgb, read_exif, read_metadata, read_orientation, read_xmp
-from utils.tiff import TIFF_MARKS, check_strips, check_tags, kind_of, levels_of, parts
+from utils.tiff import check_strips, check_tags, kind_of, levels_of, parts
+from utils.webp import is_lossy_webp, mended_webp, webp_size
 
 KINDS = tuple(dict.fromkeys((FORMATS | READ_ONLY).values()))  # Pillow may only try these
 PNG, WEBP = b"\x89PNG", b"WEBP"
@@ -78,7 +77,7 @@ def unread_kind(content: bytes) -> str:
     if not content:
         return "the file is empty"
     try:
-        if content.startswith(TIFF_MARKS):
+        if content.startswith(TIFF_STARTS):
             return kind_of(content)
     except Exception:  # no TIFF after all, or a damaged one
         return "damaged or of another kind"

@@ -36,7 +36,6 @@ DESCRIPTIVE = {
 }
 MARK_TAG, PROGRAM = ExifTags.Base.ProcessingSoftware, "PCSR "  # the mark of this program, and how it begins
 GRAY, RGB, INKS = b"GRAY", b"RGB ", b"CMYK"  # colour spaces as the header of a profile names them
-X_RESOLUTION = 282  # a tag of EXIF
 RAW_ICC = b"Raw profile type icc"  # the keyword of a text in which older programs store a colour profile
 # segments of a JPEG that are read, or that say how its pixels are stored
 SEGMENTS = (
@@ -93,7 +92,7 @@ def says_resolution(file: Pillow.Image) -> bool:
     """Whether the file itself states a resolution: for a JPEG without one Pillow says 72 dots per inch."""
     try:
         own = file.format not in ("JPEG", "MPO") or file.info.get("jfif_unit") in (1, 2)
-        return "dpi" in file.info and (own or X_RESOLUTION in file.getexif())
+        return "dpi" in file.info and (own or ExifTags.Base.XResolution in file.getexif())
     except Exception:  # Pillow trips over damaged blocks anywhere
         return False
 

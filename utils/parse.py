@@ -96,11 +96,11 @@ def assign(content: dict[str, Any], override: str) -> str:
 
     Returns the dotted key.
     """
-    key, equals, value = override.partition("=")
+    name, equals, value = override.partition("=")
     if not equals:
         raise InputError(f"setting {ending(override, 60)}: write key=value")
-    within = re.fullmatch(r"((?:model\.)?options|(?:data\.)?degrade)\.(.+)", key)  # one value of a mapping
-    key, option = within.groups() if within else (key, "")
+    within = re.fullmatch(r"((?:model\.)?options|(?:data\.)?degrade)\.(.+)", name)  # one value of a mapping
+    key, option = within.groups() if within else (name, "")
     known = [f"{name}.{leaf}" for name, specs in SECTIONS.items() for spec in specs for leaf in spec.model_fields]
     matches = sorted({full for full in known if key in (full, full.split(".", 1)[1])})
     if len(matches) > 1:
@@ -112,13 +112,13 @@ def assign(content: dict[str, Any], override: str) -> str:
         raise InputError(f"setting {ending(key, 60)}: unknown key{suggested(leaf, near)}")
     section, leaf = matches[0].split(".", 1)
     try:
-        before, parsed = content.get(section) or {}, parse_value(value)
+        before, parsed = {**(content.get(section) or {})}, parse_value(value)
         if option:
             parsed = {**(before.get(leaf) or {}), option: parsed}
         content[section] = {**before, leaf: parsed}
     except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(one_line(f"setting {key}", str(error))) from None
-    return matches[0]
+        raise InputError(one_line(f"setting {ending(name, 60)}", str(error))) from None
+    return f"{matches[0]}.{option}" if option else matches[0]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -175,10 +175,10 @@ def misplaced_truth(content: Mapping[str, Any]) -> str | None:
 
 def at_fault(override: str, key: str, reason: str) -> bool:
     """Whether an error may come from the override of a dotted key: it is about that key, or names it in its section."""
-    section, _, leaf = override.rpartition(".")
-    return f"{key}.".startswith(f"{override}.") or (
-        section == key and re.search(rf"\b{re.escape(leaf)}\b", reason) is not None
-    )
+    section, leaf = override.split(".")[:2]
+    within = "." in key and override.startswith(f"{key}.")  # the error is about the mapping that it was set in
+    named = section == key and re.search(rf"\b{re.escape(leaf)}\b", reason) is not None
+    return f"{key}.".startswith(f"{override}.") or within or named
 
 
 def dump_yaml(spec: Spec) -> str:

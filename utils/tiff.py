@@ -22,7 +22,6 @@ SAMPLES_ARE = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex
 PLAIN, DEFLATE = 1, (8, 32946)  # kinds of compression
 # how the pixels are stored: bits, compression, colours, channels, planes, predictor, palette, alpha, JPEG's tables, ICC
 STORED = {258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 530, 531, 532, 34675}
-TIFF_MARKS = b"II*\0", b"MM\0*"
 
 # Pillow opens files of float samples only if they are gray. Others are opened for their metadata; OpenCV decodes them.
 for _prefix in (b"II", b"MM"):

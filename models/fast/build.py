@@ -12,12 +12,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from utils.cli import tell
 
 KERNELS = ("mlp.cpp", "pixels.cpp", "winograd.cpp", "linear.cpp", "unit.cpp", "pixel_errors.cpp", "gate.cpp")
 HEADERS = (
@@ -42,8 +43,13 @@ def load_kernels() -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # RuntimeError: the user has no home folder
         told = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
         reason = next((line for line in told.splitlines() if "error" in line), told.partition("\n")[0]) or error
-        print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
+        tell_plain(reason)
         return None
+
+
+def tell_plain(reason: object) -> None:
+    """A line on stderr."""
+    tell(f"the kernels were not built, plain torch is used instead, which is slower: {reason}")
 
 
 def needed_kernels() -> ctypes.CDLL:

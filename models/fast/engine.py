@@ -14,7 +14,6 @@ torch's, where a value beyond the range may become a finite wrong one before it 
 
 import copy
 import functools
-import sys
 from collections.abc import Sequence
 from ctypes import CDLL
 from typing import Any, NamedTuple, Protocol
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fast.accelerate import accelerate, knows_half
-from models.fast.build import has_half, load_kernels
+from models.fast.build import has_half, load_kernels, tell_plain
 from models.fast.fold import folded
 from models.fast.pixels import CompiledRunner, bilinear_compiled
 from models.fast.plain import TorchRunner
@@ -243,8 +242,7 @@ def triton_runners(mlps: Sequence[PixelMLP], mean: Tensor) -> list[MLPRunner]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # no Triton, no C compiler for it, a GPU it does not know, too little shared memory
-        reason = str(error).strip().partition("\n")[0]
-        print(f"the kernels were not built, plain torch is used instead, which is slower: {reason}", file=sys.stderr)
+        tell_plain(str(error).strip().partition("\n")[0])
         return [TorchRunner(mlp) for mlp in mlps]
 
 

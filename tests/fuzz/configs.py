@@ -12,7 +12,9 @@ from utils.errors import InputError
 from utils.parse import load_config
 
 KEYS = ["", ".", *listed("iter_max train.init learning_rate upsamplers classifier model.options options.depth betas")]
-KEYS += listed("data.scale model train options. model.options.a.b data.train data.train_lr data.degrade width seed")
+KEYS += listed(
+    "data.scale model train options. model.options.a.b data.train data.train_lr data.degrade degrade.noise width seed"
+)
 VALUES = [
     "",
     "1" * 5000,

@@ -107,6 +107,12 @@ def test_weights_say_what_their_lr_was(tmp_path: Path) -> None:
         ),
         ({"degrade": some}, ", LR with noise=8 clean=0.5", "", ""),
         ({"degrade": DegradeSpec(noise=8, noise_share=0.5)}, ", LR with noise=8 noise_share=0.5", "", ""),  # type: ignore[arg-type]
+        (
+            {"degrade": DegradeSpec(noise=8, jpeg=75, jpeg_share=0.5)},  # type: ignore[arg-type]
+            ", LR with noise=8 jpeg=75 jpeg_share=0.5",
+            "trained on LR with noise=8 jpeg=75 jpeg_share=0.5; on clean LR a model trained for that would do better",
+            "",
+        ),
         ({"train_lr": "low"}, ", LR from files", "", ""),
     ):
         data = config.data.model_copy(update=changes)

@@ -142,6 +142,29 @@ def test_an_error_names_the_key_first_and_only_the_setting_at_fault(setting: str
     assert str(error.value) == message.replace("PATH", "configs/fsrcnn-x4.yaml")
 
 
+def test_errors_about_a_key_of_a_mapping(tmp_path: Path) -> None:
+    config = ROOT / "configs/fsrcnn-x4.yaml"
+    for settings, message in (
+        (
+            ["degrade.noise=400", "degrade.jpeg=40"],
+            r"data\.degrade\.noise: must be .* with degrade\.noise=400\)",
+        ),
+        (
+            ["degrade.clean=1", "degrade.jpeg_share=1"],
+            r"data\.degrade: give .* with degrade\.clean=1 degrade\.jpeg",
+        ),
+        (["degrade.foo=1"], r"data\.degrade\.foo: unknown key, one of: blur"),
+        (["degrade.noise=[1,2"], r"setting degrade\.noise: while parsing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_config(config, settings)
+    for content in ("model: carn\ndata: [1, 2]\n", "model: {options: 3}\ndata: {degrade: 4}\n"):
+        (tmp_path / "own.yaml").write_text(content)
+        for setting in ("options.depth=4", "degrade.noise=4"):
+            with pytest.raises(InputError, match=f"^setting {setting[:-2]}: "):
+                load_config(tmp_path / "own.yaml", [setting])
+
+
 @pytest.mark.parametrize("setting", ["x" * 500, "x" * 500 + "=3", f"seed={'[' * 500}", f"val_lr=[{'a, ' * 500}b]"])
 def test_no_error_is_longer_than_can_be_read(setting: str) -> None:
     with pytest.raises(InputError) as error:
