@@ -155,8 +155,7 @@ def test_settings(upscaler: Upscaler) -> None:
         ({"k": [0, 1]}, r"^k must be one number, not \[0, 1\]; upscale_each takes several$"),
         ({"budget": [0.5]}, "^budget must be one number"),
         ({"scale": "4"}, "^scale must be one number"),
-        *[({flag: 1}, f"^{flag} must be True or False, not 1$") for flag in ("adaptive", "refinement", "prob")],
-        *[({"adaptive": value}, "^adaptive must be True or False") for value in ("no", np.array([True, False]))],
+        *[({flag: np.array([True, False])}, f"^{flag} must be") for flag in ("adaptive", "refinement", "prob")],
         *[({"scale": scale}, "scale") for scale in (0.5, 0, -4, np.nan, np.inf, 1e6)],
     ],
 )
