@@ -183,7 +183,8 @@ class Page:
         gr.on(events, self.adapt, shaping, [self.measure, self.k, self.budget], **AT_ONCE)
 
         looking: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", **ONE_AT_A_TIME}
-        self.overlay.select(self.look, self.session, self.loupe, **looking)
+        # every touch, one after another: of the other modes one drops a touch that comes early, one repeats the first
+        self.overlay.select(self.look, self.session, self.loupe, trigger_mode="multiple", **looking)
         self.add_endpoint()
 
     def pictures(self) -> list[Any]:

@@ -5,7 +5,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tests.conftest import ROOT, TINY_PCSR, Cli, balance, config_for, photo, sav
 from utils.decode import read_image
 from utils.encode import write_image
 from utils.image import to_tensor
+from web.views import LOUPE
 
 DROP = """
 const transfer = new DataTransfer()
@@ -32,6 +32,13 @@ transfer.items.add(document.querySelector('#source').files[0])
 for (const kind of ['dragenter', 'dragover', 'drop'])
   document.querySelector('#picture button').dispatchEvent(new DragEvent(kind, {dataTransfer: transfer, bubbles: true}))
 """  # what a hand does with the mouse
+TOUCHES = """
+const map = document.querySelector('#overlay img'), area = map.getBoundingClientRect()
+const touch = share => map.dispatchEvent(new MouseEvent('click', {
+  bubbles: true, clientX: area.left + share * area.width, clientY: area.top + area.height / 2}))
+touch(0.1)
+setTimeout(() => touch(0.9), 20)
+"""  # the left end of the map, and the right end before the loupe can have moved
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
@@ -78,6 +85,12 @@ def shown(browser: Any) -> list[str]:
     return browser.execute_script(script + ".map(i => i.src)")
 
 
+def loupe(browser: Any) -> np.ndarray:
+    """What the loupe shows of the result."""
+    address = browser.execute_script("return [...document.querySelectorAll('#loupe img')].at(-1).src")
+    return read_image(Path(address.split("file=")[1])).pixels
+
+
 def told(browser: Any, text: str) -> None:
     """Waits until the page says so."""
     wait_for(lambda: text in browser.execute_script("return document.body.innerText"))
@@ -95,34 +108,26 @@ def expected(folder: Path, picture: np.ndarray, k: float) -> np.ndarray:
 
 @needs_browser
 def test_send_move_see_and_download(server: str, place: Path, browser: Any, tmp_path: Path) -> None:
-    picture = photo(24, 32)
+    picture = photo(8, 150)  # at x4 longer than the loupe
     write_image(tmp_path / "photo.png", picture)
     browser.get(server)
     send(browser, tmp_path / "photo.png")
     wait_for(lambda: len(shown(browser)) == 5)
     first, pictures = numbers(browser), shown(browser)
     (knob,) = find(browser, "#k input[type=range]")
-    knob.send_keys("\ue012" * 12)  # arrow left: 12 steps of 0.05
+    knob.send_keys("\ue00f" * 2)  # page down: 2 steps of 0.3
     wait_for(lambda: numbers(browser)[0] != first[0])
     wait_for(lambda: "-0.6.webp" in "".join(shown(browser)) and len(shown(browser)) == 5)
     assert not set(pictures) & set(shown(browser))
     assert len(first) == 4 and first[1] != numbers(browser)[1]
-    clicked = time.monotonic() - 10
-
-    def loupe_moved() -> bool:  # its pictures are of another answer than the map
-        nonlocal clicked
-        folders = [Path(address).parent for address in shown(browser)]
-        if len(folders) == 5 and folders[4] == folders[2] and time.monotonic() > clicked + 10:
-            find(browser, "#overlay img")[0].click()  # again after a while: a click that meets a new picture is lost
-            clicked = time.monotonic()
-        return len(folders) == 5 and folders[4] != folders[2]
-
-    wait_for(loupe_moved)
+    result = expected(place, picture, -0.6)
+    browser.execute_script(TOUCHES)
+    wait_for(lambda: np.array_equal(loupe(browser), result[:, -LOUPE[1] :]))  # the last place that was touched
     (tmp_path / "downloads").mkdir(exist_ok=True)
     find(browser, "#download")[0].click()
     file = wait_for(lambda: next((tmp_path / "downloads").glob("*.png"), None))
     assert file.name == "photo_x4_k=-0.6.png"
-    np.testing.assert_array_equal(read_image(file).pixels, expected(place, picture, -0.6))
+    np.testing.assert_array_equal(read_image(file).pixels, result)
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     addresses = [r["params"]["request"]["url"] for r in requests if r["method"] == "Network.requestWillBeSent"]
     assert any(address.startswith(server) for address in addresses)
