@@ -172,6 +172,8 @@ def simulate_one(args: argparse.Namespace, device: torch.device) -> None:
                 record["original_precision"] = other
     elif args.original:
         raise InputError("--original: goes with a PCSR model; leave it out, or name a PCSR model with --model")
+    elif args.opacity != OPACITY:
+        raise InputError("--opacity: is for the assignment of a PCSR model; leave it out, or name one with --model")
     files = simulated_files(names)
     folder = results_folder(Path(args.out_dir) / path.stem, files, record)
     with reserving([name for name in files if name != RECORD]) as reserve:

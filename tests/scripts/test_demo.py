@@ -115,6 +115,7 @@ def test_the_original_model_may_be_named(cli: Cli, work: Path) -> None:
         (["--original", "mine", "--scale", 2], "mine: an original model of x4 only"),
         (["--original", "mine", "--upscale"], "--original: is for a comparison"),
         (["--original", "mine", "--model", "mine"], "--original: goes with a PCSR model"),
+        (["--opacity", 1, "--model", "mine"], "--opacity: is for the assignment of a PCSR model"),
     ):
         refused = demo(cli, "photo.png", *options)
         assert refused.code == 2 and message in refused.err
