@@ -1,4 +1,4 @@
-"""The lines that a training prints first: its model and FLOPs, its data, where it begins and where it writes."""
+"""What a training prints first: its model and FLOPs, its data and recipe, where it begins and where it writes."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from models.mlp import PixelMLP
 from models.original import OriginalModel
 from models.pcsr import PCSR
 from training.tasks import Task
-from utils.config import Config, DataSpec, OriginalSpec, listed
+from utils.config import Config, DataSpec, OriginalSpec, TrainSpec, listed
 from utils.dist import Ranks
 
 
@@ -64,7 +64,7 @@ def widths(mlp: PixelMLP) -> str:
 def start_lines(
     config: Config, task: Task[Any], crops: Crops, folder: Path, start: int, done: float, ranks: Ranks
 ) -> list[str]:
-    """The model, its first weights, the data and the device; or that nothing is left to do if `done` is 1."""
+    """The model, its first weights, the data, device and recipe; or that nothing is left to do if `done` is 1."""
     spec = config.train
     if start == spec.iter_max:
         return [f"{folder}: all {start} iterations are done; --resume with --set iter_max=MORE adds to them"]
@@ -76,16 +76,28 @@ def start_lines(
     kind = ranks.device.type
     device = f"{kind} ({torch.cuda.get_device_name(ranks.device)})" if kind == "cuda" else kind
     name, flops = whole_rows(config, task.model)[-1]
-    images, batch = len(crops.hr), config.data.batch_size
+    images, batch, side = len(crops.hr), config.data.batch_size, config.data.patch_size
     return [
         f"training {title(config)}, from {begins} into {folder}, iterations {start + 1} to {spec.iter_max}{limit}",
         f"device: {device}; processes: {ranks.world}; CPU threads of each: {torch.get_num_threads()}",
         f"model: {parameters(task.model)}",
         f"FLOPs of {PATCH}x{PATCH} LR pixels at x{scale(config):g}, {name}: "
         f"{flops.paper / 1e6:.1f} M (paper account), {flops.executed / 1e6:.1f} M (executed)",
-        f"data: {images} images in {data_sources(config.data)}; an epoch is {images} crops, one of each, "
-        f"in {images / batch:.1f} iterations of {batch}",
+        f"data: {images} images in {data_sources(config.data)}; an epoch is {images} crops of {side}x{side} LR pixels, "
+        f"one of each, in {images / batch:.1f} iterations of {batch}",
+        recipe(spec),
     ]
+
+
+def recipe(spec: TrainSpec) -> str:
+    """What is easily forgotten, and changes what the training reaches."""
+    warmup = f" after {spec.warmup} iterations of warm-up" if spec.warmup else ""
+    fall = "as a cosine" if spec.schedule == "cosine" else f"over the last {100 * spec.anneal:g} %"
+    average = f"; weights averaged, decay {spec.ema_decay:g}" if spec.ema_decay else ""
+    return (
+        f"recipe: {spec.optimizer}, {spec.loss} loss; learning rate {spec.learning_rate:g}{warmup}, "
+        f"falling {fall} to {spec.learning_rate_min:g}{average}"
+    )
 
 
 def data_sources(data: DataSpec) -> str:

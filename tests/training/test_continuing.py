@@ -140,7 +140,8 @@ def test_a_restarted_job_passes_over_a_damaged_state(cli: Cli, folders: Path, mo
 
 
 def test_the_log_has_what_the_terminal_shows(cli: Cli, folders: Path) -> None:
-    first = cli(*BEGIN, "--name", "run", "--set", "log_every=20", "val_every=60", "iter_max=60")
+    falling = ["warmup=5", "schedule=stable", "anneal=0.4", "ema_decay=0.9"]
+    first = cli(*BEGIN, "--name", "run", "--set", "log_every=20", "val_every=60", "iter_max=60", *falling)
     resumed = cli(*RESUME, "--set", "iter_max=62")
     lines = (folders / "save/run/log.txt").read_text().splitlines()
     shown = [*first.out.splitlines(), *resumed.out.splitlines()]
@@ -150,7 +151,10 @@ def test_the_log_has_what_the_terminal_shows(cli: Cli, folders: Path) -> None:
     assert lines[1].startswith("device: cpu; processes: 1")
     assert re.fullmatch(r"model: [\d,]+ parameters, all of them trained", lines[2])
     assert re.search(r"the heavy upsampler: [\d.]+ M \(paper account\), [\d.]+ M \(executed\)", lines[3])
-    assert lines[4] == "data: 2 images in train; an epoch is 2 crops, one of each, in 0.5 iterations of 4"
+    crops = "2 crops of 8x8 LR pixels, one of each, in 0.5 iterations of 4"
+    assert lines[4] == f"data: 2 images in train; an epoch is {crops}"
+    rate = "learning rate 0.001 after 5 iterations of warm-up, falling over the last 40 % to 1e-07"
+    assert lines[5] == f"recipe: adam, l1 loss; {rate}; weights averaged, decay 0.9"
     (estimate,) = [number for number, line in enumerate(lines) if re.match(r"about \d+ s to go, at", line)]
     assert lines[estimate - 1].startswith("iteration 40/60: loss") and lines[estimate + 1].startswith("iteration 60/60")
 
