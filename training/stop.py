@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from utils.dist import AFTER
 from utils.errors import StoppedError
 
 
@@ -13,6 +14,7 @@ def noted_signals() -> Iterator[list[signal.Signals]]:
     """A context in which SIGTERM and SIGINT are only noted in the list that it gives; a second Ctrl-C ends the process.
 
     A second SIGTERM does not: when a whole job is ended, torchrun gets one as well and passes it on to its processes.
+    An exception that leaves the context after a signal has a note that says so, see utils.dist.run_rank.
     """
     noted: list[signal.Signals] = []
 
@@ -23,6 +25,10 @@ def noted_signals() -> Iterator[list[signal.Signals]]:
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield noted
+    except Exception as error:
+        if noted:
+            error.add_note(f"{AFTER} {noted[0].name}")
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

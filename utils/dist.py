@@ -30,6 +30,7 @@ LAUNCHER = "PCSR_LAUNCHER"  # environment variable in which `main` tells the pro
 CRASH_WAIT = 3.0
 # seconds that all but the first process of a machine wait besides: torchrun ends them when the first has printed
 TURN_WAIT = 3.0
+AFTER = "after the signal"  # begins the note of an exception that came while a process was already asked to stop
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,15 @@ def run_rank(main: Callable[[], None]) -> None:
         code = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         code = 130
-    except Exception:
+    except Exception as error:
         time.sleep(CRASH_WAIT + turn)  # perhaps it only failed because another process is gone
-        print(f"rank {rank} failed:", file=sys.stderr)
-        traceback.print_exc()
+        told = next((note for note in getattr(error, "__notes__", []) if note.startswith(AFTER)), "")
+        if told:  # very likely so: torchrun has sent the signal because of that
+            first_line = str(error).partition("\n")[0]
+            print(f"rank {rank} failed {told}: {type(error).__name__}: {first_line}", file=sys.stderr)
+        else:
+            print(f"rank {rank} failed:", file=sys.stderr)
+            traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

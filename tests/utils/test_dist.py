@@ -31,7 +31,7 @@ SMALL = ["patch_size=8", "batch_size=4", "data.train=train", "val=val", "log_eve
 TWO = Ranks(1, 2, torch.device("cpu"))
 # train_pcsr.py, but rank 1 ends at some step: the n-th word of CRASHES says how and when at the n-th start
 CRASHING = f"""
-import os, runpy, signal, torch
+import os, runpy, signal, time, torch
 step, steps = torch.optim.Adam.step, []
 def crashing(*args, **kwargs):
     steps.append(None)
@@ -39,6 +39,8 @@ def crashing(*args, **kwargs):
     crash = crashes[start] if start < len(crashes) and os.environ["RANK"] == "1" else None
     if crash == f"SIGKILL:{{len(steps)}}":
         os.kill(os.getpid(), signal.SIGKILL)
+    if start < len(crashes) and crashes[start] == f"SIGKILL:{{len(steps)}}":
+        time.sleep(1)  # rank 0 is told to stop before it notices that rank 1 is gone
     if crash == f"exception:{{len(steps)}}":
         raise RuntimeError("a bug")
     return step(*args, **kwargs)
@@ -104,6 +106,7 @@ def test_two_processes_train_as_one_through_crashes(cli: Cli, folders: Path) -> 
     assert job.code == 137
     assert job.err.count("Traceback") == 1 and "rank 1 failed:" in job.err and "RuntimeError: a bug" in job.err
     assert job.out.count("save/two-2, iterations 1 to 6") == 2
+    assert "rank 0 failed after the signal SIGTERM: RuntimeError: " in job.err
     assert "error: rank 1 was ended by SIGKILL" in job.err
     again = cli("train_pcsr.py", *train, "two-2", "--resume")
     assert again.code == 0 and "save/two-2, iterations 5 to 6" in again.out
