@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 
 from utils.cli import Parser, call, print_error, run
 from utils.device import pick_device, usable_cores, use_all_cores
-from utils.errors import InputError, StoppedError
+from utils.errors import InputError, StoppedError, one_line
 
 T = TypeVar("T")
 LAUNCHER = "PCSR_LAUNCHER"  # environment variable in which `main` tells the processes its own process id
@@ -150,8 +150,7 @@ def run_rank(main: Callable[[], None]) -> None:
         time.sleep(CRASH_WAIT + turn)  # perhaps it only failed because another process is gone
         told = next((note for note in getattr(error, "__notes__", []) if note.startswith(AFTER)), "")
         if told:  # very likely so: torchrun has sent the signal because of that
-            first_line = str(error).partition("\n")[0]
-            print(f"rank {rank} failed {told}: {type(error).__name__}: {first_line}", file=sys.stderr)
+            print(one_line(f"rank {rank} failed {told}", f"{type(error).__name__}: {error}"), file=sys.stderr)
         else:
             print(f"rank {rank} failed:", file=sys.stderr)
             traceback.print_exc()
